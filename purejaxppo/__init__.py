@@ -1,0 +1,51 @@
+"""purejaxppo: PPO, PFO and representation diagnostics in JAX, hundreds of runs in one compiled program.
+
+Names are imported when they are first used, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from purejaxppo import analysis, diagnostics, envs, ppo
+    from purejaxppo.sweep.store import load_results
+    from purejaxppo.config import TrainConfig
+    from purejaxppo.errors import ConfigError
+    from purejaxppo.hyperparams import HyperParams
+    from purejaxppo.ppo.train import TrainResult, make_train, make_trainer
+    from purejaxppo.presets import preset
+    from purejaxppo.sweep.engine import run_sweep, use_cpu_cores
+    from purejaxppo.sweep.plan import Sweep
+
+_HOME = {
+    "ConfigError": "errors",
+    "HyperParams": "ppo.state",  # where it is registered as a pytree
+    "Sweep": "sweep.plan",
+    "TrainConfig": "config",
+    "TrainResult": "ppo.train",
+    "load_results": "sweep.store",
+    "make_train": "ppo.train",
+    "make_trainer": "ppo.train",
+    "preset": "presets",
+    "run_sweep": "sweep.engine",
+    "use_cpu_cores": "sweep.engine",
+}
+_ROOMS = ("analysis", "diagnostics", "envs", "ppo")
+
+__all__ = [*_HOME, *_ROOMS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"purejaxppo.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"purejaxppo.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'purejaxppo' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,64 @@
+"""Reading, summarising and plotting results. NumPy, xarray, pandas and matplotlib only: no JAX in here.
+
+Names are imported on first use, so that reading a file does not load matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from purejaxppo.analysis.plotting import overview, save_figure
+    from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
+    from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+    from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
+
+_MODULE_OF = {
+    "overview": "plotting",
+    "save_figure": "plotting",
+    "GroupResult": "results",
+    "load": "results",
+    "points": "results",
+    "save": "results",
+    "swept_fields": "results",
+    "to_dataset": "results",
+    "bootstrap_interval": "statistics",
+    "iqm": "statistics",
+    "final_values": "summary",
+    "format_csv": "summary",
+    "format_markdown": "summary",
+    "format_table": "summary",
+    "summary_table": "summary",
+}
+_MODULES = ("plotting", "results", "statistics", "summary")
+
+__all__ = [
+    "GroupResult",
+    "bootstrap_interval",
+    "final_values",
+    "format_csv",
+    "format_markdown",
+    "format_table",
+    "iqm",
+    "load",
+    "overview",
+    "points",
+    "save",
+    "save_figure",
+    "summary_table",
+    "swept_fields",
+    "to_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

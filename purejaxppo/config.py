@@ -1,0 +1,193 @@
+"""What may differ between two compiled programs: the static configuration of a run.
+
+`TrainConfig` is frozen and hashable. Whatever shapes an array, a loop or the graph of the program is here; the floats
+that may differ between runs of one program are in `hyperparams.py`. This file imports no JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from purejaxppo.errors import ConfigError
+
+Torso = Literal["mlp", "minatar_conv", "nature_conv"]
+Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
+Initialization = Literal["uniform", "orthogonal"]
+ActionDistribution = Literal["tanh_normal", "normal"]
+BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Static configuration: one value of this class is one XLA program.
+
+    Raises `ConfigError` from `validate()` (called by everything that builds a program), never from the constructor.
+    """
+
+    env: str = "gymnax/CartPole-v1"
+    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them."""
+    total_steps: int = 500_000
+    """Environment steps of a run, over all its environments; rounded up to whole log intervals."""
+    num_envs: int = 8
+    """Environments stepped in parallel by one run."""
+    num_steps: int = 128
+    """Steps of each environment in one rollout."""
+    num_epochs: int = 4
+    """Optimisation passes over each rollout."""
+    minibatch_size: int = 256
+    """Samples per gradient step; an incomplete last minibatch of an epoch is dropped."""
+
+    torso: Torso = "mlp"
+    """Layers before `hidden_sizes`: none (`mlp`, flattens), one 3x3 convolution of 16 channels (`minatar_conv`), or the
+    three convolutions of the Nature DQN (`nature_conv`)."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the dense hidden layers; the last one is the penultimate layer whose rank is measured."""
+    activation: Activation = "relu"
+    """Activation of every hidden layer."""
+    initialization: Initialization = "uniform"
+    """Weights at the start: U(+-1/sqrt(fan_in)) for weights and biases (the paper), or orthogonal with zero biases."""
+    share_trunk: bool = False
+    """Whether actor and critic share all hidden layers (an intervention; the paper's default is separate networks)."""
+    action_distribution: ActionDistribution = "tanh_normal"
+    """Continuous actions: tanh-squashed normal with state-dependent scale (the paper), or normal with one learned scale
+    per action dimension; ignored for discrete actions."""
+
+    brax_backend: BraxBackend = "spring"
+    """Physics of `brax/...` environments; ignored elsewhere."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode in steps; None keeps the environment's own."""
+    time_limit: Literal["bootstrap", "terminate"] = "bootstrap"
+    """At a time limit: bootstrap from the value of the final observation, or treat it as a termination (the paper)."""
+    time_aware: bool = False
+    """Whether the elapsed share of the time limit is appended to the observation."""
+    normalize_observations: bool = False
+    """Whether observations are standardised by running statistics, which are fixed within a rollout and its update."""
+    sign_reward: bool = False
+    """Whether learning sees the sign of the reward (Atari); returns are reported raw either way."""
+
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over training: constant, or linear decay to 0."""
+    pfo_layers: Literal["last", "all"] = "last"
+    """Pre-activations that PFO regularises: the penultimate layer's, or those of all hidden layers."""
+    pfo_distance: Literal["l2", "cosine"] = "l2"
+    """PFO's distance: mean squared difference per dimension, or 1 - cosine similarity per sample."""
+
+    num_log_points: int = 100
+    """Most points at which metrics are written, evenly spaced; fewer when the updates do not divide evenly."""
+    diagnostics: bool = True
+    """Whether representation and trust-region diagnostics are computed at the log points."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one rollout, num_envs x num_steps."""
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_minibatches(self) -> int:
+        """Whole minibatches in one epoch."""
+        return self.batch_size // self.minibatch_size
+
+    @property
+    def updates_per_log(self) -> int:
+        """Updates between two log points."""
+        updates = -(-self.total_steps // self.batch_size)
+        return -(-updates // self.num_log_points)
+
+    @property
+    def num_logs(self) -> int:
+        """Log points of a run, at most `num_log_points`."""
+        updates = -(-self.total_steps // self.batch_size)
+        return -(-updates // self.updates_per_log)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of a run: whole log intervals."""
+        return self.num_logs * self.updates_per_log
+
+    @property
+    def steps_per_log(self) -> int:
+        """Environment steps between two log points."""
+        return self.updates_per_log * self.batch_size
+
+    def validate(self) -> TrainConfig:
+        """Check every rule that needs no environment; returns self.
+
+        Raises ConfigError with one sentence naming the field, the value and what is allowed.
+        """
+        check_types(self)
+        for name in ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise ConfigError(
+                f"hidden_sizes is {list(self.hidden_sizes)}, but must be a non-empty list of widths of at least 1."
+            )
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
+        if self.minibatch_size > self.batch_size:
+            raise ConfigError(
+                f"minibatch_size is {self.minibatch_size}, but must be at most num_envs x num_steps = "
+                f"{self.num_envs} x {self.num_steps} = {self.batch_size}."
+            )
+        return self
+
+
+def check_types(value: Any) -> None:
+    """Compare every field of a dataclass instance with its annotation (bool, int, float, str, Literal, tuple, None).
+
+    Raises ConfigError naming the first field that does not fit.
+    """
+    for name, hint in get_type_hints(type(value)).items():
+        found = getattr(value, name)
+        if not _fits(found, hint):
+            raise ConfigError(f"{name} is {found!r}, but must be {_describe(hint)}.")
+
+
+def coerce(name: str, value: Any, hint: Any) -> Any:
+    """`value` as read from TOML in the type of its field: lists become tuples, whole numbers become floats."""
+    if isinstance(value, list):
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def unknown_name(kind: str, name: str, allowed: list[str]) -> ConfigError:
+    """ConfigError for a name that is not in `allowed`, with near matches where there are any."""
+    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    if near:
+        return ConfigError(f"{kind} {name!r} is unknown; did you mean {' or '.join(near)}?")
+    return ConfigError(f"{kind} {name!r} is unknown; allowed are {', '.join(allowed)}.")
+
+
+def field_names(cls: type) -> list[str]:
+    """Names of a dataclass's fields, in order."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if get_args(hint):  # a union, such as int | None
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
+        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    if origin is tuple:
+        return "a list of whole numbers"
+    if get_args(hint):
+        return " or ".join(_describe(part) for part in get_args(hint))
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "left out"}
+    return names[hint]

@@ -1,0 +1,77 @@
+"""What may differ between the runs of one compiled program: floats, traced by JAX.
+
+This file imports no JAX, so that the command line can list the fields at once; `purejaxppo.ppo` registers the class as
+a pytree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from purejaxppo.config import check_types
+from purejaxppo.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperParams:
+    """Traced hyper-parameters: a pytree of floats, each of which may be swept inside one program.
+
+    In a vmapped program every field is an array [S]. Never validated on construction: a pytree class is rebuilt with
+    tracers at every transformation. `validate_hyperparams` checks concrete values.
+    """
+
+    learning_rate: float = 2.5e-4
+    """Adam's step size at the start of training."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Decay of generalised advantage estimation."""
+    clip_eps: float = 0.2
+    """PPO-Clip's range: ratios are clipped to [1 - clip_eps, 1 + clip_eps]."""
+    entropy_coef: float = 0.01
+    """Coefficient of the entropy bonus."""
+    value_coef: float = 0.5
+    """Coefficient of the value loss."""
+    max_grad_norm: float = 0.5
+    """Largest global norm of a network's gradient; larger ones are scaled down to it."""
+    pfo_coef: float = 0.0
+    """Coefficient of Proximal Feature Optimization on the policy; 0 is plain PPO."""
+    critic_pfo_coef: float = 0.0
+    """Coefficient of the same regulariser on the critic's pre-activations."""
+    adam_beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    adam_beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon, outside the square root."""
+
+
+_POSITIVE = ("max_grad_norm", "adam_eps")
+_UNIT = ("gamma", "gae_lambda")
+_BELOW_ONE = ("adam_beta1", "adam_beta2")
+
+
+def validate_hyperparams(hparams: HyperParams) -> HyperParams:
+    """Check concrete hyper-parameters; returns them.
+
+    Raises ConfigError with one sentence naming the field, the value and what is allowed.
+    """
+    check_types(hparams)
+    values: dict[str, Any] = dataclasses.asdict(hparams)
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"{name} is {value}, but must be a finite number.")
+        if name in _POSITIVE and value <= 0:
+            raise ConfigError(f"{name} is {value}, but must be greater than 0.")
+        if name in _UNIT and not 0 <= value <= 1:
+            raise ConfigError(f"{name} is {value}, but must be between 0 and 1.")
+        if name in _BELOW_ONE and not 0 <= value < 1:
+            raise ConfigError(f"{name} is {value}, but must be at least 0 and below 1.")
+        if value < 0:
+            raise ConfigError(f"{name} is {value}, but must be at least 0.")
+    if hparams.clip_eps == 0:
+        raise ConfigError("clip_eps is 0, but must be greater than 0.")
+    return hparams

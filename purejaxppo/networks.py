@@ -1,0 +1,220 @@
+"""Actor and critic networks: the only file that imports flax.linen.
+
+A network returns its head's outputs together with its features and pre-activations, explicitly (never by `sow`), because
+PFO and the diagnostics need them. Convolutions are written as patches + matrix product: under vmap over weights a
+convolution becomes a grouped one, slow on CPU and GPU, while a matrix product becomes a batched one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from purejaxppo.config import TrainConfig
+from purejaxppo.errors import ConfigError
+
+Array = jax.Array
+Params = dict[str, Any]
+
+ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "leaky_relu": nn.leaky_relu}
+# (channels, kernel, stride) of each convolution.
+CONVOLUTIONS = {"mlp": (), "minatar_conv": ((16, 3, 1),), "nature_conv": ((32, 8, 4), (64, 4, 2), (64, 3, 1))}
+
+
+@struct.dataclass(kw_only=True)
+class NetworkOutput:
+    """What one network computes for a batch of observations [..., *obs].
+
+    outputs: [..., K], the head: distribution parameters (policy) or the value (critic, K = 1).
+    features: [..., D], post-activations of the penultimate layer.
+    preactivations: one [..., D_l] per hidden layer in order (convolutions flattened); the last one is [..., D].
+    """
+
+    outputs: Array
+    features: Array
+    preactivations: tuple[Array, ...]
+
+
+def image_patches(x: Array, size: int, stride: int) -> Array:
+    """All size x size patches of images: [..., H, W, C] -> [..., H', W', size * size * C], "valid" padding."""
+    rows = (x.shape[-3] - size) // stride + 1
+    columns = (x.shape[-2] - size) // stride + 1
+    shifted = [
+        x[..., i : i + rows * stride : stride, j : j + columns * stride : stride, :]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.concatenate([patch[..., :rows, :columns, :] for patch in shifted], axis=-1)
+
+
+class UniformDense(nn.Module):
+    """Affine layer with weights and biases from U(+-1/sqrt(fan_in)), the initialisation of the paper."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        bound = x.shape[-1] ** -0.5
+
+        def uniform(key: Array, shape: tuple[int, ...]) -> Array:
+            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+        kernel = self.param("kernel", uniform, (x.shape[-1], self.width))
+        bias = self.param("bias", uniform, (self.width,))
+        # A rank-changing bias addition is the one broadcast a dense layer is made of.
+        return x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], self.width))
+
+
+class Network(nn.Module):
+    """Torso (convolutions, then dense hidden layers) and one linear head per entry of `heads`."""
+
+    convolutions: tuple[tuple[int, int, int], ...]
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    num_observation_axes: int
+    heads: tuple[tuple[str, int], ...]
+    state_independent_scale: bool = False
+    """Whether the policy head appends one learned log scale per action, independent of the state."""
+
+    @nn.compact
+    def __call__(self, obs: Array) -> dict[str, NetworkOutput]:
+        activation = ACTIVATIONS[self.activation]
+        batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
+        x, preactivations = obs, []
+        for index, (channels, size, stride) in enumerate(self.convolutions):
+            z = UniformDense(channels, name=f"conv_{index}")(image_patches(x, size, stride))
+            preactivations.append(z.reshape(*batch_shape, -1))
+            x = activation(z)
+        x = x.reshape(*batch_shape, -1)
+        for index, width in enumerate(self.hidden_sizes):
+            z = UniformDense(width, name=f"hidden_{index}")(x)
+            preactivations.append(z)
+            x = activation(z)
+        outputs = {name: UniformDense(size, name=f"{name}_head")(x) for name, size in self.heads}
+        if self.state_independent_scale and "policy" in outputs:
+            loc = outputs["policy"]
+            log_scale = self.param("log_scale", nn.initializers.zeros, (loc.shape[-1],))
+            outputs["policy"] = jnp.concatenate([loc, jnp.broadcast_to(log_scale, loc.shape)], axis=-1)
+        return {
+            name: NetworkOutput(outputs=y, features=x, preactivations=tuple(preactivations))
+            for name, y in outputs.items()
+        }
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """Policy and value function: two networks, or one with a shared trunk. Static; parameters are passed in.
+
+    Parameters are a dict with one entry per network: {"policy", "critic"} or {"shared"}. Each network has its own
+    optimiser and its own gradient clipping.
+    """
+
+    networks: tuple[tuple[str, Network], ...]
+    observation_shape: tuple[int, ...]
+    initialization: str
+
+    def init(self, key: Array) -> Params:
+        """Fresh parameters from one key."""
+        keys = jax.random.split(key, len(self.networks) + 1)
+        obs = jnp.zeros(self.observation_shape, jnp.float32)
+        params = {name: net.init(k, obs)["params"] for (name, net), k in zip(self.networks, keys[1:], strict=True)}
+        return orthogonal_kernels(params, keys[0]) if self.initialization == "orthogonal" else params
+
+    def policy(self, params: Params, obs: Array) -> NetworkOutput:
+        """Policy network on observations [..., *obs]."""
+        return self._apply(params, obs, "policy")
+
+    def critic(self, params: Params, obs: Array) -> NetworkOutput:
+        """Value network on observations [..., *obs]; outputs [..., 1]."""
+        return self._apply(params, obs, "critic")
+
+    def both(self, params: Params, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
+        """Policy and critic; a shared trunk is evaluated once."""
+        outputs: dict[str, NetworkOutput] = {}
+        for name, network in self.networks:
+            outputs |= network.apply({"params": params[name]}, obs)  # pyright: ignore[reportOperatorIssue]
+        return outputs["policy"], outputs["critic"]
+
+    def _apply(self, params: Params, obs: Array, head: str) -> NetworkOutput:
+        networks = dict(self.networks)
+        name = "shared" if "shared" in networks else head
+        return networks[name].apply({"params": params[name]}, obs)[head]  # pyright: ignore
+
+
+def make_actor_critic(
+    config: TrainConfig, observation_shape: tuple[int, ...], num_policy_outputs: int, *, state_independent_scale: bool
+) -> ActorCritic:
+    """Networks of a configuration for an environment.
+
+    Raises ConfigError when the convolutions do not fit the observation.
+    """
+    convolutions = CONVOLUTIONS[config.torso]
+    if convolutions:
+        _check_image(config, observation_shape)
+
+    def network(*heads: tuple[str, int]) -> Network:
+        return Network(
+            convolutions=convolutions,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            num_observation_axes=len(observation_shape),
+            heads=heads,
+            state_independent_scale=state_independent_scale,
+        )
+
+    policy, critic = ("policy", num_policy_outputs), ("critic", 1)
+    if config.share_trunk:
+        networks = (("shared", network(policy, critic)),)
+    else:
+        networks = (("policy", network(policy)), ("critic", network(critic)))
+    return ActorCritic(networks, observation_shape, config.initialization)
+
+
+def orthogonal_kernels(params: Params, key: Array) -> Params:
+    """`params` with orthogonal kernels (gain sqrt 2; 0.01 for the policy head, 1 for the critic head) and zero biases.
+
+    Each QR waits for the previous one: several independent LAPACK calls in one program can deadlock XLA's CPU runtime.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    fresh, previous = [], jnp.zeros(())
+    for path, leaf in leaves:
+        names = [entry.key for entry in path]
+        if names[-1] == "kernel":
+            gain = {"policy_head": 0.01, "critic_head": 1.0}.get(names[-2], 2**0.5)
+            key, key_leaf = jax.random.split(key)
+            normal, _ = jax.lax.optimization_barrier((jax.random.normal(key_leaf, leaf.shape), previous))
+            leaf = gain * _orthonormal(normal)
+            previous = leaf
+        else:
+            leaf = jnp.zeros_like(leaf)
+        fresh.append(leaf)
+    return jax.tree_util.tree_unflatten(structure, fresh)
+
+
+def _orthonormal(normal: Array) -> Array:
+    """Haar-distributed matrix with orthonormal rows or columns, whichever are fewer, from a Gaussian one."""
+    tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
+    q, r = jnp.linalg.qr(tall)
+    q = q * jnp.sign(jnp.diagonal(r))[None, :]
+    return q if normal.shape[0] >= normal.shape[1] else q.T
+
+
+def _check_image(config: TrainConfig, shape: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise ConfigError(
+            f"torso is '{config.torso}', but observations of {config.env} have shape {list(shape)}; allowed is 'mlp' "
+            "(convolutions need height x width x channels)."
+        )
+    height, width = shape[:2]
+    for _, size, stride in CONVOLUTIONS[config.torso]:
+        height, width = (height - size) // stride + 1, (width - size) // stride + 1
+        if min(height, width) < 1:
+            raise ConfigError(
+                f"torso is '{config.torso}', but observations of {config.env}, {shape[0]} x {shape[1]}, are too small "
+                "for its convolutions; allowed are 'mlp' and 'minatar_conv'."
+            )

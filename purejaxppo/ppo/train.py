@@ -1,0 +1,182 @@
+"""PPO with PFO and representation diagnostics, as one reads it in the paper; one run, pure, to be vmapped and jitted.
+
+    for each log point:
+        for each update:
+            collect a rollout with pi_old                                  (rollout.collect)
+            values, old log-probabilities, phi_old, advantages             (rollout.prepare_batch)
+            epochs of shuffled minibatches: PPO-Clip + value + PFO          (update.update_networks)
+        diagnose the last update: networks before against after it, on its whole rollout
+
+The cadence is a nested scan, not a condition: under vmap both branches of a condition would always run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from purejaxppo.config import TrainConfig
+from purejaxppo.diagnostics.diagnose import diagnose
+from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.networks import Params
+from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.state import Array, Batch, Learner, Metrics, RunState, make_learner
+from purejaxppo.ppo.update import init_optimizer, update_networks
+
+
+class Trainer(NamedTuple):
+    """A run as two pure functions: `init(hparams, key) -> RunState` and `segment(hparams, state) -> (RunState, Metrics)`.
+
+    A segment goes on to the next log point; `config.num_logs` of them make a run.
+    """
+
+    init: Callable[[HyperParams, Array], RunState]
+    segment: Callable[[HyperParams, RunState], tuple[RunState, Metrics]]
+
+
+@struct.dataclass(kw_only=True)
+class TrainResult:
+    """End of a run: its last state, and metrics [L] (spectra [L, D]) by name; the registry defines each."""
+
+    state: RunState
+    metrics: Metrics
+
+
+@struct.dataclass(kw_only=True)
+class LastUpdate:
+    """What a diagnosis needs from the last update before a log point."""
+
+    params_before: Params
+    statistics: ObservationStatistics | None
+    batch: Batch
+    minibatch_metrics: Metrics
+
+
+def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResult]:
+    """A whole run as one pure function of (hparams, key): jit, vmap and grad it as you like.
+
+    Raises ConfigError for an impossible configuration, before anything is compiled.
+    """
+    trainer = make_trainer(config)
+
+    def train(hparams: HyperParams, key: Array) -> TrainResult:
+        def log_point(state: RunState, _: None) -> tuple[RunState, Metrics]:
+            return trainer.segment(hparams, state)
+
+        state, metrics = jax.lax.scan(log_point, trainer.init(hparams, key), length=config.num_logs)
+        return TrainResult(state=state, metrics=metrics)
+
+    return train
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    """The same run in segments, for host loops that show progress and write to disk.
+
+    Raises ConfigError for an impossible configuration, before anything is compiled.
+    """
+    learner = make_learner(config)
+    return Trainer(
+        init=lambda hparams, key: init_run(learner, key),
+        segment=lambda hparams, state: run_segment(learner, hparams, state),
+    )
+
+
+def init_run(learner: Learner, key: Array) -> RunState:
+    """Fresh networks and environments; the same key gives the same ones in every configuration."""
+    key_params, key_env, key_run = jax.random.split(key, 3)
+    params = learner.networks.init(key_params)
+    obs, env_state = jax.vmap(learner.env.reset)(jax.random.split(key_env, learner.config.num_envs))
+    is_normalized = learner.config.normalize_observations
+    return RunState(
+        params=params,
+        optimizer={name: init_optimizer(network) for name, network in params.items()},
+        env_state=env_state,
+        obs=obs,
+        episodes=EpisodeStatistics.init(learner.config.num_envs),
+        observation_statistics=ObservationStatistics.init(learner.env.observation_shape) if is_normalized else None,
+        key=key_run,
+        update=jnp.zeros((), jnp.int32),
+        status=jnp.zeros((), jnp.int32),
+    )
+
+
+def run_update(learner: Learner, hparams: HyperParams, state: RunState) -> tuple[RunState, LastUpdate]:
+    """One iteration of PPO: collect, bootstrap, advantages, epochs."""
+    key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
+    before = state
+    state, rollout = collect(learner, state, key_collect)
+    batch = prepare_batch(learner, hparams, state, rollout)
+    state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update)
+    if state.observation_statistics is not None:  # fixed within a rollout and its update, so that phi_old stays phi_old
+        state = state.replace(observation_statistics=state.observation_statistics.update(batch.obs))
+    last = LastUpdate(
+        params_before=before.params,
+        statistics=before.observation_statistics,
+        batch=batch,
+        minibatch_metrics=minibatch_metrics,
+    )
+    return state.replace(update=state.update + 1), last
+
+
+def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
+    """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did."""
+    start = state
+    state = state.replace(episodes=state.episodes.reset_interval())
+
+    def update(carry: tuple[RunState, LastUpdate], _: None) -> tuple[tuple[RunState, LastUpdate], None]:
+        return run_update(learner, hparams, carry[0]), None
+
+    shapes = jax.eval_shape(lambda s: run_update(learner, hparams, s)[1], state)
+    last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (state, last), _ = jax.lax.scan(update, (state, last), length=learner.config.updates_per_log)
+    metrics = state.episodes.metrics() | last.minibatch_metrics
+    if learner.config.diagnostics:
+        metrics |= diagnose_update(learner, hparams, state, last)
+    return freeze_if_diverged(learner, start, state, metrics)
+
+
+def diagnose_update(learner: Learner, hparams: HyperParams, state: RunState, last: LastUpdate) -> Metrics:
+    """Representation and trust region: the networks before and after an update, on its whole rollout."""
+    obs, distribution = learner.network_input(last.statistics, last.batch.obs), learner.distribution
+    policy_before, critic_before = learner.networks.both(last.params_before, obs)
+    policy_after, critic_after = learner.networks.both(state.params, obs)
+    log_prob = distribution.log_prob(policy_after.outputs, last.batch.action)
+    key_before, key_after = jax.random.split(jax.random.fold_in(state.key, -1 - state.update))
+    return diagnose(
+        activation=learner.config.activation,
+        clip_eps=hparams.clip_eps,
+        share_trunk=learner.config.share_trunk,
+        policy_before=policy_before,
+        policy_after=policy_after,
+        critic_before=critic_before,
+        critic_after=critic_after,
+        log_ratio=log_prob - last.batch.log_prob,
+        kl=distribution.kl(policy_before.outputs, policy_after.outputs),
+        entropy_before=distribution.entropy(policy_before.outputs, key_before),
+        entropy_after=distribution.entropy(policy_after.outputs, key_after),
+        policy_moments_before=distribution.moments(policy_before.outputs),
+        policy_moments_after=distribution.moments(policy_after.outputs),
+        value_before=critic_before.outputs[..., 0],
+        value_after=critic_after.outputs[..., 0],
+    )
+
+
+def freeze_if_diverged(
+    learner: Learner, start: RunState, state: RunState, metrics: Metrics
+) -> tuple[RunState, Metrics]:
+    """Keep a run whose parameters or losses are no longer finite at its last good log point, and mark it.
+
+    Its status becomes the log point (counted from 1) at which it broke; from there on its metrics are NaN.
+    """
+    values = [*jax.tree.leaves(state.params), metrics["policy_loss"], metrics["value_loss"]]
+    is_finite = jnp.stack([jnp.isfinite(x).all() for x in values]).all()
+    is_healthy = is_finite & (start.status == 0)
+    log_point = state.update // learner.config.updates_per_log
+    status = jnp.where(start.status == 0, jnp.where(is_finite, 0, log_point), start.status)
+    kept = jax.tree.map(lambda new, old: jnp.where(is_healthy, new, old), state, start)
+    return kept.replace(status=status), {name: jnp.where(is_healthy, x, jnp.nan) for name, x in metrics.items()}

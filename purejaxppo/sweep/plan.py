@@ -1,0 +1,231 @@
+"""From a sweep file to groups of runs: one group is one static configuration, one XLA program. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from purejaxppo.config import TrainConfig, coerce, field_names, unknown_name
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams, validate_hyperparams
+from purejaxppo.presets import preset_fields
+
+STATIC = field_names(TrainConfig)
+TRACED = field_names(HyperParams)
+TOP_LEVEL = ["name", "seeds", "preset", "config", "hparams", "axes", "points"]
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A base configuration, the points at which to run it, and the seeds to run each point with.
+
+    `points` is one dict of field -> value per point; every point sets the same fields. An empty tuple of fields (one
+    point, `{}`) runs the base configuration alone.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    config: TrainConfig = field(default_factory=TrainConfig)
+    hparams: HyperParams = field(default_factory=HyperParams)
+    points: tuple[dict[str, Any], ...] = ({},)
+
+    @property
+    def swept(self) -> list[str]:
+        """Names of the swept fields, in the file's order."""
+        return list(self.points[0])
+
+    @property
+    def num_runs(self) -> int:
+        """Points times seeds."""
+        return len(self.points) * len(self.seeds)
+
+    @staticmethod
+    def from_toml(path: str | Path) -> Sweep:
+        """Read and validate a sweep file; raises ConfigError with one sentence for anything wrong in it."""
+        return parse_sweep(read_toml(Path(path)), default_name=Path(path).stem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a sweep: its place in the sweep, its point, its seed and its traced hyper-parameters."""
+
+    index: int
+    point: dict[str, Any]
+    seed: int
+    hparams: HyperParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """All runs that share a static configuration and therefore one program."""
+
+    config: TrainConfig
+    runs: tuple[Run, ...]
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps of all runs together."""
+        return len(self.runs) * self.config.num_updates * self.config.batch_size
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Contents of a TOML file; raises ConfigError when it cannot be read or parsed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"sweep file {path} does not exist.") from None
+    except OSError as error:
+        raise ConfigError(f"sweep file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"sweep file {path} is not UTF-8 text, which TOML must be.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"sweep file {path} is not valid TOML: {error}.") from None
+
+
+def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep") -> Sweep:
+    """A validated Sweep from the contents of a sweep file.
+
+    Raises ConfigError naming the field, the value and what is allowed.
+    """
+    for key in content:
+        if key not in TOP_LEVEL:
+            raise unknown_name("key", key, TOP_LEVEL)
+    for table in ("config", "hparams", "axes"):
+        if not isinstance(content.get(table, {}), dict):
+            raise ConfigError(f"{table} is {content[table]!r}, but must be a table, [{table}].")
+    preset_config, preset_hparams = preset_fields(content["preset"]) if "preset" in content else ({}, {})
+    sweep = Sweep(
+        name=_parse_name(content.get("name", default_name)),
+        seeds=parse_seeds(content.get("seeds", 1)),
+        config=build(TrainConfig, preset_config | content.get("config", {}), "config"),
+        hparams=build(HyperParams, preset_hparams | content.get("hparams", {}), "hparams"),
+        points=_parse_points(content),
+    )
+    make_groups(sweep)
+    return sweep
+
+
+def build(cls: type, values: dict[str, Any], where: str) -> Any:
+    """An instance of TrainConfig or HyperParams from values as read; raises ConfigError for an unknown field."""
+    hints = get_type_hints(cls)
+    for name in values:
+        if name in hints:
+            continue
+        other = "hparams" if cls is TrainConfig else "config"
+        if name in (TRACED if cls is TrainConfig else STATIC):
+            raise ConfigError(f"{name} is in [{where}], but belongs in [{other}].")
+        raise unknown_name(f"[{where}] field", name, list(hints))
+    return cls(**{name: coerce(name, value, hints[name]) for name, value in values.items()})
+
+
+def parse_seeds(seeds: Any) -> tuple[int, ...]:
+    """Seeds from a number (0, 1, ..., n - 1) or a list of different whole numbers from 0 to 2^32 - 1."""
+    if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
+        return tuple(range(seeds))
+    if isinstance(seeds, (list, tuple)) and seeds:
+        valid = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s <= MAX_SEED for s in seeds)
+        if valid and len(set(seeds)) == len(seeds):
+            return tuple(seeds)
+    raise ConfigError(
+        f"seeds is {seeds!r}, but must be a number of at least 1 or a list of different whole numbers from 0 to 2^32 - 1."
+    )
+
+
+def make_groups(sweep: Sweep) -> list[Group]:
+    """Runs grouped by static configuration, every one of them validated.
+
+    Raises ConfigError naming the field, the value and what is allowed.
+    """
+    groups: dict[TrainConfig, list[Run]] = {}
+    index = 0
+    for point in sweep.points:
+        static = {name: value for name, value in point.items() if name in STATIC}
+        traced = {name: value for name, value in point.items() if name in TRACED}
+        config = dataclasses.replace(sweep.config, **static).validate()
+        hparams = validate_hyperparams(dataclasses.replace(sweep.hparams, **traced))
+        for seed in sweep.seeds:
+            run = Run(index=index, point=point, seed=seed, hparams=hparams)
+            groups.setdefault(config, []).append(run)
+            index += 1
+    return [Group(config=config, runs=tuple(runs)) for config, runs in groups.items()]
+
+
+def describe(sweep: Sweep, groups: list[Group]) -> str:
+    """The plan as a few lines of text, for `--dry-run` and the start of a sweep."""
+    lines = [
+        f"Sweep '{sweep.name}': {sweep.num_runs} runs = {len(sweep.points)} points x {len(sweep.seeds)} seeds, "
+        f"{len(groups)} compiled program{'s' if len(groups) > 1 else ''}, "
+        f"{sum(group.env_steps for group in groups):,} environment steps"
+    ]
+    for name in sweep.swept:
+        kind = "one program per value" if name in STATIC else "inside one program"
+        values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
+        lines.append(f"  {name}: {', '.join(values)} ({kind})")
+    for number, group in enumerate(groups, 1):
+        config = group.config
+        lines.append(
+            f"  program {number}: {config.env}, {len(group.runs)} runs x {config.num_updates} updates of "
+            f"{config.num_envs} x {config.num_steps} steps, {config.num_epochs} epochs x {config.num_minibatches} "
+            f"minibatches, {config.num_logs} log points"
+        )
+    return "\n".join(lines)
+
+
+def to_json(sweep: Sweep) -> dict[str, Any]:
+    """The resolved sweep as plain data: `parse_sweep` of it gives the sweep back."""
+    config = {name: value for name, value in dataclasses.asdict(sweep.config).items() if value is not None}
+    return {
+        "name": sweep.name,
+        "seeds": list(sweep.seeds),
+        "config": config,
+        "hparams": dataclasses.asdict(sweep.hparams),
+        "points": [dict(point) for point in sweep.points],
+    }
+
+
+def _parse_name(name: Any) -> str:
+    if not isinstance(name, str) or not name.strip() or any(char in name for char in "/\\\0\n"):
+        raise ConfigError(f"name is {name!r}, but must be a non-empty line of text without slashes.")
+    return name
+
+
+def _parse_points(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    axes, points = content.get("axes", {}), content.get("points", [])
+    if axes and points:
+        raise ConfigError("axes and points are both given, but only one of them is allowed.")
+    if axes:
+        points = _product(axes)
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ConfigError(f"points is {points!r}, but must be a list of tables, [[points]].")
+    if not points:
+        return ({},)
+    points = [{name: _coerce_swept(name, value) for name, value in point.items()} for point in points]
+    for position, point in enumerate(points):
+        if list(point) != list(points[0]) and set(point) != set(points[0]):
+            raise ConfigError(
+                f"points[{position}] sets {', '.join(point) or 'nothing'}, but every point must set the same fields as "
+                f"the first: {', '.join(points[0]) or 'nothing'}."
+            )
+        if point in points[:position]:
+            raise ConfigError(f"points[{position}] is {point}, but an earlier point is the same; points must differ.")
+    return tuple(points)
+
+
+def _product(axes: dict[str, Any]) -> list[dict[str, Any]]:
+    for name, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"axes.{name} is {values!r}, but must be a non-empty list of values.")
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+def _coerce_swept(name: str, value: Any) -> Any:
+    cls = TrainConfig if name in STATIC else HyperParams
+    hints = get_type_hints(cls)
+    if name not in hints:
+        raise unknown_name("swept field", name, STATIC + TRACED)
+    return coerce(name, value, hints[name])

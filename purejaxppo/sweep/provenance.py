@@ -1,0 +1,51 @@
+"""Where a result comes from: versions, device, flags, commit, command."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+import purejaxppo
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "chex", "distrax", "numpy", "xarray")
+
+
+def provenance() -> dict[str, str | int]:
+    """Plain facts about this process, to be kept with its results."""
+    devices = jax.local_devices()
+    facts: dict[str, str | int] = {
+        "purejaxppo_version": purejaxppo.__version__,
+        "git_commit": _git_commit(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device_platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "num_devices": len(devices),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+    return facts | {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _git_commit() -> str:
+    """Commit of the source tree that this package was imported from, or "" for an installed one."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(purejaxppo.__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()

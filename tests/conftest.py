@@ -1,0 +1,35 @@
+"""Rules for every test: silent broadcasting is an error, warnings are errors, and two CPU devices are there."""
+
+import warnings
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")  # catches the (N, 1) - (N,) value-loss bug
+jax.config.update("jax_num_cpu_devices", 2)
+
+ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
+
+# Third parties that warn on import; each is imported in one file of the package. Everything else is an error.
+NAMED_EXCEPTIONS = (
+    ("ignore", r"jax\.core\.pytype_aval_mappings", DeprecationWarning),  # tfp-nightly, through distrax
+    ("ignore", r".*jaxopt.*", DeprecationWarning),  # jaxopt, through brax
+    ("ignore", r".*[Bb]rax.*", Warning),  # brax, not actively maintained
+    ("ignore", r".*(ncon|contact).*", DeprecationWarning),  # brax's mjx
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error")
+    for action, message, category in NAMED_EXCEPTIONS:
+        config.addinivalue_line("filterwarnings", f"{action}:{message}:{category.__name__}")
+    warnings.simplefilter("default")
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Folder of the reference implementation's inputs and outputs; skips where a clone has not got it."""
+    if not ORACLES.is_dir():
+        pytest.skip("the reference implementation's oracles are not in this clone")
+    return ORACLES
