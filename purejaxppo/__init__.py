@@ -36,7 +36,24 @@ _HOME = {
 }
 _ROOMS = ("analysis", "diagnostics", "envs", "ppo")
 
-__all__ = [*_HOME, *_ROOMS, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "ConfigError",
+    "HyperParams",
+    "Sweep",
+    "TrainConfig",
+    "TrainResult",
+    "__version__",
+    "analysis",
+    "diagnostics",
+    "envs",
+    "load_results",
+    "make_train",
+    "make_trainer",
+    "ppo",
+    "preset",
+    "run_sweep",
+    "use_cpu_cores",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ Nothing here imports JAX before a command that needs it has been chosen and its 
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ import tyro
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.presets import PRESETS, preset
+from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
 
 Flat = tyro.conf.OmitArgPrefixes
@@ -117,7 +117,7 @@ def main() -> None:
 
 def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
     """The commands, with `train`'s defaults taken from the preset that the arguments name, if any."""
-    names = [b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--preset"]
+    names = [b for a, b in itertools.pairwise(arguments) if a == "--preset"]
     names += [a.removeprefix("--preset=") for a in arguments if a.startswith("--preset=")]
     config, hparams = preset(names[-1]) if names else (TrainConfig(), HyperParams())
 

@@ -1,7 +1,7 @@
 """Actor and critic networks: the only file that imports flax.linen.
 
-A network returns its head's outputs together with its features and pre-activations, explicitly (never by `sow`), because
-PFO and the diagnostics need them. Convolutions are written as patches + matrix product: under vmap over weights a
+A network returns its head's outputs together with its features and pre-activations, explicitly (never by `sow`), as PFO
+and the diagnostics need them. Convolutions are written as patches + matrix product: under vmap over weights a
 convolution becomes a grouped one, slow on CPU and GPU, while a matrix product becomes a batched one.
 """
 

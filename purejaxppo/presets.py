@@ -1,7 +1,7 @@
 """Named starting points: settings of the paper (its Table of hyper-parameters), and nothing else.
 
-A preset is a pair of overrides of `TrainConfig` and `HyperParams`; a sweep file names one with `preset = "..."`, and its
-own [config] and [hparams] come on top. The library's defaults are in those two classes.
+A preset is a pair of overrides of `TrainConfig` and `HyperParams`; a sweep file names one with `preset = "..."`, and
+its own [config] and [hparams] come on top. The library's defaults are in those two classes.
 """
 
 from __future__ import annotations
@@ -15,40 +15,54 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # The paper's Atari settings, on MinAtar (the Arcade Learning Environment does not run inside JAX) with the MinAtar
     # convolution; 100M frames there are 25M steps.
     "paper_atari": (
-        dict(
-            env="gymnax/Breakout-MinAtar",
-            total_steps=10_000_000,
-            num_envs=8,
-            num_steps=128,
-            minibatch_size=256,
-            num_epochs=4,
-            torso="minatar_conv",
-            hidden_sizes=(128,),
-            activation="relu",
-            initialization="uniform",
-            sign_reward=True,
-            time_limit="terminate",
-        ),
-        dict(learning_rate=2.5e-4, gamma=0.99, gae_lambda=0.95, clip_eps=0.1, entropy_coef=0.01, value_coef=0.5),
+        {
+            "env": "gymnax/Breakout-MinAtar",
+            "total_steps": 10_000_000,
+            "num_envs": 8,
+            "num_steps": 128,
+            "minibatch_size": 256,
+            "num_epochs": 4,
+            "torso": "minatar_conv",
+            "hidden_sizes": (128,),
+            "activation": "relu",
+            "initialization": "uniform",
+            "sign_reward": True,
+            "time_limit": "terminate",
+        },
+        {
+            "learning_rate": 2.5e-4,
+            "gamma": 0.99,
+            "gae_lambda": 0.95,
+            "clip_eps": 0.1,
+            "entropy_coef": 0.01,
+            "value_coef": 0.5,
+        },
     ),
     # The paper's MuJoCo settings, on brax.
     "paper_mujoco": (
-        dict(
-            env="brax/hopper",
-            total_steps=5_000_000,
-            num_envs=2,
-            num_steps=1024,
-            minibatch_size=64,
-            num_epochs=10,
-            hidden_sizes=(64, 64),
-            activation="tanh",
-            initialization="uniform",
-            action_distribution="tanh_normal",
-            normalize_observations=True,
-            time_aware=True,
-            time_limit="terminate",
-        ),
-        dict(learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, clip_eps=0.2, entropy_coef=0.0, value_coef=0.5),
+        {
+            "env": "brax/hopper",
+            "total_steps": 5_000_000,
+            "num_envs": 2,
+            "num_steps": 1024,
+            "minibatch_size": 64,
+            "num_epochs": 10,
+            "hidden_sizes": (64, 64),
+            "activation": "tanh",
+            "initialization": "uniform",
+            "action_distribution": "tanh_normal",
+            "normalize_observations": True,
+            "time_aware": True,
+            "time_limit": "terminate",
+        },
+        {
+            "learning_rate": 3e-4,
+            "gamma": 0.99,
+            "gae_lambda": 0.95,
+            "clip_eps": 0.2,
+            "entropy_coef": 0.0,
+            "value_coef": 0.5,
+        },
     ),
 }
 

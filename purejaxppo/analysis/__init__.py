@@ -9,14 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purejaxppo.analysis.plotting import overview, save_figure
+    from purejaxppo.analysis.page import save_figure
+    from purejaxppo.analysis.plotting import overview
     from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
     from purejaxppo.analysis.statistics import bootstrap_interval, iqm
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
 
 _MODULE_OF = {
     "overview": "plotting",
-    "save_figure": "plotting",
+    "save_figure": "page",
     "GroupResult": "results",
     "load": "results",
     "points": "results",
@@ -31,7 +32,7 @@ _MODULE_OF = {
     "format_table": "summary",
     "summary_table": "summary",
 }
-_MODULES = ("plotting", "results", "statistics", "summary")
+_MODULES = ("encoding", "page", "plotting", "results", "statistics", "summary")
 
 __all__ = [
     "GroupResult",

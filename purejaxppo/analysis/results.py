@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
 
 STATUS_MEANING = (
-    "0: ok; k > 0: the run diverged (non-finite loss or parameters) and was frozen at its k-th log point, from 1"
+    "0: ok; k > 0: the run diverged (non-finite loss or parameters) before its k-th log point, counted from 1; "
+    "it is frozen, and NaN from there on"
 )
 _SWEPT_ATTRIBUTE = "swept_fields"
 _OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
@@ -142,7 +144,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     if not source.is_file():
         raise ConfigError(f"Results file {str(source)!r} does not exist; it must be a netCDF file of purejaxppo.")
     try:
-        dataset = xr.load_dataset(source, engine="h5netcdf")
+        # Nothing here is a date: a metric in seconds is a number of seconds.
+        dataset = xr.load_dataset(source, engine="h5netcdf", decode_times=False)
     except Exception as error:  # a damaged file makes HDF5 and its readers fail in every way there is
         raise ConfigError(f"Results file {str(source)!r} is damaged or not netCDF, and cannot be read.") from error
     if not {"run", "log"} <= set(dataset.sizes) or "status" not in dataset:
@@ -225,7 +228,7 @@ def _swept_values(groups: Sequence[GroupResult], field: str) -> np.ndarray:
 
 def _scalar(value: Any) -> bool | int | float | str:
     """A swept value as Python's own bool, int, float or string."""
-    if isinstance(value, np.float32 | np.float16):
+    if isinstance(value, np.floating) and value.dtype.itemsize < 8:
         return float(str(value))  # the shortest decimal: 0.1 stays 0.1 and does not become 0.10000000149
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
@@ -242,8 +245,6 @@ def _json(value: Any) -> str:
 
 def _description(name: str) -> dict[str, str]:
     """Attributes of a metric from the registry; unknown names are kept, and say that they are unknown."""
-    from purejaxppo.diagnostics.registry import METRICS
-
     metric = METRICS.get(name)
     if metric is None:
         return {"long_name": name.replace("_", " "), "definition": "not in the table of metrics"}
@@ -258,7 +259,7 @@ def _describe_own(dataset: xr.Dataset, fields: Sequence[str], status_meaning: st
         "run_index": ("run", "position of the run in the sweep's own order"),
         "seed": ("seed", "the same seed gives the same initial weights and environment keys in every configuration"),
         "group": ("group", "runs of one group were trained by one compiled program"),
-        "status": ("status of the run", "whether the run is sound; see meaning"),
+        "status": ("status", "whether the run stayed finite; see meaning"),
         **{field: (field.replace("_", " "), f"swept field {field}") for field in fields},
     }
     for name, (long_name, definition) in texts.items():

@@ -61,11 +61,11 @@ def bootstrap_interval(
     if labels.shape != (num_runs,):
         raise ValueError(f"strata has shape {labels.shape}, but must have one label for each of the {num_runs} runs.")
 
+    if values.size == 0:
+        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
     flat = values.reshape(num_runs, -1)
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     interval = np.full((2, flat.shape[1]), np.nan)
-    if flat.size == 0:
-        return interval[0].reshape(values.shape[1:]), interval[1].reshape(values.shape[1:])
     # Positions where the same runs are missing share one set of draws; most of the time that is all positions.
     patterns, members = np.unique(~np.isnan(flat), axis=1, return_inverse=True)
     for pattern in range(patterns.shape[1]):
@@ -107,10 +107,11 @@ def _replicates(values: np.ndarray, draws: np.ndarray, statistic: Statistic, is_
     if statistic is not iqm or not np.all(np.isfinite(ordered)):
         return statistic(ordered[draws], axis=1)
     num_resamples, num_runs = draws.shape
-    weights = np.zeros((num_resamples, num_runs))
     rank_weights = _middle_half_weights(np.arange(num_runs), np.asarray(num_runs))
-    rows = np.broadcast_to(np.arange(num_resamples)[:, None], draws.shape)
-    np.add.at(weights, (rows, np.sort(draws, axis=1)), np.broadcast_to(rank_weights[None, :], draws.shape))
+    # Weight of each run in each resample [R, S]: that of all ranks at which the sorted resample holds the run.
+    cells = np.sort(draws, axis=1) + num_runs * np.arange(num_resamples)[:, None]
+    weights = np.bincount(cells.ravel(), np.tile(rank_weights, num_resamples), minlength=draws.size)
+    weights = weights.reshape(draws.shape)
     return weights @ ordered
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 import numpy as np
@@ -34,7 +35,9 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
     """
     if name not in dataset or dataset[name].dims != ("run", "log"):
         known = [str(key) for key, value in dataset.data_vars.items() if value.dims == ("run", "log")]
-        raise ConfigError(f"Metric {name!r} has no value per run and log point here; those that have: {known}.")
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`purejaxppo metrics` lists all."
+        raise ConfigError(f"Metric {name!r} has no single value per run and log point in these results; {hint}")
     if not 0 < fraction <= 1:
         raise ConfigError(f"fraction is {fraction}, but must be above 0 and at most 1.")
     values = dataset[name].values.astype(np.float64)
@@ -117,7 +120,9 @@ def format_markdown(table: pd.DataFrame) -> str:
     columns = {**labels, **cells}
     lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
     for row in zip(*columns.values(), strict=True):
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |")
+        lines.append(
+            "| " + " | ".join(" ".join(cell.replace("[ ", "[").split()).replace("|", "\\|") for cell in row) + " |"
+        )
     return "\n".join(lines) + f"\n\n{EXPLANATION}\n"
 
 
@@ -128,7 +133,7 @@ def format_csv(table: pd.DataFrame) -> str:
 
 EXPLANATION = (
     "Interquartile mean over runs [95 % bootstrap interval] of each run's mean over its last log points.\n"
-    f"{_MISSING} = no value. Runs without a final value are left out; diverged = runs stopped by non-finite numbers."
+    f"{_MISSING} = no value; runs without a final value are left out. Diverged = stopped by non-finite numbers."
 )
 
 
@@ -140,8 +145,10 @@ def format_value(value: object) -> str:
 def _columns(table: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Header -> texts of the row labels, and of the metrics."""
     measured = {name + part for name in SUMMARY_METRICS for part in ("", _LOW, _HIGH)}
-    labels = {str(name): [format_value(value) for value in table[name]] for name in table.columns if name not in measured}
-    if table["env_steps"].nunique() <= 1:  # worth its place only while some runs are behind
+    labels = {
+        str(name): [format_value(value) for value in table[name]] for name in table.columns if name not in measured
+    }
+    if len(set(table["env_steps"])) <= 1:  # worth its place only while some runs are behind
         del labels["env_steps"]
     cells = {}
     for name, header in SUMMARY_METRICS.items():

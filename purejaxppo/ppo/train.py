@@ -13,6 +13,7 @@ The cadence is a nested scan, not a condition: under vmap both branches of a con
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ from purejaxppo.ppo.update import init_optimizer, update_networks
 
 
 class Trainer(NamedTuple):
-    """A run as two pure functions: `init(hparams, key) -> RunState` and `segment(hparams, state) -> (RunState, Metrics)`.
+    """A run as two pure functions: `init(hparams, key)` and `segment(hparams, state)`.
 
     A segment goes on to the next log point; `config.num_logs` of them make a run.
     """
@@ -128,10 +129,12 @@ def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tupl
     start = state
     state = state.replace(episodes=state.episodes.reset_interval())
 
-    def update(carry: tuple[RunState, LastUpdate], _: None) -> tuple[tuple[RunState, LastUpdate], None]:
-        return run_update(learner, hparams, carry[0]), None
+    run_one = jax.jit(partial(run_update, learner), inline=True)  # traced once for its shapes and for the scan
 
-    shapes = jax.eval_shape(lambda s: run_update(learner, hparams, s)[1], state)
+    def update(carry: tuple[RunState, LastUpdate], _: None) -> tuple[tuple[RunState, LastUpdate], None]:
+        return run_one(hparams, carry[0]), None
+
+    shapes = jax.eval_shape(run_one, hparams, state)[1]
     last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (state, last), _ = jax.lax.scan(update, (state, last), length=learner.config.updates_per_log)
     metrics = state.episodes.metrics() | last.minibatch_metrics

@@ -48,9 +48,28 @@ class PackedMetrics:
     """Metrics of S runs at a log point in two arrays: fewer transfers than one per metric."""
 
     scalars: Array
-    """[S, M] in the sorted order of the names."""
+    """[S, M], in the order of `scalar_names`."""
     spectra: Array
-    """[S, K, D], padded with NaN."""
+    """[S, K, D], in the order of `spectrum_widths`, padded with NaN."""
+    scalar_names: tuple[str, ...] = struct.field(pytree_node=False)
+    spectrum_widths: tuple[tuple[str, int], ...] = struct.field(pytree_node=False)
+
+    def unpack(self, num_runs: int) -> dict[str, np.ndarray]:
+        """Metrics by name, [S] and [S, D], on the host, of the first `num_runs` runs."""
+        scalars, spectra = np.asarray(self.scalars)[:num_runs], np.asarray(self.spectra)[:num_runs]
+        metrics = {name: scalars[:, i] for i, name in enumerate(self.scalar_names)}
+        return metrics | {name: spectra[:, i, :width] for i, (name, width) in enumerate(self.spectrum_widths)}
+
+
+def pack(metrics: Metrics) -> PackedMetrics:
+    """Metrics of S runs by name ([S] or [S, D]) in two arrays."""
+    names = sorted(name for name, x in metrics.items() if x.ndim == 1)
+    widths = sorted((name, x.shape[1]) for name, x in metrics.items() if x.ndim == 2)
+    scalars = jnp.stack([metrics[name].astype(jnp.float32) for name in names], axis=-1)
+    widest = max((width for _, width in widths), default=0)
+    padded = [jnp.pad(metrics[name], ((0, 0), (0, widest - own)), constant_values=jnp.nan) for name, own in widths]
+    spectra = jnp.stack(padded, axis=1) if padded else jnp.zeros((scalars.shape[0], 0, 0))
+    return PackedMetrics(scalars=scalars, spectra=spectra, scalar_names=tuple(names), spectrum_widths=tuple(widths))
 
 
 class GroupProgram:
@@ -68,7 +87,6 @@ class GroupProgram:
         mesh = Mesh(np.asarray(devices), ("runs",))
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
         trainer: Trainer = make_trainer(group.config)
-        self.layout = metric_layout(trainer)
 
         def split(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Any:
             mapped = jax.shard_map(
@@ -78,7 +96,7 @@ class GroupProgram:
 
         def segment(hparams: HyperParams, state: RunState) -> tuple[RunState, PackedMetrics]:
             state, metrics = jax.vmap(trainer.segment)(hparams, state)
-            return state, pack(metrics | {"status": state.status}, self.layout)
+            return state, pack(metrics | {"status": state.status})
 
         self._init = split(jax.vmap(trainer.init))
         self._segment = split(segment, donate=(1,))
@@ -104,47 +122,6 @@ class GroupProgram:
         """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
         return (self._compiled or self._segment)(hparams, state)
 
-    def unpack(self, packed: PackedMetrics) -> dict[str, np.ndarray]:
-        """Metrics by name, [S] and [S, D], on the host, without the padding."""
-        scalars = np.asarray(packed.scalars)[: self.num_runs]
-        spectra = np.asarray(packed.spectra)[: self.num_runs]
-        metrics = {name: scalars[:, i] for i, name in enumerate(self.layout.scalars)}
-        for i, (name, width) in enumerate(self.layout.spectra):
-            metrics[name] = spectra[:, i, :width]
-        return metrics
-
-
-@struct.dataclass(kw_only=True)
-class MetricLayout:
-    """Names of a program's metrics: scalars, and spectra with their widths."""
-
-    scalars: tuple[str, ...] = struct.field(pytree_node=False)
-    spectra: tuple[tuple[str, int], ...] = struct.field(pytree_node=False)
-
-
-def metric_layout(trainer: Trainer) -> MetricLayout:
-    """Names and widths of the metrics that one run of a trainer gives, and its status, without computing anything."""
-
-    def one_segment(key: Array) -> Metrics:
-        hparams = jax.tree.map(jnp.asarray, HyperParams())
-        return trainer.segment(hparams, trainer.init(hparams, key))[1]
-
-    shapes = jax.eval_shape(one_segment, jax.random.key(0))
-    scalars = tuple(sorted(["status", *(name for name, x in shapes.items() if x.ndim == 0)]))
-    spectra = tuple(sorted((name, x.shape[0]) for name, x in shapes.items() if x.ndim == 1))
-    return MetricLayout(scalars=scalars, spectra=spectra)
-
-
-def pack(metrics: Metrics, layout: MetricLayout) -> PackedMetrics:
-    """Metrics of S runs by name in two arrays."""
-    scalars = jnp.stack([metrics[name].astype(jnp.float32) for name in layout.scalars], axis=-1)
-    width = max((width for _, width in layout.spectra), default=0)
-    padded = [
-        jnp.pad(metrics[name], ((0, 0), (0, width - own)), constant_values=jnp.nan) for name, own in layout.spectra
-    ]
-    spectra = jnp.stack(padded, axis=1) if padded else jnp.zeros((scalars.shape[0], 0, 0))
-    return PackedMetrics(scalars=scalars, spectra=spectra)
-
 
 def run_group(program: GroupProgram, hparams: HyperParams, state: RunState) -> Iterator[dict[str, np.ndarray]]:
     """Metrics of all runs, one log point after the other.
@@ -155,10 +132,10 @@ def run_group(program: GroupProgram, hparams: HyperParams, state: RunState) -> I
     for _ in range(program.group.config.num_logs):
         state, packed = program.segment(hparams, state)
         if pending is not None:
-            yield program.unpack(pending)
+            yield pending.unpack(program.num_runs)
         pending = packed
     if pending is not None:
-        yield program.unpack(pending)
+        yield pending.unpack(program.num_runs)
 
 
 def run_sweep(sweep: Sweep, out: str | Path, *, is_quiet: bool = False) -> xr.Dataset:

@@ -132,7 +132,8 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
         if valid and len(set(seeds)) == len(seeds):
             return tuple(seeds)
     raise ConfigError(
-        f"seeds is {seeds!r}, but must be a number of at least 1 or a list of different whole numbers from 0 to 2^32 - 1."
+        f"seeds is {seeds!r}, but must be a number of at least 1 or a list of different whole numbers from 0 to "
+        "2^32 - 1."
     )
 
 

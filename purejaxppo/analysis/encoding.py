@@ -1,0 +1,205 @@
+"""How the points of a sweep become colours, dashes and markers, and the legends that say so.
+
+One axis of the sweep is one visual channel with a legend of its own: a sweep of 3 epoch counts x 3 coefficients needs
+3 + 3 legend entries, not 9. Colours are told apart by colour-blind readers (Okabe & Ito 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from purejaxppo.analysis.summary import format_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+
+# Okabe-Ito without its yellow, which disappears on white; most distinct pairs first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", *((0, dash) for dash in ((4, 1.6), (1.1, 1.3), (6, 1.5, 1.1, 1.5), (9, 2.2), (3, 1, 1, 1, 1, 1))))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOUR_MAP = "viridis"
+# Lightest end of the map left out: pale yellow lines cannot be seen on white.
+_COLOUR_MAP_END = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One visual channel: the swept fields it shows, their levels, and the line style of each level."""
+
+    fields: tuple[str, ...]
+    levels: tuple[tuple[Any, ...], ...]
+    styles: tuple[dict[str, Any], ...]
+    kind: str
+    """colour, dash, marker, or colour_bar (many ordered levels, shown as a colour bar in place of a legend)."""
+
+    @property
+    def title(self) -> str:
+        """Names of the fields, as the user typed them in the sweep."""
+        return ", ".join(self.fields)
+
+    @property
+    def labels(self) -> list[str]:
+        """Text of each level."""
+        return [", ".join(format_value(part) for part in level) for level in self.levels]
+
+    def style(self, point: dict[str, Any]) -> dict[str, Any]:
+        """Line style that this channel gives to a point of the axes."""
+        return self.styles[self.levels.index(tuple(point[field] for field in self.fields))]
+
+
+def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
+    """Channels for the fields that differ between points: first field colour, second dash, the others marker.
+
+    The second field gets the colour if it has more levels than there are good dashes, and more than the first. A single
+    field with more names than colours is told apart by colour and dash together.
+    """
+    varying = [field for field in (points[0] if points else {}) if len({point[field] for point in points}) > 1]
+    if not varying:
+        return []
+    if len(varying) > 1:
+        first, second = (len({point[field] for point in points}) for field in varying[:2])
+        if second > max(first, 4):
+            varying[:2] = varying[1::-1]
+    groups = [(field,) for field in varying[:2]] + ([tuple(varying[2:])] if len(varying) > 2 else [])
+    channels = [_colour_channel(groups[0], _levels(points, groups[0]), is_only=len(groups) == 1)]
+    for fields, kind in zip(groups[1:], ("dash", "marker"), strict=False):
+        levels = _levels(points, fields)
+        channels.append(Channel(fields=fields, levels=levels, styles=_styles(kind, len(levels)), kind=kind))
+    return channels
+
+
+def describe(point: dict[str, Any]) -> str:
+    """A point of the axes in words: `num_epochs=4, pfo_coef=0`."""
+    return ", ".join(f"{field}={format_value(value)}" for field, value in point.items()) or "all runs"
+
+
+def line_style(channels: Sequence[Channel], point: dict[str, Any]) -> dict[str, Any]:
+    """Line style of a point: what all channels say together."""
+    style: dict[str, Any] = {"color": COLOURS[0], "linestyle": DASHES[0]}
+    for channel in channels:
+        style |= channel.style(point)
+    return style
+
+
+def _levels(points: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
+    """Distinct values of some fields: numbers in ascending order, others as they come."""
+    levels = list(dict.fromkeys(tuple(point[field] for field in fields) for point in points))
+    is_number = all(isinstance(part, int | float) for level in levels for part in level)
+    return tuple(sorted(levels) if is_number else levels)
+
+
+def _colour_channel(fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], is_only: bool) -> Channel:
+    is_ordered = all(isinstance(level[0], int | float) for level in levels)
+    if len(levels) <= len(COLOURS):
+        kind, styles = "colour", _styles("colour", len(levels))
+    elif is_only and not is_ordered and len(levels) <= len(COLOURS) * len(DASHES):
+        kind = "colour"
+        styles = tuple(
+            {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS)]} for i in range(len(levels))
+        )
+    else:
+        kind = "colour_bar" if is_ordered else "colour"
+        styles = tuple({"color": colour} for colour in _map_colours(len(levels)))
+    return Channel(fields=fields, levels=levels, styles=styles, kind=kind)
+
+
+def _styles(kind: str, count: int) -> tuple[dict[str, Any], ...]:
+    if kind == "colour":
+        return tuple({"color": colour} for colour in COLOURS[:count])
+    if kind == "marker":
+        return tuple({"marker": MARKERS[i % len(MARKERS)]} for i in range(count))
+    more = tuple((0, (2 + i, 1.5, 1, 1.5, 1, 1.5)) for i in range(max(0, count - len(DASHES))))
+    return tuple({"linestyle": dash} for dash in (*DASHES, *more)[:count])
+
+
+def _map_colours(count: int) -> list[Any]:
+    import matplotlib
+    import numpy as np
+
+    return list(matplotlib.colormaps[COLOUR_MAP](np.linspace(0, _COLOUR_MAP_END, count)))
+
+
+def draw_legends(figure: Figure, channels: Sequence[Channel], left: float, right: float) -> float:
+    """Add one legend per channel, side by side between `left` and `right` (inches), in as many rows as that takes.
+
+    Returns their height in inches. They hang from the bottom edge of the figure until `place_legends` moves them.
+    """
+    x, rows = left, [0.0]
+    for channel in channels:
+        if channel.kind == "colour_bar":
+            continue
+        legend, width, height = _fitting_legend(figure, channel, right - left)
+        if x > left and x + width > right:
+            x = left
+            rows.append(0.0)
+        legend.set_bbox_to_anchor((x, -sum(rows[:-1])), transform=figure.dpi_scale_trans)
+        rows[-1] = max(rows[-1], height)
+        x += width + 0.3
+    return sum(rows)
+
+
+def place_legends(figure: Figure, top: float) -> None:
+    """Move the legends of `draw_legends` so that they hang from `top` (inches from the bottom of the figure)."""
+    for legend in figure.legends:
+        anchor = figure.dpi_scale_trans.inverted().transform_bbox(legend.get_bbox_to_anchor())
+        legend.set_bbox_to_anchor((anchor.x0, anchor.y0 + top), transform=figure.dpi_scale_trans)
+
+
+def _fitting_legend(figure: Figure, channel: Channel, width: float) -> tuple[Legend, float, float]:
+    """Legend of one channel with as many columns as fit into `width`; its size in inches."""
+    count = len(channel.levels)
+    legend, box_width, height = _legend(figure, channel, count)
+    for rows in range(2, count + 1):
+        if box_width <= width:
+            break
+        legend.remove()
+        legend, box_width, height = _legend(figure, channel, -(-count // rows))
+    return legend, box_width, height
+
+
+def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, float, float]:
+    """Legend of one channel in so many columns; its size in inches."""
+    from matplotlib.lines import Line2D
+
+    is_swatch = channel.kind == "colour" and not any("linestyle" in style for style in channel.styles)
+    base: dict[str, Any] = {"color": "0.25", "linewidth": 3.2 if is_swatch else 1.7, "solid_capstyle": "butt"}
+    if channel.kind == "marker":
+        base |= {"linestyle": "none", "markersize": 5}
+    legend = figure.legend(
+        [Line2D([], [], **(base | style)) for style in channel.styles],
+        channel.labels,
+        title=channel.title,
+        loc="upper left",
+        ncols=columns,
+        alignment="left",
+        frameon=False,
+        borderpad=0.0,
+        borderaxespad=0.0,
+        columnspacing=1.6,
+        handlelength=1.4 if is_swatch or channel.kind == "marker" else 3.0,
+        title_fontproperties={"weight": "bold", "size": 8.5},
+    )
+    box = legend.get_window_extent(figure.canvas.get_renderer())  # pyright: ignore[reportAttributeAccessIssue]
+    return legend, box.width / figure.dpi, box.height / figure.dpi
+
+
+def draw_colour_bar(figure: Figure, channel: Channel, box: tuple[float, float, float, float]) -> None:
+    """Colour bar of a channel with many ordered levels, one equal step per level; `box` in figure fractions."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    count = len(channel.levels)
+    mappable = ScalarMappable(
+        BoundaryNorm([level - 0.5 for level in range(count + 1)], count),
+        ListedColormap([style["color"] for style in channel.styles]),
+    )
+    bar = figure.colorbar(mappable, cax=figure.add_axes(box, label="colour bar"))
+    shown = range(0, count, -(-count // 16))
+    bar.set_ticks(list(shown), labels=[channel.labels[level] for level in shown])
+    bar.ax.tick_params(length=0)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.ax.set_title(channel.title, loc="left", fontsize=8.5, fontweight="bold")

@@ -1,0 +1,223 @@
+"""Figures from results. matplotlib is imported on first use; its global settings are never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from purejaxppo.analysis.encoding import Channel, choose_channels, describe, line_style
+from purejaxppo.analysis.page import PAGE, format_steps, house_style, lay_out, save_figure
+from purejaxppo.analysis.results import points
+from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["OVERVIEW", "Panel", "overview", "save_figure"]
+
+# Swept values, and the positions of their runs.
+Point = tuple[dict[str, Any], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """What one panel shows."""
+
+    metric: str
+    title: str
+    label: str
+    is_log: bool = False
+    is_from_zero: bool = False
+    is_count: bool = False
+
+
+OVERVIEW = (
+    Panel(metric="return_mean", title="Return", label="mean return of an episode"),
+    Panel(metric="policy_rank", title="Policy rank", label="dimensions (PCA, 99 %)", is_from_zero=True, is_count=True),
+    Panel(metric="policy_preactivation_norm", title="Policy pre-activation norm", label="mean L2 norm", is_log=True),
+    Panel(metric="policy_dead_neurons", title="Dead policy neurons", label="neurons", is_from_zero=True, is_count=True),
+    Panel(metric="policy_variance", title="Policy variance", label="variance across states", is_from_zero=True),
+    Panel(metric="entropy", title="Policy entropy", label="nats"),
+)
+
+
+def overview(dataset: xr.Dataset) -> Figure:
+    """Six panels against environment steps: what a run of PPO does to return and representation.
+
+    One line per point of the axes: interquartile mean over its runs; band: 95 % bootstrap interval; thin lines: single
+    runs; cross: a diverged run's last value. Lines have gaps where a metric has no value. Metrics that the dataset
+    lacks leave an empty panel that says so. The figure belongs to no pyplot state; `save_figure` writes it.
+    """
+    with house_style():
+        everything = points(dataset)
+        channels = choose_channels([point for point, _ in everything])
+        figure, axes = lay_out(len(OVERVIEW), channels, _title(dataset), _subtitle(dataset))
+        for ax, panel in zip(axes, OVERVIEW, strict=True):
+            _draw_panel(ax, panel, dataset, everything, channels)
+        for ax in axes[-PAGE.columns :]:
+            ax.set_xlabel("environment steps")
+        return figure
+
+
+def _draw_panel(
+    ax: Axes,
+    panel: Panel,
+    dataset: xr.Dataset,
+    everything: Sequence[Point],
+    channels: Sequence[Channel],
+) -> None:
+    """Title, labels, one curve per point, and axis limits."""
+    width = _feature_width(dataset) if panel.metric == "policy_dead_neurons" else None
+    ax.set_title(f"{panel.title} (of {width})" if width else panel.title)
+    ax.set_ylabel(panel.label)
+    ax.xaxis.set_major_formatter(format_steps)
+    ax.set_xlim(0, _last_step(dataset))
+    shown = []
+    for number, (point, runs) in enumerate(everything):
+        if panel.metric not in dataset:
+            break
+        steps, values = _curves(dataset, panel.metric, runs)
+        has_diverged = dataset["status"].values[runs] != 0
+        style = line_style(channels, point) | {"label": describe(point)}
+        if "marker" in style:  # a few marks, at other places on every line
+            every = max(1, steps.size // 6)
+            style["markevery"] = (number % every, every)
+        _draw_point(ax, steps, values, has_diverged, style, len(everything))
+        shown.append(values)
+    finite = np.concatenate([values[np.isfinite(values)] for values in shown] or [np.zeros(0)])
+    if finite.size == 0:
+        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", va="center", color="0.5")
+        ax.set_yticks([])
+        return
+    if width:
+        ax.axhline(width, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+    _set_limits(ax, panel, finite, width)
+
+
+def _draw_point(
+    ax: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    has_diverged: np.ndarray,
+    style: dict[str, Any],
+    num_points: int,
+) -> None:
+    """One point of the axes: thin lines of its runs, band, and interquartile mean; steps [L], values [S, L]."""
+    from matplotlib.collections import LineCollection
+
+    colour = style["color"]
+    if values.shape[0] > 1:
+        # Every run is shown, as outcomes may be bimodal; thousands of them as vectors make a PDF that no viewer opens.
+        is_many = values.shape[0] * num_points > 64
+        alpha = np.clip(0.9 / np.sqrt(num_points), 0.2, 0.4)
+        runs = [np.column_stack([steps, row]) for row in values]
+        thin = LineCollection(runs, colors=colour, linewidths=0.6, alpha=alpha, zorder=2, rasterized=is_many)
+        ax.add_collection(thin, autolim=False)
+        low, high = bootstrap_interval(values, iqm, num_resamples=1000)
+        alpha = np.clip(0.3 / np.sqrt(num_points), 0.08, 0.2)
+        ax.fill_between(steps, low, high, color=colour, alpha=alpha, linewidth=0)
+    middle = iqm(values)
+    ax.plot(steps, middle, linewidth=1.7, markersize=5, markeredgecolor="white", zorder=4, **style)
+    # A value between two gaps is no line; it would not be seen.
+    is_alone = np.isfinite(middle) & np.isnan(np.r_[np.nan, middle[:-1]]) & np.isnan(np.r_[middle[1:], np.nan])
+    if np.any(is_alone):
+        ax.plot(steps[is_alone], middle[is_alone], ".", color=colour, markersize=4, zorder=4, clip_on=False)
+    for run in np.flatnonzero(has_diverged):
+        if (last := np.flatnonzero(np.isfinite(values[run]))).size:
+            mark = (steps[last[-1]], values[run, last[-1]])
+            ax.plot(*mark, "x", color=colour, markersize=5, markeredgewidth=1.4, zorder=5, clip_on=False)
+
+
+def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -> None:
+    """Scale and limits of the vertical axis from all finite values shown."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    positive = finite[finite > 0]
+    if panel.is_log and positive.size:  # all zero: a linear axis shows it, a logarithmic one cannot
+        low, high = np.log10(positive.min()), np.log10(positive.max())
+        margin = max(0.05 * (high - low), 0.5 * (0.6 - (high - low)))  # at least a factor of 4, so that ticks appear
+        ax.set_yscale("log", nonpositive="clip")
+        ax.set_ylim(10 ** (low - margin), 10 ** (high + margin))
+        subs = (1.0, 2.0, 5.0) if high - low < 1.5 else (1.0,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+        ax.yaxis.set_major_formatter(format_steps)
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    elif panel.is_from_zero:
+        top = max(width or 0.0, float(finite.max())) or 1.0
+        ax.set_ylim(-0.03 * top, 1.05 * top)
+        if panel.is_count:
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    else:
+        span = float(finite.max() - finite.min()) or max(1.0, 0.1 * abs(float(finite.max())))
+        ax.set_ylim(finite.min() - 0.05 * span, finite.max() + 0.05 * span)
+    if not panel.is_log:
+        ax.ticklabel_format(axis="y", useOffset=False)
+        if np.abs(finite).max() >= 10_000:
+            ax.yaxis.set_major_formatter(format_steps)
+
+
+def _curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [L] and values [S, L] of the runs of one point; infinities, which cannot be drawn, become NaN."""
+    grid = dataset["env_steps"].values.astype(np.float64)
+    # Runs of one point share their configuration and so their grid; the one that came furthest has all of it.
+    steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
+    reached = np.isfinite(steps)
+    values = dataset[name].values[runs].astype(np.float64)[:, reached]
+    return steps[reached], np.where(np.isfinite(values), values, np.nan)
+
+
+def _last_step(dataset: xr.Dataset) -> float:
+    steps = dataset["env_steps"].values.astype(np.float64)
+    return float(np.max(steps[np.isfinite(steps)], initial=0.0)) or 1.0
+
+
+def _feature_width(dataset: xr.Dataset) -> int | None:
+    """Number of penultimate policy neurons, when all runs have the same and the dataset tells it."""
+    if "policy_singular_values" in dataset:
+        counts = np.sum(~np.isnan(dataset["policy_singular_values"].values), axis=2).max(axis=1, initial=0)
+        widths = set(counts[counts > 0].tolist())
+    else:
+        sizes = _recorded(dataset, "hidden_sizes")
+        widths = {size[-1] for size in sizes if isinstance(size, list) and size}
+    return int(widths.pop()) if len(widths) == 1 else None
+
+
+def _recorded(dataset: xr.Dataset, field: str) -> list[Any]:
+    """Values of a configuration field: those swept, else the one in the provenance; empty when it is not told."""
+    if field in dataset.coords:
+        return list(dict.fromkeys(dataset[field].values.tolist()))
+    try:
+        config = json.loads(dataset.attrs.get("config", "{}"))
+    except json.JSONDecodeError:
+        return []
+    return [config[field]] if isinstance(config, dict) and field in config else []
+
+
+def _title(dataset: xr.Dataset) -> str:
+    environments = [str(name) for name in _recorded(dataset, "env")]
+    num_runs = dataset.sizes["run"]
+    runs = f"{num_runs} run" + "s" * (num_runs != 1)
+    if len(environments) > 2:
+        return f"{len(environments)} environments, {runs}"
+    return ", ".join([*environments, runs])
+
+
+def _subtitle(dataset: xr.Dataset) -> str:
+    """How to read the figure, and how many runs are behind a line."""
+    counts = [runs.size for _, runs in points(dataset)]
+    if max(counts, default=0) <= 1:
+        text = "Each line is one run."
+    else:
+        per_line = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+        text = (
+            f"Lines: interquartile mean over {per_line} runs. Bands: 95 % bootstrap intervals. Thin lines: single runs."
+        )
+    if num_diverged := int(np.sum(dataset["status"].values != 0)):
+        text += f" Crosses: last value of a run that diverged ({num_diverged} of {dataset.sizes['run']})."
+    return text

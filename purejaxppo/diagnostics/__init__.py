@@ -1,0 +1,80 @@
+"""Diagnostics of representations and trust regions, as the paper defines them; `registry.METRICS` has the definitions.
+
+Names are imported on first use: neither this file nor `registry` loads JAX. The diagnosis of one update, everything
+together, is the function `purejaxppo.diagnostics.diagnose.diagnose`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from purejaxppo.diagnostics import diagnose, neurons, registry, spectral, trust_region
+    from purejaxppo.diagnostics.neurons import dead_neurons, feature_statistics, joint_norm, policy_variance
+    from purejaxppo.diagnostics.registry import HEADLINE, METRICS, Metric, markdown_table
+    from purejaxppo.diagnostics.spectral import (
+        SpectralMeasures,
+        measures_of_spectrum,
+        singular_values,
+        spectral_measures,
+    )
+    from purejaxppo.diagnostics.trust_region import drift, joint_drift, kl_k1, kl_k3, ratio_statistics
+
+_HOME = {
+    "HEADLINE": "registry",
+    "METRICS": "registry",
+    "Metric": "registry",
+    "SpectralMeasures": "spectral",
+    "dead_neurons": "neurons",
+    "drift": "trust_region",
+    "feature_statistics": "neurons",
+    "joint_drift": "trust_region",
+    "joint_norm": "neurons",
+    "kl_k1": "trust_region",
+    "kl_k3": "trust_region",
+    "markdown_table": "registry",
+    "measures_of_spectrum": "spectral",
+    "policy_variance": "neurons",
+    "ratio_statistics": "trust_region",
+    "singular_values": "spectral",
+    "spectral_measures": "spectral",
+}
+_MODULES = ("diagnose", "neurons", "registry", "spectral", "trust_region")
+
+__all__ = [
+    "HEADLINE",
+    "METRICS",
+    "Metric",
+    "SpectralMeasures",
+    "dead_neurons",
+    "diagnose",
+    "drift",
+    "feature_statistics",
+    "joint_drift",
+    "joint_norm",
+    "kl_k1",
+    "kl_k3",
+    "markdown_table",
+    "measures_of_spectrum",
+    "neurons",
+    "policy_variance",
+    "ratio_statistics",
+    "registry",
+    "singular_values",
+    "spectral",
+    "spectral_measures",
+    "trust_region",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,130 @@
+"""Singular values of feature matrices, and the five rank measures of the paper built on them.
+
+Notation: F is N samples x D dimensions, sigma_1 >= sigma_2 >= ... its min(N, D) singular values. Neither rows nor
+columns are centred or normalised: the definitions don't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from purejaxppo.errors import ConfigError
+
+Array = jax.Array
+
+_TAIL = 0.01  # the share of the spectrum that PCA rank and srank may leave out: 1 - 0.99
+# Partial sums this close to the threshold count as having reached it. Geometric spectra can meet 0.99 exactly; float32
+# rounding (some 1e-8 there) would otherwise decide.
+_TIE = 1e-7
+_FEATURE_RANK_CUTOFF = 0.01
+
+
+@struct.dataclass(kw_only=True)
+class SpectralMeasures:
+    """Spectrum of feature matrices [..., N, D] and what is read off it; K = min(N, D).
+
+    All floats, ranks too, so that a matrix with a non-finite entry can say NaN in every field.
+
+    singular_values: [..., K], descending.
+    effective_rank: [...], exp(H(p)) with p_i = sigma_i / sum sigma and 0 log 0 = 0 (Roy & Vetterli 2007).
+    approximate_rank: [...], least k with sum_{i<=k} sigma_i^2 >= 0.99 sum sigma_i^2 (PCA; Yang et al. 2020).
+    srank: [...], least k with sum_{i<=k} sigma_i >= 0.99 sum sigma_i (Kumar et al. 2021).
+    feature_rank: [...], #{i : sigma_i / sqrt(N) > 0.01} (Lyle et al. 2022).
+    numerical_rank: [...], #{i : sigma_i > sigma_1 max(N, D) eps}, eps of float32.
+    sigma_1, sigma_2, sigma_min: [...], first, second and last singular value / sqrt(N); sigma_2 is 0 where K = 1.
+
+    A matrix of zeros gives 1 for the first three ranks, as k starts at 1 and p is taken as 0, and 0 for the other two.
+    """
+
+    singular_values: Array
+    effective_rank: Array
+    approximate_rank: Array
+    srank: Array
+    feature_rank: Array
+    numerical_rank: Array
+    sigma_1: Array
+    sigma_2: Array
+    sigma_min: Array
+
+
+def spectral_measures(features: Array, *, method: str = "qr") -> SpectralMeasures:
+    """Spectrum and rank measures of features [..., N, D]; fields are defined in `SpectralMeasures`.
+
+    Raises ConfigError for fewer than two axes, an empty matrix or an unknown method.
+    """
+    sigma = singular_values(features, method=method)
+    return measures_of_spectrum(sigma, num_samples=features.shape[-2], num_dimensions=features.shape[-1])
+
+
+def singular_values(matrices: Array, *, method: str = "qr") -> Array:
+    """Singular values [..., min(N, D)] of matrices [..., N, D], descending; float32, NaN for non-finite matrices.
+
+    Leading axes become one stacked batch, hence one call into LAPACK per step: several independent calls in one program
+    can deadlock XLA's CPU runtime. `method`: "qr" (see `_by_qr`).
+    Raises ConfigError for fewer than two axes, an empty matrix or an unknown method.
+    """
+    if method not in _METHODS:
+        raise ConfigError(f"method is {method!r}, but must be one of {sorted(_METHODS)}.")
+    matrices = jnp.asarray(matrices)
+    if matrices.ndim < 2 or 0 in matrices.shape:
+        raise ConfigError(f"features has shape {list(matrices.shape)}, but must be [..., N, D] with no empty axis.")
+    matrices = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
+    tall = matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mT
+    sigma = _METHODS[method](tall.reshape(-1, *tall.shape[-2:]))
+    return sigma.reshape(*matrices.shape[:-2], -1)
+
+
+def measures_of_spectrum(sigma: Array, *, num_samples: int, num_dimensions: int) -> SpectralMeasures:
+    """Measures from the descending singular values [..., K] of matrices with N = num_samples, D = num_dimensions."""
+    largest = sigma[..., :1]
+    scaled = sigma / jnp.where(largest == 0, 1, largest)  # in [0, 1]: squares neither overflow nor underflow
+    total = scaled.sum(axis=-1, keepdims=True)
+    share = scaled / jnp.where(total == 0, 1, total)
+    per_root_sample = sigma / num_samples**0.5
+    eps = jnp.finfo(sigma.dtype).eps
+    is_finite = jnp.isfinite(largest[..., 0])
+
+    def rank(count: Array) -> Array:
+        return jnp.where(is_finite, count.astype(sigma.dtype), jnp.nan)
+
+    return SpectralMeasures(
+        singular_values=sigma,
+        effective_rank=jnp.exp(-jax.scipy.special.xlogy(share, share).sum(axis=-1)),
+        approximate_rank=rank(_length_of_head(jnp.square(scaled))),
+        srank=rank(_length_of_head(scaled)),
+        feature_rank=rank((per_root_sample > _FEATURE_RANK_CUTOFF).sum(axis=-1)),
+        numerical_rank=rank((sigma > largest * (max(num_samples, num_dimensions) * eps)).sum(axis=-1)),
+        sigma_1=per_root_sample[..., 0],
+        sigma_2=per_root_sample[..., 1] if sigma.shape[-1] > 1 else jnp.zeros_like(per_root_sample[..., 0]),
+        sigma_min=per_root_sample[..., -1],
+    )
+
+
+def _length_of_head(weights: Array) -> Array:
+    """Least k >= 1 with sum_{i<=k} w_i >= 0.99 sum w_i, for descending weights [..., K].
+
+    Counted from the tails: sums of the small weights, smallest first, are a hundred times more accurate at this
+    threshold in float32 than partial sums close to the total.
+    """
+    tails = jax.lax.cumsum(weights, axis=weights.ndim - 1, reverse=True)  # tails[k] = what the first k leave out
+    return jnp.maximum((tails > (_TAIL + _TIE) * tails[..., :1]).sum(axis=-1), 1)
+
+
+def _by_qr(tall: Array) -> Array:
+    """Singular values [M, D] of [M, N, D], N >= D, as those of R in F = Q R; backward stable like the SVD of F.
+
+    R, not F, is tested for non-finite values: they always spread to R, and R is smaller. (So a finite matrix whose
+    column norms overflow gives NaN as well.) The SVD gets zeros instead, as its iterations need not end on NaN.
+    """
+    r = jnp.linalg.qr(tall, mode="r")
+    is_finite = jnp.isfinite(r).all(axis=(-2, -1), keepdims=True)
+    sigma = jax.lax.linalg.svd(jnp.where(is_finite, r, 0), full_matrices=False, compute_uv=False)
+    return jnp.where(is_finite[..., 0], sigma, jnp.nan)
+
+
+# Measured on a CPU at 16 runs x 8 matrices [1024, 64]: the QR takes two thirds of the time. A GPU wants another route.
+_METHODS: dict[str, Callable[[Array], Array]] = {"qr": _by_qr}

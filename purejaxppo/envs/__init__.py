@@ -1,0 +1,119 @@
+"""Environments of every suite under one contract: `make(name)` builds one, `list_environments()` names them all.
+
+Nothing heavy is imported until it is used: listing names needs no JAX, and gymnax and brax load when one of theirs is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from purejaxppo.envs.names import BRAX_BACKENDS, REFUSED, all_names
+from purejaxppo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from purejaxppo.envs.base import Box, Discrete, Environment, Step
+    from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics, TimeAware, sign_reward
+
+__all__ = [
+    "Box",
+    "Discrete",
+    "Environment",
+    "EpisodeStatistics",
+    "ObservationStatistics",
+    "Step",
+    "TimeAware",
+    "check_options",
+    "list_environments",
+    "make",
+    "sign_reward",
+]
+
+_HOMES = {
+    "Box": "base",
+    "Discrete": "base",
+    "Environment": "base",
+    "Step": "base",
+    "EpisodeStatistics": "wrappers",
+    "ObservationStatistics": "wrappers",
+    "TimeAware": "wrappers",
+    "sign_reward": "wrappers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def list_environments() -> list[str]:
+    """Every name `make` accepts: `gymnax/...`, `brax/...` and `probe/...`."""
+    return all_names()
+
+
+def make(
+    name: str,
+    *,
+    brax_backend: str = "spring",
+    time_aware: bool = False,
+    max_episode_steps: int | None = None,
+) -> Environment:
+    """Build the environment called `name` (one of `list_environments()`).
+
+    brax_backend: the physics engine of brax environments; other suites ignore it.
+    time_aware: append the elapsed share of the time limit to the observation (`wrappers.TimeAware`).
+    max_episode_steps: truncate episodes after so many steps, at most the environment's own limit where it has one
+        (brax environments have none of their own; they get 1000).
+
+    Raises ConfigError, naming the field, for an unknown name or backend, a limit below 1 or above the environment's own, and
+    for `time_aware` on an observation that is not a flat float vector.
+    """
+    check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
+    suite, base_name = name.split("/", 1)
+    env: Environment
+    if suite == "gymnax":
+        from purejaxppo.envs.gymnax import GymnaxEnvironment
+
+        env = GymnaxEnvironment(base_name, max_episode_steps)
+    elif suite == "brax":
+        from purejaxppo.envs.brax import BraxEnvironment
+
+        env = BraxEnvironment(base_name, brax_backend, max_episode_steps)
+    else:
+        from purejaxppo.envs.probes import make_probe
+
+        env = make_probe(base_name, max_episode_steps)
+    if time_aware:
+        from purejaxppo.envs.wrappers import TimeAware
+
+        return TimeAware(env)
+    return env
+
+
+def check_options(name: str, *, brax_backend: str = "spring", max_episode_steps: int | None = None) -> None:
+    """Check what can be checked without building the environment or importing JAX; raises ConfigError, else returns None."""
+    if name in REFUSED:
+        raise ConfigError(f"env {name!r} is not supported, since {REFUSED[name]}; `purejaxppo envs` lists those that are.")
+    if name not in all_names():
+        raise ConfigError(f"env {name!r} is unknown; {_suggestion(str(name))}")
+    if brax_backend not in BRAX_BACKENDS:
+        raise ConfigError(f"brax_backend is {brax_backend!r}, but must be one of {', '.join(BRAX_BACKENDS)}.")
+    if max_episode_steps is None:
+        return
+    if not isinstance(max_episode_steps, int) or isinstance(max_episode_steps, bool) or max_episode_steps < 1:
+        raise ConfigError(f"max_episode_steps is {max_episode_steps!r}, but must be a whole number of at least 1.")
+
+
+def _suggestion(name: str) -> str:
+    """How the sentence about an unknown name ends: the nearest known names, found with or without their suite."""
+    full_names = {}  # spelling to compare with -> name
+    for known in all_names():
+        full_names[known.lower()] = known
+        full_names.setdefault(known.split("/", 1)[1].lower(), known)
+    near = difflib.get_close_matches(name.lower(), full_names, n=3, cutoff=0.6)
+    candidates = dict.fromkeys(full_names[spelling] for spelling in near)
+    if not candidates:
+        return "`purejaxppo envs` lists those that are known, such as 'gymnax/CartPole-v1'."
+    return "did you mean " + " or ".join(map(repr, candidates)) + "?"

@@ -1,0 +1,118 @@
+"""The contract every environment meets, and the two pieces of logic all adapters share."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array, lax
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """Actions 0 .. n - 1, an int32 scalar."""
+
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Actions are float32 vectors of `shape` [A], with one lower and one upper bound each, in the environment's own units."""
+
+    shape: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@struct.dataclass(kw_only=True)
+class Step:
+    """One transition of one environment, already reset where the episode ended.
+
+    obs, state: where the next step starts: the first of a new episode if this one ended here.
+    reward: float32 scalar, as the environment gives it.
+    terminated: the episode ended by the environment's rules; the value of what follows is zero.
+    truncated: the episode was cut by the time limit; never true together with `terminated`, which wins.
+    final_obs: the true last observation of this transition; equals `obs` while the episode goes on.
+    """
+
+    obs: Array
+    state: Any
+    reward: Array
+    terminated: Array
+    truncated: Array
+    final_obs: Array
+
+
+class Environment(abc.ABC):
+    """A single environment of fixed shapes and dtypes; callers `vmap` it.
+
+    name: as `make` knows it.
+    observation_shape, observation_dtype: of every `obs`; the dtype (bool or float32) is the smallest that holds it, and the one
+        to keep in a rollout.
+    action_space: Discrete or Box.
+    max_episode_steps: steps after which an episode is truncated, or None where nothing cuts it.
+    """
+
+    name: str
+    observation_shape: tuple[int, ...]
+    observation_dtype: np.dtype
+    action_space: Discrete | Box
+    max_episode_steps: int | None
+
+    @abc.abstractmethod
+    def reset(self, key: Array) -> tuple[Array, Any]:
+        """First observation and state of a new episode."""
+
+    @abc.abstractmethod
+    def step(self, key: Array, state: Any, action: Array) -> Step:
+        """One transition; an episode that ends is followed by a fresh `reset`, with a key of its own.
+
+        Box actions are in the environment's own units and clipped to its bounds.
+        """
+
+
+def auto_reset(
+    reset: Callable[[Array], tuple[Array, Any]],
+    key: Array,
+    *,
+    obs: Array,
+    state: Any,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+) -> Step:
+    """The `Step` that continues from `reset(key)` where the episode ended, and from `obs`, `state` where it goes on.
+
+    The reset is computed at every step and selected: under `vmap` a `cond` would become this very `select`.
+    """
+    truncated = truncated & ~terminated
+    is_over = terminated | truncated
+    next_obs, next_state = jax.tree.map(
+        lambda first, stepped: lax.select(is_over, first, stepped), reset(key), (obs, state)
+    )
+    return Step(
+        obs=next_obs,
+        state=next_state,
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        final_obs=obs,
+    )
+
+
+def strongly_typed(tree: Any) -> Any:
+    """Turn Python numbers and weakly typed arrays into arrays of their own dtype, so that reset and step agree as a scan needs."""
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)
+
+
+def clip_to_box(action: Array, box: Box) -> Array:
+    """Action [A] as float32 within the bounds of the box."""
+    low = np.asarray(box.low, np.float32).reshape(box.shape)
+    high = np.asarray(box.high, np.float32).reshape(box.shape)
+    return jnp.clip(jnp.asarray(action, jnp.float32), low, high)

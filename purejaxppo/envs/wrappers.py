@@ -1,0 +1,199 @@
+"""What surrounds an environment: elapsed time in the observation, episode and observation statistics, the sign of the reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from purejaxppo.envs.base import Environment, Step
+from purejaxppo.errors import ConfigError
+
+# Added to the variance before its root is divided by: a constant input becomes zero, not NaN. The value of most PPO code.
+VARIANCE_FLOOR = 1e-8
+
+
+@struct.dataclass(kw_only=True)
+class TimeAwareState:
+    """env: the wrapped environment's state. elapsed: int32, steps since the episode began."""
+
+    env: Any
+    elapsed: Array
+
+
+class TimeAware(Environment):
+    """Append the share of the time limit that has elapsed, in [0, 1], to a flat float observation.
+
+    With a time limit, the return still to come depends on the time left: without it in the observation the value function
+    cannot be right (Pardo et al. 2018, arXiv 1712.00378). The paper does so on MuJoCo.
+
+    Raises ConfigError (field `time_aware`) for an observation that is not a float vector, or without a time limit.
+    """
+
+    def __init__(self, env: Environment):
+        if len(env.observation_shape) != 1 or not jnp.issubdtype(env.observation_dtype, jnp.floating):
+            raise ConfigError(
+                f"time_aware is true, but must be false for {env.name}: its observation is no float vector, but "
+                f"{env.observation_dtype} of shape {list(env.observation_shape)}."
+            )
+        if env.max_episode_steps is None:
+            raise ConfigError(f"time_aware is true, but must be false for {env.name} unless max_episode_steps is set.")
+        self._env = env
+        self.name = env.name
+        self.observation_shape = (env.observation_shape[0] + 1,)
+        self.observation_dtype = env.observation_dtype
+        self.action_space = env.action_space
+        self.max_episode_steps: int = env.max_episode_steps
+
+    def reset(self, key: Array) -> tuple[Array, TimeAwareState]:
+        obs, state = self._env.reset(key)
+        elapsed = jnp.int32(0)
+        return self._append(obs, elapsed), TimeAwareState(env=state, elapsed=elapsed)
+
+    def step(self, key: Array, state: TimeAwareState, action: Array) -> Step:
+        step = self._env.step(key, state.env, action)
+        elapsed = state.elapsed + 1
+        elapsed_next = jnp.where(step.terminated | step.truncated, 0, elapsed)
+        return step.replace(
+            obs=self._append(step.obs, elapsed_next),
+            state=TimeAwareState(env=step.state, elapsed=elapsed_next),
+            final_obs=self._append(step.final_obs, elapsed),
+        )
+
+    def _append(self, obs: Array, elapsed: Array) -> Array:
+        share = elapsed.astype(obs.dtype) / self.max_episode_steps
+        return jnp.concatenate([obs, share[None]])
+
+
+@struct.dataclass(kw_only=True)
+class EpisodeStatistics:
+    """Returns and lengths of the episodes that finished since the last `reset_interval`, kept per environment [N].
+
+    The sums stay per environment until `metrics`, so that a step costs elementwise operations only.
+
+    current_*: of the episode now under way. *_sum, *_max: over finished episodes (max: -inf, or 0, before the first).
+    learning_*: the same for the reward the agent learns from. count: int32, finished episodes.
+    """
+
+    current_return: Array
+    current_learning_return: Array
+    current_length: Array
+    return_sum: Array
+    return_max: Array
+    learning_return_sum: Array
+    learning_return_max: Array
+    length_sum: Array
+    length_max: Array
+    count: Array
+
+    @classmethod
+    def init(cls, num_envs: int) -> EpisodeStatistics:
+        """Statistics of `num_envs` environments that have just been reset."""
+        zeros, zero_steps = jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32)
+        never = jnp.full(num_envs, -jnp.inf)
+        return cls(
+            current_return=zeros,
+            current_learning_return=zeros,
+            current_length=zero_steps,
+            return_sum=zeros,
+            return_max=never,
+            learning_return_sum=zeros,
+            learning_return_max=never,
+            length_sum=zero_steps,
+            length_max=zero_steps,
+            count=zero_steps,
+        )
+
+    def update(self, reward: Array, learning_reward: Array, done: Array) -> EpisodeStatistics:
+        """Account for one step of every environment: reward and learning_reward [N], done [N] (terminated or truncated)."""
+        returns = self.current_return + reward
+        learning_returns = self.current_learning_return + learning_reward
+        lengths = self.current_length + 1
+        return EpisodeStatistics(
+            current_return=jnp.where(done, 0.0, returns),
+            current_learning_return=jnp.where(done, 0.0, learning_returns),
+            current_length=jnp.where(done, 0, lengths),
+            return_sum=self.return_sum + jnp.where(done, returns, 0.0),
+            return_max=jnp.maximum(self.return_max, jnp.where(done, returns, -jnp.inf)),
+            learning_return_sum=self.learning_return_sum + jnp.where(done, learning_returns, 0.0),
+            learning_return_max=jnp.maximum(self.learning_return_max, jnp.where(done, learning_returns, -jnp.inf)),
+            length_sum=self.length_sum + jnp.where(done, lengths, 0),
+            length_max=jnp.maximum(self.length_max, jnp.where(done, lengths, 0)),
+            count=self.count + done,
+        )
+
+    def reset_interval(self) -> EpisodeStatistics:
+        """Forget the finished episodes and keep those under way: call it after each `metrics`."""
+        fresh = EpisodeStatistics.init(self.count.shape[0])
+        return fresh.replace(
+            current_return=self.current_return,
+            current_learning_return=self.current_learning_return,
+            current_length=self.current_length,
+        )
+
+    def metrics(self) -> dict[str, Array]:
+        """Scalars over the finished episodes of all environments, by registry name; NaN where none has finished, `episode_count` 0."""
+        count = jnp.sum(self.count)
+        is_some = count > 0
+
+        def or_nan(value: Array) -> Array:
+            return jnp.where(is_some, value, jnp.nan)
+
+        return {
+            "return_mean": or_nan(jnp.sum(self.return_sum) / count),
+            "return_max": or_nan(jnp.max(self.return_max)),
+            "learning_return_mean": or_nan(jnp.sum(self.learning_return_sum) / count),
+            "learning_return_max": or_nan(jnp.max(self.learning_return_max)),
+            "episode_length_mean": or_nan(jnp.sum(self.length_sum) / count),
+            "episode_length_max": or_nan(jnp.max(self.length_max).astype(jnp.float32)),
+            "episode_count": count.astype(jnp.float32),
+        }
+
+
+@struct.dataclass(kw_only=True)
+class ObservationStatistics:
+    """Running mean and population variance of every entry of an observation, of its shape; count: float32, samples so far.
+
+    The count is a float because int32 overflows after 2e9 samples, while float32 stays exact for batches of a power of two.
+    """
+
+    mean: Array
+    var: Array
+    count: Array
+
+    @classmethod
+    def init(cls, shape: tuple[int, ...]) -> ObservationStatistics:
+        """Statistics of no sample: mean 0 and variance 1, with which `normalize` only clips."""
+        return cls(mean=jnp.zeros(shape), var=jnp.ones(shape), count=jnp.float32(0.0))
+
+    def update(self, batch: Array) -> ObservationStatistics:
+        """Merge a batch [M, ...] of observations into the statistics.
+
+        Chan, Golub & LeVeque 1979: with n and m samples, d = mean_b - mean_a,
+        mean = mean_a + d m / (n + m),  var = (n var_a + m var_b) / (n + m) + d^2 n m / (n + m)^2.
+        Written with the weight w = m / (n + m), which stays finite where n m would not.
+        """
+        batch = batch.astype(jnp.float32)
+        batch_mean, batch_var = jnp.mean(batch, axis=0), jnp.var(batch, axis=0)
+        count = self.count + batch.shape[0]
+        weight = batch.shape[0] / count
+        delta = batch_mean - self.mean
+        return ObservationStatistics(
+            mean=self.mean + delta * weight,
+            var=self.var * (1 - weight) + batch_var * weight + delta**2 * weight * (1 - weight),
+            count=count,
+        )
+
+    def normalize(self, obs: Array, clip: float = 10.0) -> Array:
+        """(obs - mean) / sqrt(var + 1e-8), clipped to [-clip, clip]; obs [..., *shape] with any leading axes, result float32."""
+        mean = jnp.broadcast_to(self.mean, obs.shape)
+        scale = jnp.broadcast_to(jax.lax.rsqrt(self.var + VARIANCE_FLOOR), obs.shape)
+        return jnp.clip((obs - mean) * scale, -clip, clip)
+
+
+def sign_reward(reward: Array) -> Array:
+    """The sign of the reward, -1, 0 or 1: what the paper's Atari agents learn from."""
+    return jnp.sign(reward)

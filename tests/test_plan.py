@@ -1,0 +1,212 @@
+"""From a sweep file to groups of runs: parsing, grouping, numbering, and one sentence for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from purejaxppo.config import TrainConfig
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.presets import preset
+from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_sweep, to_json
+
+AXES = {
+    "num_epochs": st.integers(1, 9),
+    "hidden_sizes": st.lists(st.integers(1, 64), min_size=1, max_size=3),
+    "share_trunk": st.booleans(),
+    "pfo_coef": st.one_of(st.integers(0, 3), st.floats(0, 10)),
+    "gamma": st.floats(0, 1),
+}
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    return [x for i, x in enumerate(values) if x not in values[:i]]
+
+
+@st.composite
+def sweeps(draw: st.DrawFn) -> Sweep:
+    """Sweeps over up to three axes of both kinds, or over none."""
+    names = draw(st.lists(st.sampled_from(list(AXES)), max_size=3, unique=True))
+    axes = {name: distinct(draw(st.lists(AXES[name], min_size=1, max_size=3))) for name in names}
+    seeds = draw(st.one_of(st.integers(1, 4), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4, unique=True)))
+    return parse_sweep({"seeds": seeds, "axes": axes})
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# --- Reading
+
+
+def test_a_file_becomes_a_sweep(tmp_path: Path) -> None:
+    """Lists become tuples, whole numbers in float fields become floats, axes become their product, in the file's order."""
+    file = write(
+        tmp_path / "grid.toml",
+        """
+        seeds = [7, 3]
+        [config]
+        env = "gymnax/Acrobot-v1"
+        hidden_sizes = [32, 16]
+        [hparams]
+        gamma = 1
+        [axes]
+        pfo_coef = [0, 1.5]
+        num_epochs = [4, 32]
+        """,
+    )
+    points = tuple({"pfo_coef": coef, "num_epochs": epochs} for coef in (0.0, 1.5) for epochs in (4, 32))
+    sweep = Sweep.from_toml(file)
+    assert sweep == Sweep(
+        name="grid",
+        seeds=(7, 3),
+        config=TrainConfig(env="gymnax/Acrobot-v1", hidden_sizes=(32, 16)),
+        hparams=HyperParams(gamma=1.0),
+        points=points,
+    )
+    assert isinstance(sweep.hparams.gamma, float)
+    assert isinstance(sweep.points[0]["pfo_coef"], float)
+    assert (sweep.swept, sweep.num_runs) == (["pfo_coef", "num_epochs"], 8)
+
+
+def test_points_are_taken_as_they_are() -> None:
+    sweep = parse_sweep({"points": [{"hidden_sizes": [8], "gamma": 0.9}, {"gamma": 1, "hidden_sizes": [8, 8]}]})
+    assert sweep.points == ({"hidden_sizes": (8,), "gamma": 0.9}, {"hidden_sizes": (8, 8), "gamma": 1.0})
+
+
+def test_a_number_of_seeds_counts_from_zero() -> None:
+    assert parse_sweep({"seeds": 3}).seeds == (0, 1, 2)
+
+
+def test_an_empty_file_is_one_run_of_the_defaults(tmp_path: Path) -> None:
+    sweep = Sweep.from_toml(write(tmp_path / "empty.toml", ""))
+    assert sweep == Sweep(name="empty", seeds=(0,), config=TrainConfig(), hparams=HyperParams(), points=({},))
+
+
+def test_the_files_own_tables_come_on_top_of_its_preset() -> None:
+    config, hparams = preset("paper_atari", num_epochs=8)
+    sweep = parse_sweep({"preset": "paper_atari", "config": {"num_epochs": 8}})
+    assert (sweep.config, sweep.hparams) == (config, hparams)
+
+
+# --- Grouping
+
+
+def test_traced_axes_share_a_program_and_static_axes_do_not() -> None:
+    sweep = parse_sweep({"axes": {"pfo_coef": [0.0, 1.0], "num_epochs": [4, 32], "gamma": [0.9, 0.99]}})
+    groups = make_groups(sweep)
+    assert [group.config.num_epochs for group in groups] == [4, 32]
+    assert [[(run.hparams.pfo_coef, run.hparams.gamma) for run in group.runs] for group in groups] == 2 * [
+        [(0.0, 0.9), (0.0, 0.99), (1.0, 0.9), (1.0, 0.99)]
+    ]
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(sweep=sweeps())
+def test_every_point_is_run_once_with_every_seed(sweep: Sweep) -> None:
+    """Runs are numbered point by point, seeds innermost, each in the one group of its configuration."""
+    groups = make_groups(sweep)
+    assert len({group.config for group in groups}) == len(groups)
+    runs = sorted((run for group in groups for run in group.runs), key=lambda run: run.index)
+    assert [run.index for run in runs] == list(range(sweep.num_runs))
+    assert [(run.point, run.seed) for run in runs] == [(point, s) for point in sweep.points for s in sweep.seeds]
+    for group in groups:
+        assert [run.index for run in group.runs] == sorted(run.index for run in group.runs)
+        for run in group.runs:
+            for name, value in run.point.items():
+                owner = group.config if hasattr(group.config, name) else run.hparams
+                assert getattr(owner, name) == value
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(sweep=sweeps())
+def test_json_gives_the_sweep_back(sweep: Sweep) -> None:
+    assert parse_sweep(json.loads(json.dumps(to_json(sweep)))) == sweep
+
+
+def test_the_description_tells_the_cost() -> None:
+    config = {"num_envs": 2, "num_steps": 8, "minibatch_size": 4, "total_steps": 160, "num_log_points": 5}
+    sweep = parse_sweep(
+        {"name": "grid", "seeds": 3, "config": config, "axes": {"gamma": [0.9, 1], "num_epochs": [1, 2]}}
+    )
+    groups = make_groups(sweep)
+    assert [group.env_steps for group in groups] == [6 * 160, 6 * 160]
+    lines = describe(sweep, groups).splitlines()
+    assert lines == [
+        "Sweep 'grid': 12 runs = 4 points x 3 seeds, 2 compiled programs, 1,920 environment steps",
+        "  gamma: 0.9, 1.0 (inside one program)",
+        "  num_epochs: 1, 2 (one program per value)",
+        "  program 1: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 1 epochs x 4 minibatches, 5 log points",
+        "  program 2: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 2 epochs x 4 minibatches, 5 log points",
+    ]
+
+
+# --- Mistakes
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"seed": 3}, "key 'seed' is unknown; did you mean seeds"),
+        ({"config": 3}, "config is 3, but must be a table"),
+        ({"config": {"num_epoch": 4}}, r"\[config\] field 'num_epoch' is unknown; did you mean num_epochs"),
+        ({"hparams": {"lr": 1e-3}}, r"\[hparams\] field 'lr' is unknown; allowed are learning_rate, gamma"),
+        ({"config": {"gamma": 0.9}}, r"gamma is in \[config\], but belongs in \[hparams\]"),
+        ({"hparams": {"num_envs": 4}}, r"num_envs is in \[hparams\], but belongs in \[config\]"),
+        ({"config": {"num_epochs": 0}}, "num_epochs is 0, but must be at least 1"),
+        ({"hparams": {"gamma": 2}}, "gamma is 2.0, but must be between 0 and 1"),
+        ({"axes": {"num_epochs": [4, 0]}}, "num_epochs is 0, but must be at least 1"),
+        ({"axes": {"hidden_sizes": [64, 128]}}, "hidden_sizes is 64, but must be a list of whole numbers"),
+        ({"axes": {"pfo_coeff": [0.0]}}, "swept field 'pfo_coeff' is unknown; did you mean pfo_coef"),
+        ({"axes": {"pfo_coef": []}}, r"axes.pfo_coef is \[\], but must be a non-empty list"),
+        ({"axes": {"pfo_coef": 1.0}}, "axes.pfo_coef is 1.0, but must be a non-empty list"),
+        ({"axes": {"gamma": [1, 0.9, 1.0]}}, ".*gamma.* 1.0.* same"),
+        ({"axes": {"gamma": [1.0]}, "points": [{"gamma": 1.0}]}, "axes and points are both given"),
+        ({"points": [{"gamma": 0.9}, {"gamma": 0.9}]}, r"points\[1\] is .*gamma.*0.9.* same"),
+        ({"points": [{"gamma": 0.9}, {"num_epochs": 3}]}, r"points\[1\] sets num_epochs, .* the first: gamma"),
+        ({"points": {"gamma": 0.9}}, "points is .*, but must be a list of tables"),
+        ({"preset": "paper"}, "preset 'paper' is unknown"),
+        ({"preset": 3}, "preset is 3, but must be"),
+        ({"preset": ["paper_atari"]}, "preset is .*, but must be"),
+        ({"hparams": {"learning_rate": 10**400}}, "learning_rate is .*, but must be"),
+        ({"name": "a/b"}, "name is 'a/b', but must be"),
+        ({"name": " "}, "name is ' ', but must be"),
+        ({"name": ".."}, "name is '..', but must be"),
+    ],
+)
+def test_a_mistake_in_the_file_is_refused_in_one_sentence(content: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{sentence}") as error:
+        parse_sweep(content)
+    assert str(error.value).endswith((".", "?"))
+
+
+@pytest.mark.parametrize("seeds", [0, -1, True, 2.0, "3", [], [0, 0], [-1], [2**32], [True], [1.0]])
+def test_seeds_must_be_a_count_or_different_whole_numbers(seeds: Any) -> None:
+    with pytest.raises(ConfigError, match="^seeds is .*, but must be a number of at least 1 or a list"):
+        parse_sweep({"seeds": seeds})
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
+    write(tmp_path / "broken.toml", "seeds = ")
+    for name, sentence in {
+        "missing.toml": "does not exist",
+        "broken.toml": "is not valid TOML",
+        "latin.toml": "is not UTF-8 text",
+        "": "cannot be read",  # a directory
+    }.items():
+        with pytest.raises(ConfigError, match=sentence):
+            Sweep.from_toml(tmp_path / name)
+
+
+def test_planning_imports_no_jax() -> None:
+    """`--dry-run` and `--help` answer at once."""
+    code = "import sys, purejaxppo.sweep.plan; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

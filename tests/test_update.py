@@ -1,0 +1,318 @@
+"""The optimisation phase: optimiser, minibatches, learning rate, and which network each loss reaches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from purejaxppo.config import TrainConfig
+from purejaxppo.distributions import Categorical
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.networks import NetworkOutput, Params, make_actor_critic
+from purejaxppo.ppo.rollout import Rollout, prepare_batch
+from purejaxppo.ppo.state import Batch, Learner, RunState
+from purejaxppo.ppo.update import (
+    adam_step,
+    corners,
+    init_optimizer,
+    minibatch_loss,
+    minibatch_update,
+    scheduled_learning_rate,
+    update_networks,
+)
+
+KEY = jax.random.key(0)
+T, N, OBS, ACTIONS = 4, 2, 3, 5
+
+
+def random(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def make_learner(**fields: Any) -> Learner:
+    """A learner on observations [3] with 5 actions. Nothing in the optimisation phase looks at the environment."""
+    fields = {"num_envs": N, "num_steps": T, "minibatch_size": N * T, "hidden_sizes": (6, 4)} | fields
+    config = TrainConfig(**fields).validate()
+    networks = make_actor_critic(config, (OBS,), ACTIONS, state_independent_scale=False)
+    return Learner(config, None, networks, Categorical(ACTIONS))
+
+
+def make_state(learner: Learner, params: Params | None = None) -> RunState:
+    """The state before the first update, with parameters drawn by NumPy; no environment in it."""
+    if params is None:
+        rng = np.random.default_rng(0)
+        shapes = jax.eval_shape(learner.networks.init, KEY)
+        params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
+    return RunState(
+        params=params,
+        optimizer={name: init_optimizer(network) for name, network in params.items()},
+        env_state=None,
+        obs=jnp.zeros((N, OBS)),
+        episodes=None,
+        observation_statistics=None,
+        key=KEY,
+        update=jnp.zeros((), jnp.int32),
+        status=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_rollout() -> Rollout:
+    """Random experience [T, N] in which one episode terminates and one meets its time limit."""
+    return Rollout(
+        obs=random(1, T, N, OBS),
+        action=jnp.arange(T * N).reshape(T, N) % ACTIONS,
+        reward=random(2, T, N),
+        terminated=jnp.zeros((T, N), bool).at[1, 0].set(True),
+        truncated=jnp.zeros((T, N), bool).at[2, 1].set(True),
+        final_obs=random(3, T, N, OBS),
+    )
+
+
+def make_batch(learner: Learner, state: RunState, hparams: HyperParams | None = None) -> Batch:
+    return prepare_batch(learner, hparams or HyperParams(), state, make_rollout())
+
+
+# --- The optimiser
+
+
+def test_adam_step_equals_optax_for_many_runs_at_once() -> None:
+    """Several steps with traced learning rates, decays, epsilons and clips, against optax's own chain with constants.
+
+    rtol 1e-5: we divide by |g| + 1e-6 (PyTorch's epsilon, 2e-6 relative where a norm of 0.5 is clipped; optax has none),
+    and 1 - beta2 has float32's rounding (1.3e-5 relative, half of it after the root) when beta2 is traced.
+    """
+    hparams = HyperParams(
+        learning_rate=jnp.array([1e-3, 1e-2, 1e-3]),
+        max_grad_norm=jnp.array([0.5, 1e9, 2.0]),
+        adam_beta1=jnp.array([0.9, 0.0, 0.5]),
+        adam_beta2=jnp.array([0.999, 0.9, 0.9]),
+        adam_eps=jnp.array([1e-8, 1e-3, 1e-5]),
+    )
+    axes = HyperParams(**{name: 0 if jnp.ndim(value) else None for name, value in vars(hparams).items()})
+    step = jax.jit(jax.vmap(adam_step, (axes, 0, None, 0, 0)))
+    start = {"kernel": random(0, 4, 3), "bias": random(1, 3)}
+    params = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), start)
+    opt_state = jax.vmap(init_optimizer)(params)
+    # Norms from far below every clip to far above; Adam forgets a constant scale, so only their changes show clipping.
+    grads = [jax.tree.map(lambda x, i=i: 10.0 ** (i - 3) * random(i, *x.shape), start) for i in range(6)]
+    for grad in grads:
+        params, opt_state, _ = step(hparams, hparams.learning_rate, grad, opt_state, params)
+    for s in range(3):
+        run = {name: float(x[s]) for name, x in vars(hparams).items() if jnp.ndim(x)}
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(run["max_grad_norm"]),
+            optax.adam(run["learning_rate"], b1=run["adam_beta1"], b2=run["adam_beta2"], eps=run["adam_eps"]),
+        )
+        expected, expected_state = start, optimizer.init(start)
+        for grad in grads:
+            updates, expected_state = optimizer.update(grad, expected_state, expected)
+            expected = optax.apply_updates(expected, updates)
+        moved = jax.tree.map(lambda x, y, s=s: x[s] - y, params, start)
+        expected_moved = jax.tree.map(lambda x, y: x - y, expected, start)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-6), moved, expected_moved)
+
+
+def test_adam_step_reports_the_norms_of_what_it_did() -> None:
+    """|g| = 5 clipped to 0.5; the first step of Adam is the learning rate in every one of the two coordinates."""
+    params = {"bias": jnp.array([1.0, 2.0])}
+    grads = {"bias": jnp.array([3.0, -4.0])}
+    hparams = HyperParams(max_grad_norm=0.5)
+    after, _, norms = adam_step(hparams, jnp.float32(0.1), grads, init_optimizer(params), params)
+    np.testing.assert_allclose(after["bias"], [0.9, 2.1], rtol=1e-5)
+    np.testing.assert_allclose(norms["gradient_norm"], 5.0, rtol=1e-6)
+    np.testing.assert_allclose(norms["gradient_norm_clipped"], 0.5, rtol=1e-5)
+    np.testing.assert_allclose(norms["step_norm"], 0.1 * np.sqrt(2), rtol=1e-5)
+
+
+def test_a_gradient_within_the_limit_is_left_alone() -> None:
+    params, grads = {"bias": jnp.zeros(2)}, {"bias": jnp.array([0.3, -0.4])}
+    _, state, norms = adam_step(HyperParams(max_grad_norm=0.6), jnp.float32(0.1), grads, init_optimizer(params), params)
+    np.testing.assert_array_equal(norms["gradient_norm"], norms["gradient_norm_clipped"])
+    np.testing.assert_allclose(state.mu["bias"], 0.1 * grads["bias"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("constant", [0.5, 0.5, 0.5]), ("linear", [0.5, 0.25, 0.0])])
+def test_learning_rate_at_the_start_in_the_middle_and_after_the_end(schedule: str, expected: list[float]) -> None:
+    learner = make_learner(lr_schedule=schedule, total_steps=10 * N * T, num_log_points=5)
+    assert learner.config.num_updates == 10
+    found = [scheduled_learning_rate(learner, HyperParams(learning_rate=0.5), jnp.int32(u)) for u in (0, 5, 10)]
+    np.testing.assert_allclose(found, expected)
+
+
+# --- Minibatches
+
+
+class Counters:
+    """In place of the networks: the value of sample i is the parameter w[i], so a step moves the samples it has seen."""
+
+    def both(self, params: Params, obs: jax.Array) -> tuple[NetworkOutput, NetworkOutput]:
+        index = obs[:, 0].astype(int)
+        logits = jnp.tile(params["policy"][None], (len(index), 1))
+        values = params["critic"][index][:, None]
+        return tuple(NetworkOutput(outputs=x, features=x, preactivations=(values,)) for x in (logits, values))
+
+
+def count_visits(*, minibatch_size: int, num_epochs: int, key: jax.Array = KEY) -> np.ndarray:
+    """How often each of 12 samples is in a minibatch of one call of `update_networks`.
+
+    Adam without memory moves every parameter that has a gradient by exactly the learning rate, here 1, towards its
+    target, here far away: afterwards the parameters are the counts.
+    """
+    config = TrainConfig(num_envs=3, num_steps=4, minibatch_size=minibatch_size, num_epochs=num_epochs)
+    learner = Learner(config.validate(), None, Counters(), Categorical(ACTIONS))
+    state = make_state(learner, {"policy": jnp.zeros(ACTIONS), "critic": jnp.zeros(12)})
+    hparams = HyperParams(learning_rate=1.0, adam_beta1=0.0, adam_beta2=0.0)
+    batch = Batch(
+        obs=jnp.arange(12.0)[:, None],
+        action=jnp.zeros(12, jnp.int32),
+        log_prob=jnp.zeros(12),
+        policy_outputs=jnp.zeros((12, ACTIONS)),
+        policy_preactivations=jnp.zeros((12, 1)),
+        critic_preactivations=jnp.zeros((12, 1)),
+        advantage=jnp.zeros(12),
+        value_target=jnp.full(12, 1e4),
+    )
+    after, _ = jax.jit(update_networks, static_argnums=0)(learner, hparams, state, batch, key)
+    return np.asarray(after.params["critic"]).round(3)
+
+
+@pytest.mark.parametrize("minibatch_size", [12, 4])
+def test_every_sample_is_used_once_per_epoch(minibatch_size: int) -> None:
+    np.testing.assert_array_equal(count_visits(minibatch_size=minibatch_size, num_epochs=3), 3.0)
+
+
+def test_an_incomplete_last_minibatch_is_dropped_and_holds_other_samples_each_epoch() -> None:
+    """12 = 2 x 5 + 2: an epoch uses 10 different samples; over ten epochs no sample is left out for good."""
+    one = count_visits(minibatch_size=5, num_epochs=1)
+    assert sorted(one) == [0.0] * 2 + [1.0] * 10
+    ten = count_visits(minibatch_size=5, num_epochs=10)
+    assert ten.sum() == 100
+    assert 5 <= ten.min() < 10 == ten.max()
+
+
+def test_another_key_shuffles_otherwise() -> None:
+    first, second = (count_visits(minibatch_size=5, num_epochs=1, key=jax.random.key(k)) for k in (0, 1))
+    assert (first != second).any()
+
+
+def test_corners_are_the_first_and_last_minibatch_of_the_first_and_last_epoch() -> None:
+    """Of three epochs (tens) of four minibatches (ones); the plain name is the very last."""
+    metric = 10 * jnp.arange(3)[:, None] + jnp.broadcast_to(jnp.arange(4), (3, 4))
+    assert {name: int(value) for name, value in corners({"x": metric}).items()} == {
+        "x_first_epoch_first": 0,
+        "x_first_epoch_last": 3,
+        "x_last_epoch_first": 20,
+        "x": 23,
+    }
+
+
+# --- The loss
+
+
+@pytest.mark.parametrize("pfo_layers", ["last", "all"])
+@pytest.mark.parametrize("pfo_distance", ["l2", "cosine"])
+def test_pfo_terms_compare_the_chosen_layers_by_the_chosen_distance(pfo_layers: str, pfo_distance: str) -> None:
+    learner = make_learner(pfo_layers=pfo_layers, pfo_distance=pfo_distance)
+    old, new = make_state(learner), make_state(learner)
+    new = new.replace(params=jax.tree.map(lambda x: x + 0.1 * random(7, *x.shape), new.params))
+    batch = make_batch(learner, old)
+    _, terms = minibatch_loss(new.params, learner, HyperParams(), new, batch, KEY)
+    before, after = (learner.networks.both(state.params, batch.obs) for state in (old, new))
+    for name, x, y in zip(("pfo_loss", "critic_pfo_loss"), before, after, strict=True):
+        x, y = (np.concatenate(z.preactivations[-1 if pfo_layers == "last" else 0 :], axis=-1) for z in (x, y))
+        cosine = (x * y).sum(axis=-1) / np.linalg.norm(x, axis=-1) / np.linalg.norm(y, axis=-1)
+        expected = ((x - y) ** 2).mean() if pfo_distance == "l2" else (1 - cosine).mean()
+        np.testing.assert_allclose(terms[name], expected, rtol=1e-4)
+
+
+def test_total_loss_is_the_weighted_sum_of_its_terms() -> None:
+    learner = make_learner()
+    state = make_state(learner)
+    batch = make_batch(learner, state)
+    batch = batch.replace(policy_preactivations=batch.policy_preactivations + 1, critic_preactivations=random(5, 8, 4))
+    hparams = HyperParams(entropy_coef=0.3, value_coef=0.7, pfo_coef=2.0, critic_pfo_coef=5.0)
+    total, terms = minibatch_loss(state.params, learner, hparams, state, batch, KEY)
+    coefs = {"policy_loss": 1, "entropy_loss": 0.3, "value_loss": 0.7, "pfo_loss": 2, "critic_pfo_loss": 5}
+    np.testing.assert_allclose(total, sum(coef * terms[name] for name, coef in coefs.items()), rtol=1e-5)
+    assert all(terms[name] != 0 for name in coefs if name != "policy_loss")
+
+
+def test_the_first_minibatch_of_an_update_is_where_the_rollout_left_the_policy() -> None:
+    """Nothing has moved yet: ratio 1, so no clipping and a mean-free loss; no KL, no drift, the entropy it had."""
+    learner = make_learner(num_epochs=2, minibatch_size=4)
+    state = make_state(learner)
+    batch = make_batch(learner, state)
+    _, metrics = update_networks(learner, HyperParams(learning_rate=0.1), state, batch, KEY)
+    for name in ("policy_loss", "clip_fraction", "minibatch_kl", "pfo_loss", "critic_pfo_loss"):
+        np.testing.assert_allclose(metrics[f"{name}_first_epoch_first"], 0.0, atol=1e-6, err_msg=name)
+    for name in ("minibatch_kl", "pfo_loss", "critic_pfo_loss"):
+        assert metrics[name] > 1e-4, name
+
+
+@pytest.mark.parametrize("pfo_coef", [0.0, 100.0])
+def test_pfo_holds_the_preactivations(pfo_coef: float) -> None:
+    learner = make_learner(num_epochs=20, minibatch_size=4)
+    state = make_state(learner)
+    hparams = HyperParams(learning_rate=1e-2, pfo_coef=pfo_coef)
+    _, metrics = update_networks(learner, hparams, state, make_batch(learner, state), KEY)
+    assert (metrics["pfo_loss"] < 0.01) == (pfo_coef > 0)
+
+
+def test_old_quantities_of_the_batch_are_those_of_the_network_that_collected_it() -> None:
+    """Rows are time-major; the value of the final observation, not of the next one, is what a time limit is worth."""
+    learner = make_learner(pfo_layers="all")
+    state, rollout = make_state(learner), make_rollout()
+    hparams = HyperParams(gamma=0.9, gae_lambda=0.0)
+    batch = prepare_batch(learner, hparams, state, rollout)
+    for t, n in ((0, 0), (1, 0), (2, 1), (3, 1)):
+        row = t * N + n
+        policy, critic = learner.networks.both(state.params, rollout.obs[t, n])
+        next_value = learner.networks.critic(state.params, rollout.final_obs[t, n]).outputs[0]
+        target = rollout.reward[t, n] + 0.9 * next_value * ~rollout.terminated[t, n]
+        log_prob = jax.nn.log_softmax(policy.outputs)[rollout.action[t, n]]
+        np.testing.assert_array_equal(batch.obs[row], rollout.obs[t, n])
+        np.testing.assert_allclose(batch.log_prob[row], log_prob, rtol=1e-5)
+        np.testing.assert_allclose(batch.policy_outputs[row], policy.outputs, rtol=1e-5)
+        np.testing.assert_allclose(batch.policy_preactivations[row], jnp.concatenate(policy.preactivations), rtol=1e-5)
+        np.testing.assert_allclose(batch.critic_preactivations[row], jnp.concatenate(critic.preactivations), rtol=1e-5)
+        np.testing.assert_allclose(batch.value_target[row], target, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(batch.advantage[row], target - critic.outputs[0], rtol=1e-4, atol=1e-5)
+
+
+# --- One optimiser and one clip per network
+
+
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_a_huge_value_loss_moves_the_policy_only_where_they_share_a_trunk(share_trunk: bool) -> None:
+    """Separate networks are clipped apart: with one clip over both, the critic's gradient would crowd out the policy's."""
+    learner = make_learner(share_trunk=share_trunk)
+    state = make_state(learner)
+    batch = make_batch(learner, state)
+    policies = []
+    for target in (batch.value_target, 1e6 + batch.value_target):
+        after, metrics = minibatch_update(
+            learner, HyperParams(), jnp.float32(1e-2), state, batch.replace(value_target=target), KEY
+        )
+        policies.append(after.params["shared" if share_trunk else "policy"]["policy_head"])
+        for network in ("policy", "critic"):
+            assert metrics[f"{network}_gradient_norm_clipped"] <= 0.5 + 1e-6
+    is_same = all(jax.tree.leaves(jax.tree.map(lambda x, y: (x == y).all(), *policies)))
+    assert is_same is not share_trunk
+
+
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_reported_norms_are_those_of_the_gradient_and_of_the_new_weights(share_trunk: bool) -> None:
+    learner = make_learner(share_trunk=share_trunk)
+    state = make_state(learner)
+    batch = make_batch(learner, state)
+    after, metrics = minibatch_update(learner, HyperParams(), jnp.float32(1e-2), state, batch, KEY)
+    grads, _ = jax.grad(minibatch_loss, has_aux=True)(state.params, learner, HyperParams(), state, batch, KEY)
+    for network in ("policy", "critic"):
+        name = "shared" if share_trunk else network
+        moved = jax.tree.map(lambda x, y: x - y, after.params[name], state.params[name])
+        for metric, tree in {"gradient": grads[name], "step": moved, "weight": after.params[name]}.items():
+            norm = np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in jax.tree.leaves(tree)))
+            np.testing.assert_allclose(metrics[f"{network}_{metric}_norm"], norm, rtol=1e-4, err_msg=metric)
