@@ -28,7 +28,8 @@ def trajectories(draw: st.DrawFn) -> dict[str, np.ndarray]:
     """Random rewards, values, terminations and truncations [T, N]; a step ends in at most one of the two ways."""
     numbers = npst.arrays(np.float32, (T, N), elements=st.floats(-5, 5, width=32, allow_subnormal=False))
     ends = draw(npst.arrays(np.int8, (T, N), elements=st.sampled_from([0, 0, 0, 1, 2])))
-    return {name: draw(numbers) for name in ("reward", "value", "next_value")} | {"terminated": ends == 1, "truncated": ends == 2}
+    numbers_by_name = {name: draw(numbers) for name in ("reward", "value", "next_value")}
+    return numbers_by_name | {"terminated": ends == 1, "truncated": ends == 2}
 
 
 def random_trajectory() -> dict[str, np.ndarray]:
@@ -61,9 +62,7 @@ def gae_by_loop(trajectory: dict[str, np.ndarray], gamma: float, gae_lambda: flo
 
 @examples
 @given(trajectory=trajectories(), gamma=st.floats(0, 1), gae_lambda=st.floats(0, 1))
-def test_equals_a_loop_over_the_definition(
-    trajectory: dict[str, np.ndarray], gamma: float, gae_lambda: float
-) -> None:
+def test_equals_a_loop_over_the_definition(trajectory: dict[str, np.ndarray], gamma: float, gae_lambda: float) -> None:
     advantages = compiled_gae(**trajectory, gamma=gamma, gae_lambda=gae_lambda)
     np.testing.assert_allclose(advantages, gae_by_loop(trajectory, gamma, gae_lambda), rtol=1e-4, atol=1e-4)
 

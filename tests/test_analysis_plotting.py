@@ -173,6 +173,7 @@ def test_colours_go_to_the_axis_that_has_too_many_levels_for_dashes():
         EPOCHS_PFO,
         grid(2, env=[f"an environment of a long name, number {i}" for i in range(14)]),
         grid(1, pfo_coef=[float(i) for i in range(14)]),
+        grid(1, env=[f"environment number {i}" for i in range(6)], activation=["relu", "tanh"]),
         grid(1, hidden_sizes=["64-64", "128"], num_epochs=[4, 8, 16, 32], share_trunk=[False, True]),
     ],
 )
@@ -212,6 +213,15 @@ def test_gaps_stay_gaps_and_lone_values_are_seen():
     np.testing.assert_array_equal(np.isnan(line.get_ydata()), np.isnan(values[0]))
     dots = [other for other in ax.lines if other.get_marker() == "."]
     assert [dot.get_ydata().tolist() for dot in dots] == [[-300]]
+
+
+def test_an_infinite_run_counts_as_the_largest():
+    values = np.tile([[1.0], [2.0], [4.0], [np.inf]], (1, 12))
+    figure = overview(sweep({"pfo_coef": [1.0] * 4}, policy_preactivation_norm=values))
+    figure.canvas.draw()
+    ax = panel_axes(figure)["policy_preactivation_norm"]
+    np.testing.assert_array_equal(main_lines(ax)["pfo_coef=1"].get_ydata(), np.full(12, 3.0))
+    assert ax.get_ylim()[1] < 10
 
 
 def test_diverged_runs_end_in_a_cross():

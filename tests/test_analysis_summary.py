@@ -40,13 +40,17 @@ def results(num_runs=8, num_logs=30, swept=None, status=None, **metrics):
 
 @pytest.mark.parametrize(("num_logs", "window"), [(1, 1), (5, 1), (10, 1), (11, 2), (30, 3), (70, 7)])
 def test_final_is_the_last_tenth_rounded_up(num_logs, window):
-    # 0.1 * 70 is 7.000000000000001 in floating point; the window must not grow by that.
     values = np.arange(2 * num_logs, dtype=float).reshape(2, num_logs)
     found = final_values(results(2, num_logs, return_mean=values), "return_mean")
     assert found.dims == ("run",)
     np.testing.assert_allclose(found, values[:, -window:].mean(axis=1))
     assert found.attrs["units"] == "reward"
     np.testing.assert_array_equal(found["seed"], [0, 1])
+
+
+def test_the_window_does_not_grow_by_rounding():
+    values = np.arange(100.0)[None, :]  # 0.07 * 100 is 7.000000000000001
+    assert final_values(results(1, 100, return_mean=values), "return_mean", 0.07)[0] == 96
 
 
 def test_final_ignores_what_is_missing():

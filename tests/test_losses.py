@@ -98,9 +98,11 @@ class Reference:
         }
         learner = Learner(config, None, Given(), distribution)
         state = SimpleNamespace(observation_statistics=None)
-        gradient, terms = jax.grad(minibatch_loss, has_aux=True)(
-            params, learner, hparams, state, batch, jax.random.key(0)
-        )
+
+        def loss(params: dict[str, NetworkOutput], batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return minibatch_loss(params, learner, hparams, state, batch, jax.random.key(0))
+
+        gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(params, batch)
         return terms, gradient["policy"]
 
 
@@ -126,9 +128,7 @@ def test_terms_equal_the_reference(reference: Reference, dtype: type) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])
-def test_gradient_of_the_sum_of_all_terms_equals_the_reference(
-    reference: Reference, dtype: type, rtol: float
-) -> None:
+def test_gradient_of_the_sum_of_all_terms_equals_the_reference(reference: Reference, dtype: type, rtol: float) -> None:
     with jax.enable_x64(dtype is np.float64):
         _, gradient = reference.loss_and_gradient(dtype)
     file, outputs = reference.file, np.asarray(gradient.outputs, np.float64)

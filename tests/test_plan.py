@@ -47,7 +47,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_file_becomes_a_sweep(tmp_path: Path) -> None:
-    """Lists become tuples, whole numbers in float fields become floats, axes become their product, in the file's order."""
+    """Lists become tuples, whole numbers in float fields floats, and axes their product, in the file's order."""
     file = write(
         tmp_path / "grid.toml",
         """
@@ -189,7 +189,7 @@ def test_a_mistake_in_the_file_is_refused_in_one_sentence(content: dict[str, Any
 
 @pytest.mark.parametrize("seeds", [0, -1, True, 2.0, "3", [], [0, 0], [-1], [2**32], [True], [1.0]])
 def test_seeds_must_be_a_count_or_different_whole_numbers(seeds: Any) -> None:
-    with pytest.raises(ConfigError, match="^seeds is .*, but must be a number of at least 1 or a list"):
+    with pytest.raises(ConfigError, match=r"^seeds is .*, but must be a number of at least 1 or a list"):
         parse_sweep({"seeds": seeds})
 
 

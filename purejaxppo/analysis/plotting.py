@@ -125,7 +125,8 @@ def _draw_point(
     middle = iqm(values)
     ax.plot(steps, middle, linewidth=1.7, markersize=5, markeredgecolor="white", zorder=4, **style)
     # A value between two gaps is no line; it would not be seen.
-    is_alone = np.isfinite(middle) & np.isnan(np.r_[np.nan, middle[:-1]]) & np.isnan(np.r_[middle[1:], np.nan])
+    is_there = np.pad(np.isfinite(middle), 1)
+    is_alone = is_there[1:-1] & ~is_there[:-2] & ~is_there[2:]
     if np.any(is_alone):
         ax.plot(steps[is_alone], middle[is_alone], ".", color=colour, markersize=4, zorder=4, clip_on=False)
     for run in np.flatnonzero(has_diverged):
@@ -163,13 +164,12 @@ def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -
 
 
 def _curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [L] and values [S, L] of the runs of one point; infinities, which cannot be drawn, become NaN."""
+    """Steps [L] and values [S, L] of the runs of one point, as far as the sweep has come."""
     grid = dataset["env_steps"].values.astype(np.float64)
     # Runs of one point share their configuration and so their grid; the one that came furthest has all of it.
     steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
     reached = np.isfinite(steps)
-    values = dataset[name].values[runs].astype(np.float64)[:, reached]
-    return steps[reached], np.where(np.isfinite(values), values, np.nan)
+    return steps[reached], dataset[name].values[runs].astype(np.float64)[:, reached]
 
 
 def _last_step(dataset: xr.Dataset) -> float:

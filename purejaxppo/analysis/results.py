@@ -20,10 +20,7 @@ STATUS_MEANING = (
     "0: ok; k > 0: the run diverged (non-finite loss or parameters) before its k-th log point, counted from 1; "
     "it is frozen, and NaN from there on"
 )
-_SWEPT_ATTRIBUTE = "swept_fields"
 _OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
-# Below this many bytes compression costs more (chunk index, filter headers) than it saves.
-_COMPRESS_FROM = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,6 @@ def to_dataset(
         },
         attrs={name: value if isinstance(value, str) else _json(value) for name, value in attrs.items()},
     )
-    dataset.attrs[_SWEPT_ATTRIBUTE] = _json(fields)  # a file forgets the order of its coordinates
     for name in dict.fromkeys(name for group in groups for name in group.metrics):
         values = _padded([group.metrics.get(name) for group in groups], groups)[order]
         dataset[f"{name}_measured" if name in fields else name] = (
@@ -94,10 +90,8 @@ def swept_fields(dataset: xr.Dataset) -> list[str]:
 
     Coordinates over runs that were added later count as axes too, after the others.
     """
-    recorded = json.loads(dataset.attrs.get(_SWEPT_ATTRIBUTE, "[]"))
-    present = [str(name) for name, value in dataset.coords.items() if value.dims == ("run",)]
-    known = [name for name in recorded if name in present]
-    return known + [name for name in present if name not in (*known, *_OWN_COORDINATES)]
+    over_runs = [str(name) for name, value in dataset.coords.items() if value.dims == ("run",)]
+    return [name for name in over_runs if name not in _OWN_COORDINATES]
 
 
 def points(dataset: xr.Dataset) -> list[tuple[dict[str, Any], np.ndarray]]:
@@ -118,13 +112,9 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    # Checksums make a damaged file fail to load instead of loading wrong numbers.
-    filters = {"zlib": True, "complevel": 4, "shuffle": True, "fletcher32": True}
-    encoding = {
-        name: dict(filters)
-        for name, variable in dataset.variables.items()
-        if variable.dtype.kind in "iuf" and variable.nbytes >= _COMPRESS_FROM
-    }
+    # Compression carries a checksum: a damaged file fails to load instead of loading wrong numbers.
+    filters = {"zlib": True, "complevel": 4, "shuffle": True}
+    encoding = {name: filters for name, variable in dataset.variables.items() if variable.dtype.kind in "iuf"}
     # What an earlier file said about its own storage must not leak into this one.
     clean = dataset.drop_encoding()
     try:

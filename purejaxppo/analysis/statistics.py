@@ -77,9 +77,17 @@ def bootstrap_interval(
         for block in _blocks(columns, draws.size):
             with np.errstate(invalid="ignore"):
                 replicates = _replicates(flat[np.ix_(present, block)], draws, statistic, strata is None)
-                interval[:, block] = np.quantile(replicates, tails, axis=0)
+                interval[:, block] = _quantiles(replicates, tails)
     low, high = interval.reshape((2, *values.shape[1:]))
     return low, high
+
+
+def _quantiles(replicates: np.ndarray, tails: np.ndarray) -> np.ndarray:
+    """Linear quantiles of the replicates [R, M] at the tails [2]: [2, M]; between two infinities, infinity."""
+    linear = np.quantile(replicates, tails, axis=0)
+    if not np.any(np.isnan(linear)):
+        return linear
+    return np.where(np.isnan(linear), np.quantile(replicates, tails, axis=0, method="nearest"), linear)
 
 
 def _middle_half_weights(ranks: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ separate output, which for 160 scalars takes longer than all the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any, Protocol
 
@@ -16,30 +16,22 @@ import jax.numpy as jnp
 from flax import struct
 
 from purejaxppo.diagnostics.neurons import (
-    dead_neurons,
-    mean_and_variance,
-    mean_over_samples,
+    deviation_of_rows,
+    is_dead,
     policy_variance,
-    row_moments,
     squared_norm,
     sum_over_layers,
+    variance,
 )
 from purejaxppo.diagnostics.registry import RANKS, SINGULAR_VALUES
 from purejaxppo.diagnostics.spectral import SpectralMeasures, measures_of_spectrum, singular_values
-from purejaxppo.diagnostics.trust_region import (
-    RATIO_STATISTICS,
-    RATIO_SUBSETS,
-    kl_k1,
-    kl_k3,
-    mean_drift,
-    ratio_table,
-    row_drift,
-)
+from purejaxppo.diagnostics.trust_region import RATIO_STATISTICS, RATIO_SUBSETS, cosine_of_rows, k3_terms, ratio_table
 
 Array = jax.Array
 
 _SUFFIXES = ("_before", "")  # of a metric's name, by time
 _KINDS = ("feature", "preactivation")  # a network's two matrices; the spectral measures of features have no infix
+_SUBJECTS = (*_KINDS, "all_preactivations")
 _INFIX = {"feature": "", "preactivation": "preactivation_"}
 _FIELD_OF = {"rank": "approximate_rank"}  # the headline rank of the paper is the one called just "rank"
 
@@ -107,18 +99,32 @@ def diagnose_packed(
     if not share_trunk:
         networks["critic"] = (critic_before, critic_after)
     networks, log_ratio, kl = jax.lax.stop_gradient((networks, log_ratio, kl))
-    moments = jax.lax.stop_gradient((policy_moments_before, policy_moments_after))
-    rows = jax.lax.stop_gradient(jnp.stack([value_before, value_after, entropy_before, entropy_after]))
-    blocks, spectra = _representation(networks, activation)
+    moments = jax.lax.stop_gradient(jnp.stack([policy_moments_before, policy_moments_after]))
+    value, entropy = jax.lax.stop_gradient(((value_before, value_after), (entropy_before, entropy_after)))
+    blocks, rows, spectra = _representation(networks, activation)
     if share_trunk:
         blocks += [([_of_critic(name) for name in names], array) for names, array in blocks]
+        rows += [([_of_critic(name) for name in names], array) for names, array in rows]
         spectra |= {_of_critic(name): spectrum for name, spectrum in spectra.items()}
-    blocks += [*_output_blocks(moments, rows), *_trust_region_blocks(log_ratio, kl, clip_eps)]
+    more_blocks, more_rows = _trust_region(log_ratio, kl, clip_eps)
+    rows += [*_output_rows(value, entropy), *more_rows]
+    blocks += [
+        *more_blocks,
+        ([f"policy_variance{suffix}" for suffix in _SUFFIXES], policy_variance(moments)),
+        ([f"value_std{suffix}" for suffix in _SUFFIXES], jnp.sqrt(variance(jnp.stack(value), axis=-1))),
+        _mean_over_samples(rows),
+    ]
     return PackedMetrics(
         names=tuple(name for names, _ in blocks for name in names),
         values=jnp.concatenate([array.ravel() for _, array in blocks]),
         spectra=spectra,
     )
+
+
+def _mean_over_samples(rows: list[Block]) -> Block:
+    """All rows' means in one reduction."""
+    every = jnp.concatenate([array.reshape(-1, array.shape[-1]) for _, array in rows])
+    return [name for names, _ in rows for name in names], every.mean(axis=-1)
 
 
 def _of_critic(name: str) -> str:
@@ -127,37 +133,34 @@ def _of_critic(name: str) -> str:
 
 def _representation(
     networks: dict[str, tuple[NetworkOutput, NetworkOutput]], activation: str
-) -> tuple[list[Block], dict[str, Array]]:
-    """Spectral, norm, neuron and drift metrics of each network's outputs (before, after); and the spectra after."""
-    outputs = list(networks.values())
-    blocks, spectra = _spectral(
-        {name: [_matrices(output) for output in pair] for name, pair in networks.items()},
-    )
-    dead = jnp.stack([dead_neurons(output.features, activation) for pair in outputs for output in pair])
+) -> tuple[list[Block], list[Block], dict[str, Array]]:
+    """Of the networks' outputs (before, after): scalars, what each sample has [..., N] to be averaged, and spectra."""
+    outputs = [output for pair in networks.values() for output in pair]
+    dead = jnp.stack([is_dead(output.features, activation).astype(jnp.float32).sum() for output in outputs])
     names = [f"{network}_dead_neurons{suffix}" for network, suffix in product(networks, _SUFFIXES)]
-    return [*blocks, (names, dead.astype(jnp.float32)), *_norms_and_drift(networks)], spectra
+    blocks, spectra = _spectral(networks)
+    return [*blocks, (names, dead)], _rows(networks), spectra
 
 
 def _matrices(output: NetworkOutput) -> tuple[Array, Array]:
     return output.features, output.preactivations[-1]
 
 
-def _spectral(matrices: dict[str, list[tuple[Array, Array]]]) -> tuple[list[Block], dict[str, Array]]:
-    """Measures of the matrices [N, D] of each network, by time and kind.
+def _spectral(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> tuple[list[Block], dict[str, Array]]:
+    """Measures of the matrices [N, D] of each network, by time and kind; and the spectra after.
 
-    One stacked call for all: several independent LAPACK calls in one program can deadlock XLA's CPU runtime. Networks of
-    other widths get columns of zeros, which add singular values 0 and change no other.
+    One stacked call for all: several independent LAPACK calls in one program can deadlock XLA's CPU runtime. Narrower
+    networks get columns of zeros, which add singular values 0 and change no other.
     """
-    shapes = {name: times[0][0].shape for name, times in matrices.items()}
+    shapes = {name: before.features.shape for name, (before, _) in networks.items()}
     widest = max(shape[1] for shape in shapes.values())
-    every = [matrix for times in matrices.values() for kinds in times for matrix in kinds]
+    every = [matrix for pair in networks.values() for output in pair for matrix in _matrices(output)]
     stacked = jnp.stack([jnp.pad(x, [(0, 0), (0, widest - x.shape[1])]) for x in every])
     sigma = singular_values(stacked).reshape(len(shapes), 2, 2, -1)  # [network, time, kind, K]
     blocks, spectra = [], {}
     for shape in sorted(set(shapes.values())):  # a single one, unless widths differ
-        group = [index for index, other in enumerate(shapes.values()) if other == shape]
-        names = [list(shapes)[index] for index in group]
-        part = sigma[jnp.array(group), ..., : min(shape)] if len(group) < len(shapes) else sigma
+        names = [name for name in shapes if shapes[name] == shape]
+        part = jnp.stack([sigma[index, ..., : min(shape)] for index, name in enumerate(shapes) if name in names])
         blocks += _spectral_blocks(names, measures_of_spectrum(part, num_samples=shape[0], num_dimensions=shape[1]))
         for (i, name), (j, kind) in product(enumerate(names), enumerate(_KINDS)):
             spectra[f"{name}_{_INFIX[kind]}singular_values"] = part[i, 1, j]
@@ -175,67 +178,52 @@ def _spectral_blocks(networks: list[str], measures: SpectralMeasures) -> list[Bl
     return [(names, values), (change_names, change)]
 
 
-def _norms_and_drift(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> list[Block]:
-    """Norms before and after, and drift between, of features, penultimate and all pre-activations of each network."""
-    pairs = list(networks.values())
-    places = list(product(networks, _SUFFIXES, _KINDS))
-    every = [row_moments(matrix) for pair in pairs for output in pair for matrix in _matrices(output)]
-    rows = jax.tree.map(lambda *x: jnp.stack(x).reshape(len(pairs), 2, 2, -1), *every)  # [network, time, kind, N]
-    statistics = mean_over_samples(rows)
+def _rows(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> list[Block]:
+    """Norms, means and deviations before and after, and drift between, of each sample [..., N]."""
 
-    def sum_hidden(pair: tuple[NetworkOutput, NetworkOutput], measure: Any, start: Array) -> Array:
-        layers = zip(*(output.preactivations[:-1] for output in pair), strict=True)
-        return sum_over_layers([start, *(jnp.stack(measure(before, after)) for before, after in layers)])
+    def by_subject(function: Callable[..., Array], *outputs: NetworkOutput) -> Array:
+        """`function`, a sum over dimensions, of features, of penultimate and of all pre-activations: [3, N]."""
+        layers = [function(*same) for same in zip(*(output.preactivations for output in outputs), strict=True)]
+        return jnp.stack([function(*(output.features for output in outputs)), layers[-1], sum_over_layers(layers)])
 
-    # Sums over layers [network, 2, N]: the penultimate layer's are known, the layers below it are added to them.
-    square_all = jnp.stack([
-        sum_hidden(pair, lambda b, a: (squared_norm(b), squared_norm(a)), rows.square[i, :, 1])
-        for i, pair in enumerate(pairs)
-    ])
-    moved = [[row_drift(b, a) for b, a in zip(*map(_matrices, pair), strict=True)] for pair in pairs]
-    moved = jnp.stack([jnp.stack([jnp.stack(kind) for kind in kinds]) for kinds in moved])  # [network, kind, 2, N]
-    moved_all = jnp.stack([sum_hidden(pair, row_drift, moved[i, 1]) for i, pair in enumerate(pairs)])
+    widths = [[x.features.shape[-1]] * 2 + [sum(z.shape[-1] for z in x.preactivations)] for x, _ in networks.values()]
+    width = jnp.array(widths, jnp.float32)[:, :, None]  # [network, subject, 1]
+    wide = width[:, None]  # [network, 1, subject, 1]
+    square, total = (
+        jnp.stack([jnp.stack([by_subject(f, output) for output in pair]) for pair in networks.values()])
+        for f in (squared_norm, lambda x: x.sum(axis=-1))
+    )  # [network, time, subject, N]
+    difference, scalar_product = (
+        jnp.stack([by_subject(f, *pair) for pair in networks.values()])
+        for f in (lambda b, a: squared_norm(a - b), lambda b, a: (b * a).sum(axis=-1))
+    )  # [network, subject, N]
 
-    blocks: list[Block] = [
-        ([f"{net}_{kind}_{field}{suffix}" for net, suffix, kind in places], getattr(statistics, field))
-        for field in ("norm", "mean", "std")
-    ]
-    names = [f"{net}_all_preactivations_norm{suffix}" for net, suffix in product(networks, _SUFFIXES)]
-    blocks.append((names, jnp.sqrt(square_all).mean(axis=-1)))
-    for index, (network, (before, _)) in enumerate(networks.items()):
-        widths = [before.features.shape[-1]] * 2 + [sum(x.shape[-1] for x in before.preactivations)]
-        squares = jnp.concatenate([rows.square[index], square_all[index][:, None]], axis=1)  # [time, subject, N]
-        moves = jnp.concatenate([moved[index], moved_all[index][None]])  # [subject, 2, N]
-        mean_difference, cosine = mean_drift(
-            difference=moves[:, 0],
-            product=moves[:, 1],
-            square_before=squares[0],
-            square_after=squares[1],
-            num_dimensions=jnp.array(widths, jnp.float32),
-        )
-        subjects = (*_KINDS, "all_preactivations")
-        blocks.append(([f"{network}_{subject}_drift" for subject in subjects], mean_difference))
-        blocks.append(([f"{network}_{subject}_cosine" for subject in subjects], cosine))
-    return blocks
+    def named(field: str, subjects: Sequence[str], suffixes: Sequence[str], values: Array) -> Block:
+        places = product(networks, suffixes, subjects)
+        return [f"{network}_{subject}_{field}{suffix}" for network, suffix, subject in places], values
 
-
-def _output_blocks(moments: tuple[Array, Array], rows: Array) -> list[Block]:
-    """Policy variance from moments [N, K] before and after; means and deviations of rows [4, N] of values, entropies."""
-    mean, variance = mean_and_variance(rows, axis=-1)
-    names = [f"{name}{suffix}" for name, suffix in product(("value_mean", "entropy"), _SUFFIXES)]
+    penultimate = [x[:, :, : len(_KINDS)] for x in (total, square, wide)]
     return [
-        ([f"policy_variance{suffix}" for suffix in _SUFFIXES], policy_variance(jnp.stack(moments))),
-        (names, mean),
-        ([f"value_std{suffix}" for suffix in _SUFFIXES], jnp.sqrt(variance[:2])),
+        named("norm", _SUBJECTS, _SUFFIXES, jnp.sqrt(square)),
+        named("mean", _KINDS, _SUFFIXES, penultimate[0] / penultimate[2]),
+        named("std", _KINDS, _SUFFIXES, deviation_of_rows(*penultimate)),
+        named("drift", _SUBJECTS, ("",), difference / width),
+        named("cosine", _SUBJECTS, ("",), cosine_of_rows(scalar_product, square[:, 0], square[:, 1])),
     ]
 
 
-def _trust_region_blocks(log_ratio: Array, kl: Array, clip_eps: Array | float) -> list[Block]:
+def _output_rows(value: tuple[Array, Array], entropy: tuple[Array, Array]) -> list[Block]:
+    names = [f"{name}{suffix}" for name, suffix in product(("value_mean", "entropy"), _SUFFIXES)]
+    return [(names, jnp.stack([*value, *entropy]))]
+
+
+def _trust_region(log_ratio: Array, kl: Array, clip_eps: Array | float) -> tuple[list[Block], list[Block]]:
+    """Scalars, and quantities of each sample [..., N]."""
     table, fraction = ratio_table(log_ratio, clip_eps)
     names = [f"ratio{subset}_{statistic}" for subset, statistic in product(RATIO_SUBSETS, RATIO_STATISTICS)]
-    return [
-        (("kl", "kl_k1", "kl_k3"), jnp.stack([kl.mean(), kl_k1(log_ratio), kl_k3(log_ratio)])),
+    scalars = [
         (names, table),
         (("ratio_above_fraction", "ratio_below_fraction"), fraction[1:]),
         (("excess_ratio",), table[1, 0] / table[2, 0]),
     ]
+    return scalars, [(("kl", "kl_k1", "kl_k3"), jnp.stack([kl, -log_ratio, k3_terms(log_ratio)]))]

@@ -86,44 +86,52 @@ def measures_of_spectrum(sigma: Array, *, num_samples: int, num_dimensions: int)
     share = scaled / jnp.where(total == 0, 1, total)
     per_root_sample = sigma / num_samples**0.5
     eps = jnp.finfo(sigma.dtype).eps
-    is_finite = jnp.isfinite(largest[..., 0])
-
-    def rank(count: Array) -> Array:
-        return jnp.where(is_finite, count.astype(sigma.dtype), jnp.nan)
-
+    counted = jnp.stack(
+        [
+            _left_out(jnp.square(scaled)) > _TAIL + _TIE,
+            _left_out(scaled) > _TAIL + _TIE,
+            per_root_sample > _FEATURE_RANK_CUTOFF,
+            sigma > largest * (max(num_samples, num_dimensions) * eps),
+        ]
+    )
+    counts = jnp.where(jnp.isnan(sigma[None]), jnp.nan, counted.astype(sigma.dtype)).sum(axis=-1)
     return SpectralMeasures(
         singular_values=sigma,
         effective_rank=jnp.exp(-jax.scipy.special.xlogy(share, share).sum(axis=-1)),
-        approximate_rank=rank(_length_of_head(jnp.square(scaled))),
-        srank=rank(_length_of_head(scaled)),
-        feature_rank=rank((per_root_sample > _FEATURE_RANK_CUTOFF).sum(axis=-1)),
-        numerical_rank=rank((sigma > largest * (max(num_samples, num_dimensions) * eps)).sum(axis=-1)),
+        approximate_rank=jnp.maximum(counts[0], 1),
+        srank=jnp.maximum(counts[1], 1),
+        feature_rank=counts[2],
+        numerical_rank=counts[3],
         sigma_1=per_root_sample[..., 0],
         sigma_2=per_root_sample[..., 1] if sigma.shape[-1] > 1 else jnp.zeros_like(per_root_sample[..., 0]),
         sigma_min=per_root_sample[..., -1],
     )
 
 
-def _length_of_head(weights: Array) -> Array:
-    """Least k >= 1 with sum_{i<=k} w_i >= 0.99 sum w_i, for descending weights [..., K].
+def _left_out(weights: Array) -> Array:
+    """Share of sum_i w_i that the first k leave out, for k = 0 .. K - 1, of descending weights [..., K].
 
-    Counted from the tails: sums of the small weights, smallest first, are a hundred times more accurate at this
-    threshold in float32 than partial sums close to the total.
+    The least k with sum_{i<=k} w_i >= 0.99 sum_i w_i is the number of k that leave out more than 0.01. Counted so,
+    because sums of the small weights are a hundred times more accurate in float32 than partial sums close to the total.
     """
-    tails = jax.lax.cumsum(weights, axis=weights.ndim - 1, reverse=True)  # tails[k] = what the first k leave out
-    return jnp.maximum((tails > (_TAIL + _TIE) * tails[..., :1]).sum(axis=-1), 1)
+    size = weights.shape[-1]
+    # As a product with a triangle of ones: XLA compiles that faster than a cumulative sum.
+    tails = jnp.matmul(weights, jnp.tri(size, dtype=weights.dtype), precision=jax.lax.Precision.HIGHEST)
+    total = tails[..., :1]
+    return tails / jnp.where(total == 0, 1, total)
 
 
 def _by_qr(tall: Array) -> Array:
     """Singular values [M, D] of [M, N, D], N >= D, as those of R in F = Q R; backward stable like the SVD of F.
 
-    R, not F, is tested for non-finite values: they always spread to R, and R is smaller. (So a finite matrix whose
-    column norms overflow gives NaN as well.) The SVD gets zeros instead, as its iterations need not end on NaN.
+    R, not F, is tested for non-finite values, by its sum: they always spread to both, and R is smaller. (So a finite
+    matrix near the end of float32's range gives NaN as well.) The SVD gets zeros instead, as its iterations need not
+    end on NaN.
     """
     r = jnp.linalg.qr(tall, mode="r")
-    is_finite = jnp.isfinite(r).all(axis=(-2, -1), keepdims=True)
-    sigma = jax.lax.linalg.svd(jnp.where(is_finite, r, 0), full_matrices=False, compute_uv=False)
-    return jnp.where(is_finite[..., 0], sigma, jnp.nan)
+    is_finite = jnp.isfinite(r.sum(axis=(-2, -1)))
+    sigma = jax.lax.linalg.svd(jnp.where(is_finite[:, None, None], r, 0), full_matrices=False, compute_uv=False)
+    return jnp.where(is_finite[:, None], sigma, jnp.nan)
 
 
 # Measured on a CPU at 16 runs x 8 matrices [1024, 64]: the QR takes two thirds of the time. A GPU wants another route.

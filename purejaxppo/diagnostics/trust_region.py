@@ -22,12 +22,14 @@ def kl_k1(log_ratio: Array) -> Array:
 
 
 def kl_k3(log_ratio: Array) -> Array:
-    """KL(old || new) estimated by the mean of r - 1 - log r (Schulman 2020): never negative, of lower variance than k1.
+    """KL(old || new) estimated by the mean of r - 1 - log r (Schulman 2020), never negative; log_ratio [..., N]."""
+    return k3_terms(log_ratio).mean(axis=-1)
 
-    Close to r = 1 by its series, where the difference would be rounding noise.
-    """
+
+def k3_terms(log_ratio: Array) -> Array:
+    """r - 1 - log r of each sample; close to r = 1 by its series, where the difference would be rounding noise."""
     series = jnp.square(log_ratio) * (0.5 + log_ratio / 6)  # relative error below 1e-5 for |log r| < 0.01
-    return jnp.where(jnp.abs(log_ratio) < 0.01, series, jnp.expm1(log_ratio) - log_ratio).mean(axis=-1)
+    return jnp.where(jnp.abs(log_ratio) < 0.01, series, jnp.expm1(log_ratio) - log_ratio)
 
 
 def ratio_statistics(log_ratio: Array, clip_eps: Array | float) -> dict[str, Array]:
@@ -58,7 +60,7 @@ def ratio_table(log_ratio: Array, clip_eps: Array | float) -> tuple[Array, Array
     ratio = jnp.exp(log_ratio)
     masks = jnp.stack([jnp.full(ratio.shape, True), ratio > 1 + clip_eps, ratio < 1 - clip_eps])  # [3, N]
     ratios = jnp.broadcast_to(ratio[None, :], masks.shape)
-    count = masks.sum(axis=1).astype(ratio.dtype)
+    count = masks.astype(ratio.dtype).sum(axis=1)
     mean = jnp.where(masks, ratios, 0).sum(axis=1) / count  # 0 / 0 is the NaN of an empty set
     squares = jnp.where(masks, jnp.square(ratios - mean[:, None]), 0).sum(axis=1)
     std = jnp.sqrt(squares / jnp.where(count > 1, count - 1, jnp.nan))
@@ -78,25 +80,17 @@ def drift(before: Array, after: Array) -> tuple[Array, Array]:
 
 def joint_drift(before: Sequence[Array], after: Sequence[Array]) -> tuple[Array, Array]:
     """`drift` of all layers [..., N, D_l] side by side."""
-    rows = [row_drift(b, a) for b, a in zip(before, after, strict=True)]
-    return mean_drift(
-        difference=sum_over_layers([difference for difference, _ in rows]),
-        product=sum_over_layers([product for _, product in rows]),
-        square_before=sum_over_layers([squared_norm(b) for b in before]),
-        square_after=sum_over_layers([squared_norm(a) for a in after]),
-        num_dimensions=sum(b.shape[-1] for b in before),
+    pairs = list(zip(before, after, strict=True))
+    difference = sum_over_layers([squared_norm(a - b) for b, a in pairs])
+    cosine = cosine_of_rows(
+        sum_over_layers([(b * a).sum(axis=-1) for b, a in pairs]),
+        sum_over_layers([squared_norm(b) for b in before]),
+        sum_over_layers([squared_norm(a) for a in after]),
     )
+    return difference.mean(axis=-1) / sum(b.shape[-1] for b in before), cosine.mean(axis=-1)
 
 
-def row_drift(before: Array, after: Array) -> tuple[Array, Array]:
-    """Squared L2 norm of the difference and scalar product [..., N] of the rows of [..., N, D]."""
-    return squared_norm(after - before), (before * after).sum(axis=-1)
-
-
-def mean_drift(
-    *, difference: Array, product: Array, square_before: Array, square_after: Array, num_dimensions: int
-) -> tuple[Array, Array]:
-    """`drift` from what its rows [..., N] sum up to: `row_drift` and squared norms."""
+def cosine_of_rows(product: Array, square_before: Array, square_after: Array) -> Array:
+    """Cosine similarities [...] from scalar products and squared norms [...]; 0 where a norm is."""
     norm_before, norm_after = (jnp.maximum(jnp.sqrt(x), _COSINE_FLOOR) for x in (square_before, square_after))
-    cosine = product / norm_before / norm_after  # one norm at a time: their product may underflow
-    return difference.mean(axis=-1) / num_dimensions, cosine.mean(axis=-1)
+    return product / norm_before / norm_after  # one norm at a time: their product may underflow

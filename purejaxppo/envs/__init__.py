@@ -1,6 +1,6 @@
 """Environments of every suite under one contract: `make(name)` builds one, `list_environments()` names them all.
 
-Nothing heavy is imported until it is used: listing names needs no JAX, and gymnax and brax load when one of theirs is made.
+Nothing heavy is imported until it is used: listing names needs no JAX; gymnax and brax load when one of theirs is made.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def make(
     max_episode_steps: truncate episodes after so many steps, at most the environment's own limit where it has one
         (brax environments have none of their own; they get 1000).
 
-    Raises ConfigError, naming the field, for an unknown name or backend, a limit below 1 or above the environment's own, and
-    for `time_aware` on an observation that is not a flat float vector.
+    Raises ConfigError, naming the field, for an unknown name or backend, a limit below 1 or above the environment's
+    own, and for `time_aware` on an observation that is not a flat float vector.
     """
     check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
     suite, base_name = name.split("/", 1)
@@ -93,9 +93,11 @@ def make(
 
 
 def check_options(name: str, *, brax_backend: str = "spring", max_episode_steps: int | None = None) -> None:
-    """Check what can be checked without building the environment or importing JAX; raises ConfigError, else returns None."""
+    """Raise ConfigError for what can be seen to be wrong without importing JAX or building the environment."""
     if name in REFUSED:
-        raise ConfigError(f"env {name!r} is not supported, since {REFUSED[name]}; `purejaxppo envs` lists those that are.")
+        raise ConfigError(
+            f"env {name!r} is not supported, since {REFUSED[name]}; `purejaxppo envs` lists those that are."
+        )
     if name not in all_names():
         raise ConfigError(f"env {name!r} is unknown; {_suggestion(str(name))}")
     if brax_backend not in BRAX_BACKENDS:

@@ -23,7 +23,7 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """Actions are float32 vectors of `shape` [A], with one lower and one upper bound each, in the environment's own units."""
+    """Actions are float32 vectors of `shape` [A], in the environment's own units, each bounded from below and above."""
 
     shape: tuple[int, ...]
     low: tuple[float, ...]
@@ -53,8 +53,8 @@ class Environment(abc.ABC):
     """A single environment of fixed shapes and dtypes; callers `vmap` it.
 
     name: as `make` knows it.
-    observation_shape, observation_dtype: of every `obs`; the dtype (bool or float32) is the smallest that holds it, and the one
-        to keep in a rollout.
+    observation_shape, observation_dtype: of every `obs`; the dtype (bool or float32) is the smallest that holds it, and
+        the one to keep in a rollout.
     action_space: Discrete or Box.
     max_episode_steps: steps after which an episode is truncated, or None where nothing cuts it.
     """
@@ -107,7 +107,7 @@ def auto_reset(
 
 
 def strongly_typed(tree: Any) -> Any:
-    """Turn Python numbers and weakly typed arrays into arrays of their own dtype, so that reset and step agree as a scan needs."""
+    """Python numbers and weakly typed arrays as arrays of fixed dtype: reset and step must agree for a scan."""
     return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)
 
 

@@ -1,7 +1,7 @@
 """Brax environments under the project's contract, with our own episode logic. The only file that imports brax.
 
-Why not brax's wrappers: its AutoResetWrapper replays one cached first state for ever and drops the last observation, and its
-EpisodeWrapper rejects `jax.random.key` arrays.
+Why not brax's wrappers: its AutoResetWrapper replays one cached first state for ever and drops the last observation,
+and its EpisodeWrapper rejects `jax.random.key` arrays.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DEFAULT_EPISODE_STEPS = 1000
 def _quiet() -> Iterator[None]:
     """Keep brax's known notices from users, and nothing else: each is matched by its text.
 
-    That jaxopt and brax are no longer maintained, and that brax reads deprecated fields of MuJoCo's data, is for this project
-    to act on; MuJoCo's "failed to import warp" is printed wherever that optional package is absent.
+    That jaxopt and brax are no longer maintained, and that brax reads deprecated fields of MuJoCo's data, is for this
+    project to act on; MuJoCo's "failed to import warp" is printed wherever that optional package is absent.
     """
     printed = io.StringIO()
     try:
@@ -49,17 +49,21 @@ with _quiet():
     import brax.envs
     import mujoco
 
+_mujoco: Any = mujoco  # its compiled functions have no type stubs
+
 
 @contextlib.contextmanager
 def _without_model_notices() -> Iterator[None]:
-    """Load a model without MuJoCo's notices on brax's own model files: they go to the terminal and to a log file in the
-    working directory, and a user can do nothing about them."""
-    previous = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
+    """Load a model without MuJoCo's notices on brax's own model files, about which a user can do nothing.
+
+    They would go to the terminal and to a log file in the working directory.
+    """
+    previous = _mujoco.get_mju_user_warning()
+    _mujoco.set_mju_user_warning(lambda message: None)
     try:
         yield
     finally:
-        mujoco.set_mju_user_warning(previous)
+        _mujoco.set_mju_user_warning(previous)
 
 
 @struct.dataclass(kw_only=True)
@@ -73,12 +77,15 @@ class BraxState:
 class BraxEnvironment(Environment):
     """The brax environment `brax/{name}` on one of brax's physics engines.
 
-    Observations are flat float32; actions a float32 vector within [-1, 1]. `done` is termination; the time limit is ours.
+    Observations are flat float32; actions a float32 vector within [-1, 1]. `done` is termination; the limit is ours.
 
-    Every step also computes a fresh reset, selected where an episode ended: measured with 64 environments on one CPU core, a
-    reset costs 5 % of a step of hopper (spring), 5 % of humanoid, 3 % of walker2d, 1 % of ant and halfcheetah, since a step
-    integrates the physics 4 to 16 times and a reset never. Anything cheaper would have to share first states.
+    Every step also computes a fresh reset, selected where an episode ended: measured with 64 environments on one CPU
+    core, a reset costs 5 % of a step of hopper (spring), 5 % of humanoid, 3 % of walker2d, 1 % of ant and halfcheetah,
+    since a step integrates the physics 4 to 16 times and a reset never. Anything cheaper would share first states.
     """
+
+    action_space: Box
+    max_episode_steps: int
 
     def __init__(self, name: str, backend: str = "spring", max_episode_steps: int | None = None):
         self.name = f"brax/{name}"

@@ -18,13 +18,13 @@ from purejaxppo.errors import ConfigError
 class GymnaxEnvironment(Environment):
     """The gymnax environment `gymnax/{name}` with gymnax's default parameters.
 
-    Observations that a network can take as they are stay so, in the smallest dtype: images of zeros and ones (MinAtar, Pong) as
-    bool [height, width, channels]; all others become one flat float32 vector, a discrete observation (FrozenLake) one-hot.
-    Rewards are cast to float32. Episodes are truncated at `max_episode_steps`, else at gymnax's own limit.
+    Images of zeros and ones (MinAtar, Pong) are bool [height, width, channels]; every other observation is one flat
+    float32 vector, a discrete one (FrozenLake) one-hot. Rewards are cast to float32. Episodes are truncated at
+    `max_episode_steps`, else at gymnax's own limit.
 
-    We compose gymnax's `step_env`, `is_truncated` and `reset_env` as its `step` does, with the same keys (a test holds the two
-    equal bit by bit), rather than call `step`: a lower limit must cut the episode and leave the environment as it is, whereas
-    DiscountingChain also shows the limit parameter in its observation.
+    We compose gymnax's `step_env`, `is_truncated` and `reset_env` as its `step` does, with the same keys (a test holds
+    the two equal bit by bit), rather than call `step`: a lower limit must cut the episode and leave the environment as
+    it is, whereas DiscountingChain also shows the limit parameter in its observation.
 
     Raises ConfigError for a limit above gymnax's own.
     """

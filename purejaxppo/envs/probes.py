@@ -32,8 +32,8 @@ class ProbeState:
 class Probe(Environment):
     """A task over one-number observations that ends after `num_steps` steps; built by the functions below.
 
-    reward_of: (obs, action) -> reward, both scalars. next_obs: the observation after each step that does not end the episode.
-    optimal_value: (obs, gamma) -> value of an optimal policy at a first or later observation.
+    reward_of: (obs, action) -> reward, both scalars. next_obs: the observation after every step.
+    optimal_value: (obs, gamma) -> value of an optimal policy at an observation it acts on.
     optimal_action: (obs) -> the only optimal action, or None where every action is as good.
     """
 
@@ -118,8 +118,8 @@ def action(name: str, is_continuous: bool) -> Probe:
     """One step from observation 0; the reward depends on the action alone.
 
     Discrete: action 1 gives +1, action 0 gives -1. Continuous: 1 - (a - 0.5)^2.
-    Known answer: always action 1, or always a = 0.5; V(0) = 1 under it, for every gamma. A uniform policy has V(0) = 0, or
-    1 - (1/3 + 1/4) = 5/12.
+    Known answer: always action 1, or always a = 0.5; V(0) = 1 under it, for every gamma. A uniform policy has V(0) = 0,
+    or 1 - (1/3 + 1/4) = 5/12.
     """
     if is_continuous:
         reward_of, best = (lambda obs, a: 1.0 - (a - 0.5) ** 2), 0.5
@@ -139,8 +139,8 @@ def action_by_observation(name: str, is_continuous: bool) -> Probe:
     """One step from observation -1 or +1, equally likely; the best action depends on it.
 
     Discrete: +1 if the action is 1 at observation +1, or 0 at -1; else -1. Continuous: 1 - (a - obs / 2)^2.
-    Known answer: action 1 at +1 and 0 at -1, or a = obs / 2; V(obs) = 1 under it, for every gamma. The best policy that ignores
-    the observation has V = 0, or 1 - 1/4 = 3/4.
+    Known answer: action 1 at +1 and 0 at -1, or a = obs / 2; V(obs) = 1 under it, for every gamma. The best policy that
+    ignores the observation has an average return of 0, or 1 - 1/4 = 3/4.
     """
     if is_continuous:
         reward_of, best = (lambda obs, a: 1.0 - (a - 0.5 * obs) ** 2), lambda obs: 0.5 * obs

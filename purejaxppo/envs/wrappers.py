@@ -1,7 +1,8 @@
-"""What surrounds an environment: elapsed time in the observation, episode and observation statistics, the sign of the reward."""
+"""What surrounds an environment: elapsed time, statistics of episodes and observations, the sign of the reward."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 from purejaxppo.envs.base import Environment, Step
 from purejaxppo.errors import ConfigError
 
-# Added to the variance before its root is divided by: a constant input becomes zero, not NaN. The value of most PPO code.
+# Added to the variance under the root: a constant input becomes 0, not NaN. The value that most PPO code uses.
 VARIANCE_FLOOR = 1e-8
 
 
@@ -27,8 +28,8 @@ class TimeAwareState:
 class TimeAware(Environment):
     """Append the share of the time limit that has elapsed, in [0, 1], to a flat float observation.
 
-    With a time limit, the return still to come depends on the time left: without it in the observation the value function
-    cannot be right (Pardo et al. 2018, arXiv 1712.00378). The paper does so on MuJoCo.
+    With a time limit the return still to come depends on the time left: without it in the observation no value function
+    can be right (Pardo et al. 2018, arXiv 1712.00378). The paper does so on MuJoCo.
 
     Raises ConfigError (field `time_aware`) for an observation that is not a float vector, or without a time limit.
     """
@@ -57,7 +58,8 @@ class TimeAware(Environment):
         step = self._env.step(key, state.env, action)
         elapsed = state.elapsed + 1
         elapsed_next = jnp.where(step.terminated | step.truncated, 0, elapsed)
-        return step.replace(
+        return dataclasses.replace(
+            step,
             obs=self._append(step.obs, elapsed_next),
             state=TimeAwareState(env=step.state, elapsed=elapsed_next),
             final_obs=self._append(step.final_obs, elapsed),
@@ -108,7 +110,7 @@ class EpisodeStatistics:
         )
 
     def update(self, reward: Array, learning_reward: Array, done: Array) -> EpisodeStatistics:
-        """Account for one step of every environment: reward and learning_reward [N], done [N] (terminated or truncated)."""
+        """Account for one step: reward, learning_reward and done (terminated or truncated), each [N]."""
         returns = self.current_return + reward
         learning_returns = self.current_learning_return + learning_reward
         lengths = self.current_length + 1
@@ -128,26 +130,27 @@ class EpisodeStatistics:
     def reset_interval(self) -> EpisodeStatistics:
         """Forget the finished episodes and keep those under way: call it after each `metrics`."""
         fresh = EpisodeStatistics.init(self.count.shape[0])
-        return fresh.replace(
+        return dataclasses.replace(
+            fresh,
             current_return=self.current_return,
             current_learning_return=self.current_learning_return,
             current_length=self.current_length,
         )
 
     def metrics(self) -> dict[str, Array]:
-        """Scalars over the finished episodes of all environments, by registry name; NaN where none has finished, `episode_count` 0."""
+        """Scalars over the finished episodes of all environments, by registry name; NaN where none has finished."""
         count = jnp.sum(self.count)
-        is_some = count > 0
+        divisor = jnp.maximum(count, 1)
 
         def or_nan(value: Array) -> Array:
-            return jnp.where(is_some, value, jnp.nan)
+            return jnp.where(count > 0, value, jnp.nan)
 
         return {
-            "return_mean": or_nan(jnp.sum(self.return_sum) / count),
+            "return_mean": or_nan(jnp.sum(self.return_sum) / divisor),
             "return_max": or_nan(jnp.max(self.return_max)),
-            "learning_return_mean": or_nan(jnp.sum(self.learning_return_sum) / count),
+            "learning_return_mean": or_nan(jnp.sum(self.learning_return_sum) / divisor),
             "learning_return_max": or_nan(jnp.max(self.learning_return_max)),
-            "episode_length_mean": or_nan(jnp.sum(self.length_sum) / count),
+            "episode_length_mean": or_nan(jnp.sum(self.length_sum) / divisor),
             "episode_length_max": or_nan(jnp.max(self.length_max).astype(jnp.float32)),
             "episode_count": count.astype(jnp.float32),
         }
@@ -155,9 +158,9 @@ class EpisodeStatistics:
 
 @struct.dataclass(kw_only=True)
 class ObservationStatistics:
-    """Running mean and population variance of every entry of an observation, of its shape; count: float32, samples so far.
+    """Running mean and population variance of every entry of an observation; count: float32, samples so far.
 
-    The count is a float because int32 overflows after 2e9 samples, while float32 stays exact for batches of a power of two.
+    The count is a float because int32 overflows after 2e9 samples; float32 stays exact for batches of a power of two.
     """
 
     mean: Array
@@ -188,7 +191,7 @@ class ObservationStatistics:
         )
 
     def normalize(self, obs: Array, clip: float = 10.0) -> Array:
-        """(obs - mean) / sqrt(var + 1e-8), clipped to [-clip, clip]; obs [..., *shape] with any leading axes, result float32."""
+        """(obs - mean) / sqrt(var + 1e-8) as float32, clipped to [-clip, clip]; obs [..., *shape], any leading axes."""
         mean = jnp.broadcast_to(self.mean, obs.shape)
         scale = jnp.broadcast_to(jax.lax.rsqrt(self.var + VARIANCE_FLOOR), obs.shape)
         return jnp.clip((obs - mean) * scale, -clip, clip)

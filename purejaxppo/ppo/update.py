@@ -53,7 +53,7 @@ def adam_step(
     hparams: HyperParams, learning_rate: Array, grads: Params, opt_state: optax.OptState, params: Params
 ) -> tuple[Params, optax.OptState, Metrics]:
     """Clip the gradient's global norm, then one Adam step, for one network; and the norms of all three."""
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     scale = jnp.minimum(1.0, hparams.max_grad_norm / (grad_norm + 1e-6))
     adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps)
     steps, opt_state = adam.update(jax.tree.map(lambda g: g * scale, grads), opt_state)
@@ -61,7 +61,7 @@ def adam_step(
     norms = {
         "gradient_norm": grad_norm,
         "gradient_norm_clipped": grad_norm * scale,
-        "step_norm": optax.global_norm(steps),
+        "step_norm": optax.tree.norm(steps),
     }
     return optax.apply_updates(params, steps), opt_state, norms
 
@@ -82,7 +82,7 @@ def minibatch_update(
             hparams, learning_rate, grads[name], state.optimizer[name], state.params[name]
         )
         if learner.config.diagnostics:
-            norms["weight_norm"] = optax.global_norm(params[name])
+            norms["weight_norm"] = optax.tree.norm(params[name])
             for network in ("policy", "critic") if name == "shared" else (name,):
                 metrics |= {f"{network}_{key}": value for key, value in norms.items()}
     return state.replace(params=params, optimizer=optimizer), metrics

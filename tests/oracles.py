@@ -1,0 +1,95 @@
+"""Slow NumPy float64 versions of the diagnostics, written from the definitions of the paper and of PyTorch's defaults."""
+
+from __future__ import annotations
+
+import numpy as np
+
+Array = np.ndarray
+EPS_FLOAT32 = float(np.finfo(np.float32).eps)
+
+
+def spectrum(features: Array) -> Array:
+    return np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
+
+
+def effective_rank(features: Array) -> float:
+    sigma = spectrum(features)
+    p = sigma / sigma.sum()
+    return float(np.exp(-sum(q * np.log(q) for q in p if q > 0)))
+
+
+def _least_k(weights: Array) -> int:
+    for k in range(1, len(weights) + 1):
+        if weights[:k].sum() >= 0.99 * weights.sum():
+            return k
+    return len(weights)
+
+
+def approximate_rank(features: Array) -> int:
+    return _least_k(spectrum(features) ** 2)
+
+
+def srank(features: Array) -> int:
+    return _least_k(spectrum(features))
+
+
+def feature_rank(features: Array) -> int:
+    return sum(s / np.sqrt(len(features)) > 0.01 for s in spectrum(features))
+
+
+def numerical_rank(features: Array) -> int:
+    sigma = spectrum(features)
+    return sum(s > sigma[0] * max(features.shape) * EPS_FLOAT32 for s in sigma)
+
+
+def distance_to_a_threshold(features: Array) -> float:
+    """How far, relatively, the spectrum is from a place where one of the integer ranks jumps."""
+    sigma = spectrum(features)
+    distances = [np.abs(np.cumsum(w) / w.sum() - 0.99).min() for w in (sigma, sigma**2)]
+    distances.append(np.abs(sigma / np.sqrt(len(features)) / 0.01 - 1).min())
+    # A float32 spectrum is uncertain by some eps sigma_1, a fixed share of this threshold.
+    distances.append(0.01 * np.abs(sigma / (sigma[0] * max(features.shape) * EPS_FLOAT32) - 1).min())
+    return float(min(distances))
+
+
+def mean_norm(features: Array) -> float:
+    return float(np.mean([np.sqrt(np.sum(np.float64(row) ** 2)) for row in features]))
+
+
+def mean_deviation_over_dimensions(features: Array) -> float:
+    return float(np.mean([np.std(np.float64(row), ddof=1) for row in features]))
+
+
+def dead_neurons(features: Array, activation: str) -> int:
+    units = np.asarray(features, np.float64).T
+    if activation in ("relu", "gelu"):
+        return sum(bool(np.all(unit == 0)) for unit in units)
+    if activation == "leaky_relu":
+        return sum(bool(np.all(unit < 0)) for unit in units)
+    return sum(bool(np.std(unit, ddof=1) < 1e-3) for unit in units)
+
+
+def policy_variance(moments: Array) -> float:
+    return float(np.mean([np.var(np.float64(column), ddof=1) for column in np.asarray(moments).T]))
+
+
+def ratio_statistics(log_ratio: Array, clip_eps: float) -> dict[str, float]:
+    ratio = np.exp(np.float64(log_ratio))
+    subsets = {"": ratio, "_above": ratio[ratio > 1 + clip_eps], "_below": ratio[ratio < 1 - clip_eps]}
+    metrics = {f"ratio_{name}_fraction": len(subsets[f"_{name}"]) / len(ratio) for name in ("above", "below")}
+    for subset, values in subsets.items():
+        metrics[f"ratio{subset}_mean"] = values.mean() if len(values) else np.nan
+        metrics[f"ratio{subset}_std"] = values.std(ddof=1) if len(values) > 1 else np.nan
+        metrics[f"ratio{subset}_min"] = values.min() if len(values) else np.nan
+        metrics[f"ratio{subset}_max"] = values.max() if len(values) else np.nan
+    metrics["excess_ratio"] = metrics["ratio_above_mean"] / metrics["ratio_below_mean"]
+    return metrics
+
+
+def drift(before: Array, after: Array) -> tuple[float, float]:
+    before, after = np.float64(before), np.float64(after)
+    cosines = []
+    for b, a in zip(before, after, strict=True):
+        norms = np.linalg.norm(b) * np.linalg.norm(a)
+        cosines.append(b @ a / norms if norms > 0 else 0.0)
+    return float(np.mean((after - before) ** 2)), float(np.mean(cosines))

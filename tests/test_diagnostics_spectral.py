@@ -1,0 +1,172 @@
+"""Spectral measures against the reference implementation's, against float64 NumPy, and where matrices degenerate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles as slow
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from purejaxppo.diagnostics.spectral import SpectralMeasures, measures_of_spectrum, singular_values, spectral_measures
+from purejaxppo.errors import ConfigError
+
+# As in a trainer: vmapped over runs, jitted.
+measure_runs = jax.jit(jax.vmap(spectral_measures))
+INTEGER_RANKS = ("approximate_rank", "srank", "feature_rank", "numerical_rank")
+
+
+def public_matrices(oracles: Path, shape: str) -> tuple[np.lib.npyio.NpzFile, np.ndarray]:
+    file = np.load(oracles / f"public_ranks_{shape}.npz")
+    return file, np.stack([file[f"features/{name}"] for name in file["names"]])
+
+
+@pytest.mark.parametrize("shape", ["512x64", "256x96"])
+def test_measures_agree_with_the_reference_implementation(oracles: Path, shape: str) -> None:
+    file, features = public_matrices(oracles, shape)
+    measures = measure_runs(features)
+    np.testing.assert_array_equal(measures.approximate_rank, file["expected/approximate_rank_pca"])
+    np.testing.assert_array_equal(measures.srank, file["expected/srank_kumar"])
+    np.testing.assert_array_equal(measures.feature_rank, file["expected/feature_rank_lyle"])
+    np.testing.assert_allclose(measures.effective_rank, file["expected/effective_rank_vetterli"], rtol=1e-3)
+    slack = [int(name == "ill_conditioned") for name in file["names"]]
+    assert np.all(np.abs(measures.numerical_rank - file["expected_float32/pytorch_rank"]) <= slack)
+    np.testing.assert_allclose(measures.sigma_1, file["expected/lambda_1"], rtol=1e-5)
+    noise = 1e-6 * np.asarray(measures.sigma_1)  # what float32 can know about a small singular value
+    assert np.all(np.abs(measures.sigma_2 - file["expected/lambda_2"]) < noise)
+    assert np.all(np.abs(measures.sigma_min - file["expected/lambda_N"]) < noise)
+
+
+def with_spectrum(seed: int, sigma: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    u = np.linalg.qr(rng.normal(size=(rows, len(sigma))))[0]
+    v = np.linalg.qr(rng.normal(size=(columns, len(sigma))))[0]
+    return (u * sigma @ v.T).astype(np.float32)
+
+
+def assert_measures_agree(measures: SpectralMeasures, features: np.ndarray) -> None:
+    for name in INTEGER_RANKS:
+        assert float(getattr(measures, name)) == getattr(slow, name)(features), name
+    assert float(measures.effective_rank) == pytest.approx(slow.effective_rank(features), rel=1e-3)
+    sigma = slow.spectrum(features)
+    np.testing.assert_allclose(measures.singular_values, sigma, rtol=1e-5, atol=2e-6 * sigma[0])
+    root = np.sqrt(len(features))
+    np.testing.assert_allclose(measures.sigma_1, sigma[0] / root, rtol=1e-5)
+    np.testing.assert_allclose(measures.sigma_2, sigma[1] / root, rtol=1e-5, atol=2e-6 * sigma[0] / root)
+    np.testing.assert_allclose(measures.sigma_min, sigma[-1] / root, rtol=1e-5, atol=2e-6 * sigma[0] / root)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(96, 12), (12, 12), (12, 40)]),
+    decades=st.floats(0, 8),
+    scale=st.floats(-4, 6),
+    dead=st.integers(0, 6),
+)
+def test_measures_of_any_spectrum(seed: int, shape: tuple[int, int], decades: float, scale: float, dead: int) -> None:
+    rng = np.random.default_rng(seed)
+    features = with_spectrum(seed, 10.0 ** (scale - decades * np.sort(rng.uniform(size=12))), *shape)
+    features[:, rng.permutation(shape[1])[:dead]] = 0
+    assume(slow.distance_to_a_threshold(features) > 1e-4)
+    assert_measures_agree(jax.tree.map(lambda x: x[0], measure_runs(features[None])), features)
+
+
+def degenerate_matrices() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    normal = rng.normal(size=(256, 32)).astype(np.float32)
+    rank_one = np.outer(rng.normal(size=256), rng.normal(size=32))
+    return {
+        "rank one and noise": (rank_one + 1e-6 * rng.normal(size=(256, 32))).astype(np.float32),
+        "columns over eight decades": normal * np.logspace(0, -8, 32, dtype=np.float32),
+        "columns over eight decades, ascending": normal * np.logspace(-8, 0, 32, dtype=np.float32),
+        "duplicates": np.tile(normal[:, :8], (1, 4)),
+        "all zero but one column": normal * (np.arange(32) == 5),
+        "all zero but one entry": np.where(np.arange(256 * 32) == 77, 3.0, 0.0).reshape(256, 32).astype(np.float32),
+        "constant": np.full((256, 32), 7.0, np.float32),
+        "huge": normal * np.float32(1e30),
+        "tiny": normal * np.float32(1e-30),
+    }
+
+
+@pytest.mark.parametrize("name", degenerate_matrices())
+def test_measures_of_degenerate_matrices(name: str) -> None:
+    features = degenerate_matrices()[name]
+    measures = jax.tree.map(lambda x: x[0], measure_runs(features[None]))
+    assert_measures_agree(measures, features)
+
+
+def test_orthonormal_columns_have_every_rank_in_full() -> None:
+    # 90 equal singular values sqrt(N): least k with k / 90 >= 0.99 is 90, effective rank 90, each sigma / sqrt(N) = 1.
+    features = np.sqrt(128) * np.linalg.qr(np.random.default_rng(0).normal(size=(128, 90)))[0]
+    measures = spectral_measures(jnp.asarray(features, jnp.float32))
+    assert [float(getattr(measures, name)) for name in INTEGER_RANKS] == [90, 90, 90, 90]
+    assert float(measures.effective_rank) == pytest.approx(90, rel=1e-5)
+    np.testing.assert_allclose([measures.sigma_1, measures.sigma_2, measures.sigma_min], 1, rtol=1e-5)
+
+
+def test_a_partial_sum_that_meets_the_threshold_has_reached_it() -> None:
+    # 99 of 100 equal singular values are exactly 0.99 of the sum. A geometric spectrum with ratio 10^(-1/9) leaves out
+    # 10^-2 after 18 values, its squares after 9.
+    equal = measures_of_spectrum(jnp.ones(100), num_samples=1000, num_dimensions=100)
+    assert (equal.approximate_rank, equal.srank) == (99, 99)
+    geometric = measures_of_spectrum(10 ** (-jnp.arange(300) / 9), num_samples=1000, num_dimensions=300)
+    assert (geometric.approximate_rank, geometric.srank) == (9, 18)
+    # Not quite enough is not enough.
+    short = measures_of_spectrum(jnp.array([98.99, 1.01]), num_samples=10, num_dimensions=2)
+    assert (short.approximate_rank, short.srank) == (1, 2)
+
+
+def test_zero_matrix() -> None:
+    measures = measure_runs(jnp.zeros((1, 16, 4)))
+    assert not np.any(measures.singular_values)
+    for name, expected in {"effective_rank": 1, "approximate_rank": 1, "srank": 1, "feature_rank": 0}.items():
+        assert getattr(measures, name) == [expected], name
+    assert measures.numerical_rank == [0]
+    assert measures.sigma_1 == measures.sigma_2 == measures.sigma_min == [0]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("shape", [(64, 8), (8, 64)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_matrices_are_nan_and_spoil_nobody_else(bad: float, shape: tuple[int, int]) -> None:
+    healthy = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    one, column, every = healthy.copy(), healthy.copy(), np.full_like(healthy, bad)
+    one[3, 5] = bad
+    column[:, 0] = bad
+    measures = measure_runs(np.stack([one, healthy, column, every]))
+    alone = measure_runs(healthy[None])
+    for name, values in vars(measures).items():
+        assert np.isnan(values[jnp.array([0, 2, 3])]).all(), name
+        np.testing.assert_array_equal(values[1], getattr(alone, name)[0], err_msg=name)
+
+
+def test_leading_axes_transposition_and_dtype() -> None:
+    features = np.random.default_rng(0).normal(size=(2, 3, 40, 6)).astype(np.float32)
+    sigma = singular_values(features)
+    assert sigma.shape == (2, 3, 6)
+    assert sigma.dtype == jnp.float32
+    expected = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    np.testing.assert_allclose(sigma, expected, rtol=1e-5)
+    np.testing.assert_allclose(singular_values(features.swapaxes(-1, -2)), expected, rtol=1e-5)
+    assert singular_values(jnp.ones((4, 2), jnp.int32)).dtype == jnp.float32
+    assert spectral_measures(jnp.ones((4, 1))).sigma_2 == 0
+
+
+def test_one_qr_and_one_svd_in_a_program() -> None:
+    """Several independent LAPACK calls in one program can deadlock XLA's CPU runtime."""
+    text = jax.jit(jax.vmap(spectral_measures)).lower(jnp.ones((3, 8, 20, 4))).as_text()
+    assert text.count("@lapack_sgeqrf") == 1
+    assert text.count("@lapack_sgesdd") == 1
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(ConfigError, match="method is 'gram'"):
+        singular_values(jnp.ones((4, 2)), method="gram")
+    for shape in ((4,), (0, 4), (4, 0)):
+        with pytest.raises(ConfigError, match="features has shape"):
+            spectral_measures(jnp.ones(shape))

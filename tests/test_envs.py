@@ -1,0 +1,477 @@
+"""One contract for every environment, each adapter against its own library stepped by hand, and the probes' known answers."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo import envs
+from purejaxppo.envs.base import Box, Discrete, auto_reset
+from purejaxppo.envs.names import BRAX_BACKENDS, BRAX_NAMES, GYMNAX_NAMES, PROBE_NAMES, REFUSED
+from purejaxppo.errors import ConfigError
+
+NUM_ENVS, NUM_STEPS, LIMIT = 4, 24, 7
+
+# Physics that takes more than ten seconds to compile; the contract is the adapter's, so quick ones stand for it.
+SLOW = {f"brax/{name}" for name in BRAX_NAMES} - {"brax/fast", "brax/inverted_pendulum"}
+# Environments whose first state is always the same one, by their own definition.
+SAME_FIRST_STATE = {
+    "brax/fast",
+    "gymnax/Asterix-MinAtar",
+    "gymnax/DeepSea-bsuite",
+    "gymnax/DiscountingChain-bsuite",
+    "gymnax/FourRooms-misc",
+    "gymnax/FrozenLake-misc",
+    "gymnax/Pong-misc",
+    "gymnax/Seaquest-MinAtar",
+    "gymnax/SpaceInvaders-MinAtar",
+    "probe/Action",
+    "probe/ActionContinuous",
+    "probe/Discounting",
+    "probe/DiscountingContinuous",
+    "probe/ValueOnly",
+    "probe/ValueOnlyContinuous",
+}
+every_environment = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in envs.list_environments()]
+)
+
+
+def random_action(key, space):
+    """An action of one environment; Box actions also fall outside the bounds, which the adapter must clip."""
+    if isinstance(space, Discrete):
+        return jax.random.randint(key, (), 0, space.n)
+    low, high = jnp.array(space.low), jnp.array(space.high)
+    return jax.random.uniform(key, space.shape, minval=1.2 * low, maxval=1.2 * high)
+
+
+def play(env, key, num_steps=NUM_STEPS, num_envs=NUM_ENVS):
+    """Random play: first observations [N, ...]; steps [T, N, ...] with their keys, actions and the states before [T, N]."""
+
+    def one_step(carry, key):
+        obs, state = carry
+        key_action, key_step = jax.random.split(key)
+        action = jax.vmap(lambda k: random_action(k, env.action_space))(jax.random.split(key_action, num_envs))
+        keys = jax.random.split(key_step, num_envs)
+        step = jax.vmap(env.step)(keys, state, action)
+        return (step.obs, step.state), {"step": step, "before": state, "action": action, "key": keys}
+
+    key_reset, key_play = jax.random.split(key)
+    first = jax.vmap(env.reset)(jax.random.split(key_reset, num_envs))
+    _, record = jax.lax.scan(one_step, first, jax.random.split(key_play, num_steps))
+    return {"first_obs": first[0], **record}
+
+
+@pytest.fixture(scope="module")
+def played():
+    """Random play of an environment with a limit of 7 steps, with the function that made it; played once per module."""
+    done = {}
+
+    def get(name):
+        if name not in done:
+            env = envs.make(name, max_episode_steps=LIMIT)
+            function = jax.jit(lambda key: play(env, key))
+            done[name] = env, function, function(jax.random.key(0))
+        return done[name]
+
+    return get
+
+
+def rows(tree, num_rows):
+    """Every leaf as float64 [num_rows, -1], side by side."""
+    leaves = [np.asarray(leaf, np.float64).reshape(num_rows, -1) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate(leaves, axis=1)
+
+
+@every_environment
+def test_shapes_and_dtypes(name, played):
+    env, _, record = played(name)
+    step, batch = record["step"], (NUM_STEPS, NUM_ENVS)
+    assert env.name == name
+    assert env.observation_dtype in (np.dtype(bool), np.dtype("float32"))
+    assert len(env.observation_shape) in (1, 3)
+    assert record["first_obs"].shape == (NUM_ENVS, *env.observation_shape)
+    for obs in (record["first_obs"], step.obs, step.final_obs):
+        assert obs.shape[-len(env.observation_shape) :] == env.observation_shape
+        assert obs.dtype == env.observation_dtype
+    assert step.obs.shape == step.final_obs.shape == (*batch, *env.observation_shape)
+    assert step.reward.shape == step.terminated.shape == step.truncated.shape == batch
+    assert step.reward.dtype == jnp.float32
+    assert step.terminated.dtype == step.truncated.dtype == jnp.bool_
+    assert np.isfinite(step.reward).all()
+    assert np.isfinite(np.asarray(step.final_obs, np.float32)).all()
+
+
+@every_environment
+def test_reset_and_step_agree_on_every_leaf(name):
+    env = envs.make(name)
+    action = jax.eval_shape(lambda key: random_action(key, env.action_space), jax.random.key(0))
+    first = jax.eval_shape(env.reset, jax.random.key(0))
+    step = jax.eval_shape(env.step, jax.random.key(0), first[1], action)
+
+    def typed(tree):
+        return jax.tree.structure(tree), [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]
+
+    assert typed(first) == typed((step.obs, step.state))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves((first, step)))
+
+
+@every_environment
+def test_action_space_is_hashable_and_bounded(name):
+    space = envs.make(name).action_space
+    assert hash(space) == hash(space)
+    if isinstance(space, Box):
+        assert len(space.low) == len(space.high) == int(np.prod(space.shape))
+        assert all(type(bound) is float for bound in space.low + space.high)
+        assert all(low < high for low, high in zip(space.low, space.high, strict=True))
+    else:
+        assert type(space.n) is int
+        assert space.n >= 2
+
+
+@every_environment
+def test_episodes_end_once_and_at_the_limit_exactly(name, played):
+    step = played(name)[2]["step"]
+    terminated, truncated = np.asarray(step.terminated), np.asarray(step.truncated)
+    assert not (terminated & truncated).any()
+    elapsed = np.zeros(NUM_ENVS, int)
+    for t in range(NUM_STEPS):
+        elapsed += 1
+        done = terminated[t] | truncated[t]
+        np.testing.assert_array_equal(truncated[t], (elapsed == LIMIT) & ~terminated[t])
+        assert (done | (elapsed < LIMIT)).all()
+        elapsed[done] = 0
+    assert (terminated | truncated).any()
+
+
+@every_environment
+def test_final_obs_is_obs_until_the_end_and_a_fresh_first_observation_follows(name, played):
+    env, _, record = played(name)
+    step = record["step"]
+    done = np.asarray(step.terminated | step.truncated)
+    np.testing.assert_array_equal(np.asarray(step.obs)[~done], np.asarray(step.final_obs)[~done])
+
+    starts = rows((np.asarray(step.obs)[done], jax.tree.map(lambda x: np.asarray(x)[done], step.state)), done.sum())
+    fresh = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), 64))
+    fresh_rows = rows(fresh, 64)
+    has_one_start = name in SAME_FIRST_STATE
+    assert (len(np.unique(fresh_rows, axis=0)) == 1) == has_one_start
+    assert (len(np.unique(starts, axis=0)) == 1) == has_one_start
+    # Where first states are drawn from a range, a new one must lie within it.
+    low, high = fresh_rows.min(axis=0), fresh_rows.max(axis=0)
+    slack = 0.5 * (high - low) + 1e-6
+    assert ((starts >= low - slack) & (starts <= high + slack)).mean() > 0.95
+
+
+@every_environment
+def test_same_key_same_episodes(name, played):
+    _, function, record = played(name)
+    again, other = function(jax.random.key(0)), function(jax.random.key(1))
+    for one, two in zip(jax.tree.leaves(record["step"]), jax.tree.leaves(again["step"]), strict=True):
+        np.testing.assert_array_equal(one, two)
+    total = NUM_STEPS * NUM_ENVS
+    assert (rows(record["step"], total) != rows(other["step"], total)).any() or name.startswith("probe/")
+
+
+@pytest.mark.parametrize("name", [f"gymnax/{name}" for name in GYMNAX_NAMES])
+def test_gymnax_adapter_equals_gymnax(name, played):
+    """Every transition, from the state before it, as gymnax's own `step` makes it with the same key, bit by bit."""
+    import gymnax
+
+    env, _, record = played(name)
+    raw_env, params = gymnax.make(name.removeprefix("gymnax/"))
+    if name != "gymnax/DiscountingChain-bsuite":  # it would show the changed limit in its observation
+        params = params.replace(max_steps_in_episode=LIMIT)
+
+    with jax.numpy_rank_promotion("allow"):
+        space = env.action_space
+        action = record["action"] if isinstance(space, Discrete) else jnp.clip(record["action"], space.low, space.high)
+        raw_step = jax.jit(jax.vmap(jax.vmap(raw_env.step, (0, 0, 0, None)), (0, 0, 0, None)))
+        obs, state, reward, terminated, truncated, info = raw_step(record["key"], record["before"], action, params)
+
+    step, shape = record["step"], (NUM_STEPS, NUM_ENVS, *env.observation_shape)
+
+    def encoded(raw):
+        raw = np.asarray(raw)
+        if env.observation_dtype == bool:
+            assert np.isin(raw, (0, 1)).all()  # nothing is lost by keeping it as bool
+        if name == "gymnax/FrozenLake-misc":
+            return np.eye(16)[raw]
+        return raw.reshape(shape)
+
+    np.testing.assert_array_equal(step.final_obs, encoded(info["final_observation"]))
+    np.testing.assert_array_equal(step.reward, reward)
+    np.testing.assert_array_equal(step.terminated, terminated)
+    if name == "gymnax/DiscountingChain-bsuite":
+        assert step.truncated.any()
+        return
+    np.testing.assert_array_equal(step.truncated, np.asarray(truncated & ~terminated))
+    np.testing.assert_array_equal(step.obs, encoded(obs))
+    if name != "gymnax/DeepSea-bsuite":  # gymnax carries two counters of its own over DeepSea's episodes
+        for ours, theirs in zip(jax.tree.leaves(step.state), jax.tree.leaves(state), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(f"brax/{n}", marks=[pytest.mark.slow] * (f"brax/{n}" in SLOW)) for n in BRAX_NAMES]
+)
+def test_brax_adapter_equals_brax(name, played):
+    """Final observation, reward and termination as the bare brax environment gives them from the state before."""
+    import brax.envs
+
+    from purejaxppo.envs.brax import _quiet
+
+    with _quiet(), jax.numpy_rank_promotion("allow"):
+        raw_env = brax.envs.get_environment(name.removeprefix("brax/"), backend="spring")
+        _, _, record = played(name)
+        after = jax.jit(jax.vmap(jax.vmap(raw_env.step)))(record["before"].brax, jnp.clip(record["action"], -1, 1))
+    step = record["step"]
+    np.testing.assert_allclose(step.final_obs, after.obs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(step.reward, np.broadcast_to(after.reward, step.reward.shape), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(step.terminated, np.broadcast_to(after.done > 0, step.terminated.shape))
+
+
+def test_limits_are_the_original_environments():
+    original = {
+        "gymnax/CartPole-v1": 500,
+        "gymnax/Acrobot-v1": 500,
+        "gymnax/MountainCar-v0": 200,
+        "gymnax/MountainCarContinuous-v0": 999,
+        "gymnax/Pendulum-v1": 200,
+        "gymnax/Freeway-MinAtar": 2500,
+        "gymnax/BernoulliBandit-misc": 100,
+        "brax/fast": 1000,
+        "probe/ValueOnly": None,
+    }
+    assert {name: envs.make(name).max_episode_steps for name in original} == original
+    assert type(envs.make("gymnax/BernoulliBandit-misc").max_episode_steps) is int  # gymnax keeps it as a float
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("gymnax/Pendulum-v1", 200), ("gymnax/BernoulliBandit-misc", 100), ("brax/fast", 1000)]
+)
+def test_truncates_at_the_own_limit(name, limit):
+    env = envs.make(name)
+    step = jax.jit(lambda key: play(env, key, num_steps=2 * limit + 1, num_envs=2))(jax.random.key(0))["step"]
+    expected = np.zeros((2 * limit + 1, 2), bool)
+    expected[[limit - 1, 2 * limit - 1]] = True
+    np.testing.assert_array_equal(step.truncated, expected)
+    assert not step.terminated.any()
+
+
+def test_a_lower_limit_leaves_the_environment_as_it_is():
+    """DiscountingChain shows time / max_steps_in_episode: a lower limit must not change what it shows."""
+    full, cut = envs.make("gymnax/DiscountingChain-bsuite"), envs.make("gymnax/DiscountingChain-bsuite", max_episode_steps=5)
+    key = jax.random.key(0)
+    one, two = (jax.jit(lambda env=env: play(env, key, num_steps=5))()["step"] for env in (full, cut))
+    np.testing.assert_array_equal(one.final_obs, two.final_obs)
+    assert two.truncated[-1].all()
+    assert not one.truncated.any()
+
+
+def test_termination_wins_over_the_limit():
+    step = auto_reset(
+        lambda key: (jnp.zeros(1), jnp.int32(0)),
+        jax.random.key(0),
+        obs=jnp.ones(1),
+        state=jnp.int32(3),
+        reward=jnp.float32(1.0),
+        terminated=jnp.bool_(True),
+        truncated=jnp.bool_(True),
+    )
+    assert (bool(step.terminated), bool(step.truncated)) == (True, False)
+    assert (float(step.obs[0]), float(step.final_obs[0]), int(step.state)) == (0.0, 1.0, 0)
+
+
+@pytest.mark.parametrize("name", ["gymnax/CartPole-v1", "brax/fast", "probe/ActionByObservation"])
+def test_no_key_is_used_twice(name):
+    env = envs.make(name)
+    action = random_action(jax.random.key(2), env.action_space)
+    with jax.debug_key_reuse(True):
+        _, state = jax.jit(env.reset)(jax.random.key(0))
+        jax.jit(env.step)(jax.random.key(1), state, action)
+
+
+def test_brax_step_leaves_its_callers_state_alone():
+    env = envs.make("brax/inverted_pendulum")
+    _, state = env.reset(jax.random.key(0))
+    before = jax.tree.leaves(state)
+    jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(1))
+    assert all(one is two for one, two in zip(before, jax.tree.leaves(state), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BRAX_BACKENDS)
+def test_brax_backends(backend):
+    env = envs.make("brax/inverted_pendulum", brax_backend=backend, max_episode_steps=LIMIT)
+    step = jax.jit(lambda key: play(env, key, num_steps=LIMIT))(jax.random.key(0))["step"]
+    assert np.isfinite(step.final_obs).all()
+    assert (step.terminated | step.truncated).any(axis=0).all()
+
+
+CLASSIC_CONTROL = {  # name -> (the original's internal state from our state, action for the original)
+    "CartPole-v1": (lambda s: (s.x, s.x_dot, s.theta, s.theta_dot), int),
+    "MountainCar-v0": (lambda s: (s.position, s.velocity), int),
+    "Acrobot-v1": (lambda s: (s.joint_angle1, s.joint_angle2, s.velocity_1, s.velocity_2), int),
+    "Pendulum-v1": (lambda s: (s.theta, s.theta_dot), np.asarray),
+    "MountainCarContinuous-v0": (lambda s: (s.position, s.velocity), np.asarray),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIC_CONTROL)
+def test_dynamics_equal_the_original_gymnasium(name):
+    """Each transition, from the same state with the same action; the original computes in float64."""
+    gymnasium = pytest.importorskip("gymnasium")
+    internal_state, to_action = CLASSIC_CONTROL[name]
+    env, original = envs.make(f"gymnax/{name}"), gymnasium.make(name).unwrapped
+    original.reset(seed=0)
+    record = jax.jit(lambda key: play(env, key, num_steps=60, num_envs=1))(jax.random.key(3))
+    step = record["step"]
+    low, high = (env.action_space.low, env.action_space.high) if isinstance(env.action_space, Box) else (None, None)
+    for t in range(60):
+        state = jax.tree.map(lambda x, t=t: float(x[t, 0]), record["before"])
+        original.state = np.array(internal_state(state))
+        if hasattr(original, "steps_beyond_terminated"):
+            original.steps_beyond_terminated = None
+        action = np.asarray(record["action"][t, 0])
+        obs, reward, terminated, _, _ = original.step(to_action(action if low is None else np.clip(action, low, high)))
+        np.testing.assert_allclose(step.final_obs[t, 0], obs, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(step.reward[t, 0], reward, rtol=1e-4, atol=1e-4)
+        assert bool(step.terminated[t, 0]) == bool(terminated)
+
+
+# Names, options and imports
+
+
+def test_names_are_the_registries():
+    import gymnax
+
+    from purejaxppo.envs.brax import brax
+
+    listed = set(envs.list_environments())
+    assert len(listed) == len(envs.list_environments())
+    registered = {f"gymnax/{name}" for name in gymnax.registered_envs} | {f"brax/{name}" for name in brax.envs._envs}
+    assert registered - listed == set(REFUSED)
+    assert listed - registered == {f"probe/{name}" for name in PROBE_NAMES}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("gymnax/CartPol-v1", {}, r"^env 'gymnax/CartPol-v1' is unknown; did you mean 'gymnax/CartPole-v1'"),
+        ("cartpole-v1", {}, r"^env 'cartpole-v1' is unknown; did you mean 'gymnax/CartPole-v1'"),
+        ("Hopper", {}, r"^env 'Hopper' is unknown; did you mean 'brax/hopper'"),
+        ("zzz", {}, r"^env 'zzz' is unknown; `purejaxppo envs` lists"),
+        ("", {}, r"^env '' is unknown"),
+        ("gymnax/MNISTBandit-bsuite", {}, r"^env 'gymnax/MNISTBandit-bsuite' is not supported, since it downloads"),
+        ("brax/swimmer", {"brax_backend": "generalized"}, r"^env 'brax/swimmer' is not supported"),
+        ("brax/hopper", {"brax_backend": "warp"}, r"^brax_backend is 'warp', but must be one of spring, generalized"),
+        ("gymnax/CartPole-v1", {"brax_backend": "warp"}, r"^brax_backend is 'warp'"),
+        ("gymnax/CartPole-v1", {"max_episode_steps": 0}, r"^max_episode_steps is 0, but must be .* at least 1"),
+        ("gymnax/CartPole-v1", {"max_episode_steps": 2.5}, r"^max_episode_steps is 2.5, but must be a whole number"),
+        ("gymnax/CartPole-v1", {"max_episode_steps": True}, r"^max_episode_steps is True, but must be a whole number"),
+        ("gymnax/CartPole-v1", {"max_episode_steps": 501}, r"^max_episode_steps is 501, but must be at most 500"),
+        ("gymnax/Breakout-MinAtar", {"time_aware": True}, r"^time_aware is true, but must be false for gymnax/Breakout"),
+        ("probe/Action", {"time_aware": True}, r"^time_aware is true, but must be false .* unless max_episode_steps"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(name, options, sentence):
+    with pytest.raises(ConfigError, match=sentence) as error:
+        envs.make(name, **options)
+    assert str(error.value).count("\n") == 0
+
+
+def run_python(code, cwd):
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
+
+
+def test_listing_names_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys, purejaxppo.envs as envs; envs.list_environments(); envs.check_options('brax/ant')\n"
+        "assert not {'jax', 'gymnax', 'brax', 'mujoco'} & set(sys.modules)\n"
+        "envs.make('probe/Action')\n"
+        "assert 'jax' in sys.modules and not {'gymnax', 'brax'} & set(sys.modules)\n"
+        "envs.make('gymnax/CartPole-v1')\n"
+        "assert 'gymnax' in sys.modules and 'brax' not in sys.modules"
+    )
+    result = run_python(code, tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_brax_is_silent(tmp_path):
+    """No line on the terminal, no warning and no log file, from the import, a model that MuJoCo complains about, and a step."""
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from purejaxppo.envs import make\n"
+        "env = make('brax/halfcheetah')\n"
+        "_, state = jax.eval_shape(env.reset, jax.random.key(0))\n"
+        "jax.eval_shape(env.step, jax.random.key(0), state, jnp.zeros(6))"
+    )
+    result = run_python(code, tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Probes: every answer found by trying all that can happen
+
+PROBES = [f"probe/{name}" for name in PROBE_NAMES]
+GRID = np.linspace(-1.0, 1.0, 41, dtype=np.float32)
+
+
+def possible_actions(probe):
+    return [np.int32(0), np.int32(1)] if isinstance(probe.action_space, Discrete) else [np.array([a]) for a in GRID]
+
+
+def episode_return(probe, state, policy, gamma):
+    """Discounted return from `state` with policy(obs) -> action; the probes are deterministic once begun."""
+    total, discount = 0.0, 1.0
+    for _ in range(10):
+        step = probe.step(jax.random.key(0), state, policy(float(state.obs[0])))
+        total += discount * float(step.reward)
+        discount *= gamma
+        if step.terminated:
+            return total
+        state = step.state
+    raise AssertionError("the episode does not end")
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.99])
+@pytest.mark.parametrize("name", PROBES)
+def test_probe_answers(name, gamma):
+    probe = envs.make(name)
+    actions = possible_actions(probe)
+    starts = {float(obs[0]): state for obs, state in (probe.reset(jax.random.key(i)) for i in range(8))}
+    assert sorted(starts) == ([-1.0, 1.0] if "ByObservation" in name else [0.0])
+    for obs, state in starts.items():
+        returns = np.array([episode_return(probe, state, lambda _, a=action: a, gamma) for action in actions])
+        assert probe.optimal_value(obs, gamma) == pytest.approx(returns.max(), abs=1e-6)
+        if probe.optimal_action is None:
+            assert np.ptp(returns) == 0.0
+            continue
+        best = np.flatnonzero(returns > returns.max() - 1e-6)
+        assert [float(np.ravel(actions[i])[0]) for i in best] == pytest.approx([probe.optimal_action(obs)])
+
+
+def test_probe_values_between_and_uniform():
+    discounting = envs.make("probe/Discounting")
+    _, state = discounting.reset(jax.random.key(0))
+    step = discounting.step(jax.random.key(1), state, jnp.int32(0))
+    assert (float(step.reward), bool(step.terminated), float(step.obs[0])) == (0.0, False, 1.0)
+    assert episode_return(discounting, step.state, lambda _: jnp.int32(1), 0.9) == discounting.optimal_value(1.0, 0.9)
+
+    probe = envs.make("probe/ActionContinuous")
+    _, state = probe.reset(jax.random.key(0))
+    fine = jnp.linspace(-1.0, 1.0, 4001)[:, None]
+    rewards = jax.vmap(lambda action: probe.step(jax.random.key(0), state, action).reward)(fine)
+    assert float(rewards.mean()) == pytest.approx(5 / 12, abs=1e-3)
+
+
+def test_probe_actions_are_clipped():
+    probe = envs.make("probe/ActionContinuous")
+    _, state = probe.reset(jax.random.key(0))
+    far = probe.step(jax.random.key(0), state, jnp.array([7.0])).reward
+    assert float(far) == pytest.approx(1.0 - 0.5**2)
