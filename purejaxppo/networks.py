@@ -15,11 +15,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from purejaxppo import blas
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 
 Array = jax.Array
 Params = dict[str, Any]
+
+blas.use_one_thread()  # orthogonal initialisation decomposes matrices
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "leaky_relu": nn.leaky_relu}
 # (channels, kernel, stride) of each convolution.
@@ -176,32 +179,19 @@ def make_actor_critic(
 
 
 def orthogonal_kernels(params: Params, key: Array) -> Params:
-    """`params` with orthogonal kernels (gain sqrt 2; 0.01 for the policy head, 1 for the critic head) and zero biases.
-
-    Each QR waits for the previous one: several independent LAPACK calls in one program can deadlock XLA's CPU runtime.
-    """
+    """`params` with orthogonal kernels (gain sqrt 2; policy head 0.01, critic head 1) and zero biases."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    fresh, previous = [], jnp.zeros(())
+    fresh = []
     for path, leaf in leaves:
         names = [entry.key for entry in path]
         if names[-1] == "kernel":
             gain = {"policy_head": 0.01, "critic_head": 1.0}.get(names[-2], 2**0.5)
             key, key_leaf = jax.random.split(key)
-            normal, _ = jax.lax.optimization_barrier((jax.random.normal(key_leaf, leaf.shape), previous))
-            leaf = gain * _orthonormal(normal)
-            previous = leaf
+            leaf = gain * jax.nn.initializers.orthogonal()(key_leaf, leaf.shape)
         else:
             leaf = jnp.zeros_like(leaf)
         fresh.append(leaf)
     return jax.tree_util.tree_unflatten(structure, fresh)
-
-
-def _orthonormal(normal: Array) -> Array:
-    """Haar-distributed matrix with orthonormal rows or columns, whichever are fewer, from a Gaussian one."""
-    tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
-    q, r = jnp.linalg.qr(tall)
-    q = q * jnp.sign(jnp.diagonal(r))[None, :]
-    return q if normal.shape[0] >= normal.shape[1] else q.T
 
 
 def _check_image(config: TrainConfig, shape: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Slow NumPy float64 versions of the diagnostics, written from the definitions of the paper and of PyTorch's defaults."""
+"""Slow NumPy float64 versions of the diagnostics, written from the paper's definitions (deviations: n - 1)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def sweep(swept, num_logs=12, status=None, width=16, **metrics):
         status=np.zeros(num_runs) if status is None else np.array(status),
         run_index=np.arange(num_runs),
     )
-    return to_dataset([one], {"config": {"env": "gymnax/Acrobot-v1", "hidden_sizes": [64, width]}})
+    return to_dataset([one], {"sweep": {"config": {"env": "gymnax/Acrobot-v1", "hidden_sizes": [64, width]}}})
 
 
 def grid(num_seeds=4, **axes):
@@ -117,7 +117,9 @@ def test_dead_neurons_show_their_maximum_when_it_is_known():
     dataset = sweep(EPOCHS_PFO, width=48)
     assert maximum(dataset) == ("Dead policy neurons (of 48)", [48, 48])
     assert maximum(dataset.drop_vars("policy_singular_values")) == ("Dead policy neurons (of 48)", [48, 48])
-    del dataset.attrs["config"]
+    swept = dataset.assign_coords(hidden_sizes=("run", ["64-48", "48"] * 8))
+    assert maximum(swept.drop_vars("policy_singular_values")) == ("Dead policy neurons (of 48)", [48, 48])
+    del dataset.attrs["sweep"]
     assert maximum(dataset.drop_vars("policy_singular_values")) == ("Dead policy neurons", [])
     dataset["policy_singular_values"][:2, :, 30:] = np.nan
     assert maximum(dataset) == ("Dead policy neurons", [])
@@ -173,7 +175,7 @@ def test_colours_go_to_the_axis_that_has_too_many_levels_for_dashes():
         EPOCHS_PFO,
         grid(2, env=[f"an environment of a long name, number {i}" for i in range(14)]),
         grid(1, pfo_coef=[float(i) for i in range(14)]),
-        grid(1, env=[f"environment number {i}" for i in range(6)], activation=["relu", "tanh"]),
+        grid(1, env=[f"an environment of a long name {i}" for i in range(4)], activation=["relu", "tanh"]),
         grid(1, hidden_sizes=["64-64", "128"], num_epochs=[4, 8, 16, 32], share_trunk=[False, True]),
     ],
 )

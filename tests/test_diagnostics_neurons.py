@@ -53,6 +53,7 @@ def test_dead_means_on_every_sample() -> None:
     assert dead_neurons(-relu, "gelu") == 1  # -0.0 is 0; a negative gelu is alive
     assert dead_neurons(relu - 0.5, "leaky_relu") == 1
     assert dead_neurons(-relu - 0.5, "leaky_relu") == 3
+    assert dead_neurons(0 * relu, "leaky_relu") == 0
     # Deviation over samples of (0, h) is h / sqrt(2), with n - 1: 0.0007 < 1e-3 < 0.00106.
     tanh = jnp.array([[0.9, 0.9, 0.9], [0.9, 0.901, 0.9015]])
     assert dead_neurons(tanh, "tanh") == 2

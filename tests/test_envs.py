@@ -1,7 +1,9 @@
-"""One contract for every environment, each adapter against its own library stepped by hand, and the probes' known answers."""
+"""One contract for every environment, each adapter against its own library, and the probes' known answers."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 
 from purejaxppo import envs
 from purejaxppo.envs.base import Box, Discrete, auto_reset
-from purejaxppo.envs.names import BRAX_BACKENDS, BRAX_NAMES, GYMNAX_NAMES, PROBE_NAMES, REFUSED
+from purejaxppo.envs.names import BRAX_BACKENDS, BRAX_NAMES, PROBE_NAMES, REFUSED
 from purejaxppo.errors import ConfigError
 
 NUM_ENVS, NUM_STEPS, LIMIT = 4, 24, 7
@@ -49,35 +51,19 @@ def random_action(key, space):
 
 
 def play(env, key, num_steps=NUM_STEPS, num_envs=NUM_ENVS):
-    """Random play: first observations [N, ...]; steps [T, N, ...] with their keys, actions and the states before [T, N]."""
+    """Random play: first observations [N, ...]; steps [T, N, ...] with their keys, actions and states before."""
 
-    def one_step(carry, key):
-        obs, state = carry
+    def one_step(state, key):
         key_action, key_step = jax.random.split(key)
         action = jax.vmap(lambda k: random_action(k, env.action_space))(jax.random.split(key_action, num_envs))
         keys = jax.random.split(key_step, num_envs)
         step = jax.vmap(env.step)(keys, state, action)
-        return (step.obs, step.state), {"step": step, "before": state, "action": action, "key": keys}
+        return step.state, {"step": step, "before": state, "action": action, "key": keys}
 
     key_reset, key_play = jax.random.split(key)
-    first = jax.vmap(env.reset)(jax.random.split(key_reset, num_envs))
-    _, record = jax.lax.scan(one_step, first, jax.random.split(key_play, num_steps))
-    return {"first_obs": first[0], **record}
-
-
-@pytest.fixture(scope="module")
-def played():
-    """Random play of an environment with a limit of 7 steps, with the function that made it; played once per module."""
-    done = {}
-
-    def get(name):
-        if name not in done:
-            env = envs.make(name, max_episode_steps=LIMIT)
-            function = jax.jit(lambda key: play(env, key))
-            done[name] = env, function, function(jax.random.key(0))
-        return done[name]
-
-    return get
+    first_obs, first_state = jax.vmap(env.reset)(jax.random.split(key_reset, num_envs))
+    _, record = jax.lax.scan(one_step, first_state, jax.random.split(key_play, num_steps))
+    return {"first_obs": first_obs, **record}
 
 
 def rows(tree, num_rows):
@@ -87,27 +73,46 @@ def rows(tree, num_rows):
 
 
 @every_environment
-def test_shapes_and_dtypes(name, played):
-    env, _, record = played(name)
-    step, batch = record["step"], (NUM_STEPS, NUM_ENVS)
+def test_contract(name):
+    """Everything a caller relies on; one test, so that each environment is compiled once."""
+    env = envs.make(name, max_episode_steps=LIMIT)
+
+    @jax.jit
+    def program(key):
+        return play(env, key), jax.vmap(env.reset)(jax.random.split(jax.random.key(9), 64))
+
+    record, fresh = program(jax.random.key(0))
+    check_description(env, name)
+    check_reset_and_step_agree_on_every_leaf(env)
+    check_shapes_and_dtypes(env, record)
+    check_episodes_end_once_and_at_the_limit(record["step"])
+    check_final_obs_is_obs_until_the_end(record["step"])
+    check_first_states_are_fresh(name, record["step"], fresh)
+    check_the_key_decides(name, record, program)
+    if name.startswith("gymnax/"):
+        check_equals_gymnax(env, record)
+    if name.startswith("brax/"):
+        check_equals_brax(env, record)
+
+
+def check_description(env, name):
     assert env.name == name
+    assert env.max_episode_steps == LIMIT
     assert env.observation_dtype in (np.dtype(bool), np.dtype("float32"))
     assert len(env.observation_shape) in (1, 3)
-    assert record["first_obs"].shape == (NUM_ENVS, *env.observation_shape)
-    for obs in (record["first_obs"], step.obs, step.final_obs):
-        assert obs.shape[-len(env.observation_shape) :] == env.observation_shape
-        assert obs.dtype == env.observation_dtype
-    assert step.obs.shape == step.final_obs.shape == (*batch, *env.observation_shape)
-    assert step.reward.shape == step.terminated.shape == step.truncated.shape == batch
-    assert step.reward.dtype == jnp.float32
-    assert step.terminated.dtype == step.truncated.dtype == jnp.bool_
-    assert np.isfinite(step.reward).all()
-    assert np.isfinite(np.asarray(step.final_obs, np.float32)).all()
+    space = env.action_space
+    assert hash(space) == hash(space)
+    if isinstance(space, Box):
+        assert len(space.low) == len(space.high) == int(np.prod(space.shape))
+        assert all(type(bound) is float for bound in space.low + space.high)
+        assert all(low < high for low, high in zip(space.low, space.high, strict=True))
+    else:
+        assert type(space.n) is int
+        assert space.n >= 2
 
 
-@every_environment
-def test_reset_and_step_agree_on_every_leaf(name):
-    env = envs.make(name)
+def check_reset_and_step_agree_on_every_leaf(env):
+    """Same tree, shapes and dtypes, nothing weakly typed: what `scan` and `where` need."""
     action = jax.eval_shape(lambda key: random_action(key, env.action_space), jax.random.key(0))
     first = jax.eval_shape(env.reset, jax.random.key(0))
     step = jax.eval_shape(env.step, jax.random.key(0), first[1], action)
@@ -119,76 +124,67 @@ def test_reset_and_step_agree_on_every_leaf(name):
     assert not any(leaf.weak_type for leaf in jax.tree.leaves((first, step)))
 
 
-@every_environment
-def test_action_space_is_hashable_and_bounded(name):
-    space = envs.make(name).action_space
-    assert hash(space) == hash(space)
-    if isinstance(space, Box):
-        assert len(space.low) == len(space.high) == int(np.prod(space.shape))
-        assert all(type(bound) is float for bound in space.low + space.high)
-        assert all(low < high for low, high in zip(space.low, space.high, strict=True))
-    else:
-        assert type(space.n) is int
-        assert space.n >= 2
+def check_shapes_and_dtypes(env, record):
+    step, batch = record["step"], (NUM_STEPS, NUM_ENVS)
+    assert record["first_obs"].shape == (NUM_ENVS, *env.observation_shape)
+    assert step.obs.shape == step.final_obs.shape == (*batch, *env.observation_shape)
+    assert record["first_obs"].dtype == step.obs.dtype == step.final_obs.dtype == env.observation_dtype
+    assert step.reward.shape == step.terminated.shape == step.truncated.shape == batch
+    assert step.reward.dtype == jnp.float32
+    assert step.terminated.dtype == step.truncated.dtype == jnp.bool_
+    assert np.isfinite(step.reward).all()
+    assert np.isfinite(np.asarray(step.final_obs, np.float32)).all()
 
 
-@every_environment
-def test_episodes_end_once_and_at_the_limit_exactly(name, played):
-    step = played(name)[2]["step"]
+def check_episodes_end_once_and_at_the_limit(step):
     terminated, truncated = np.asarray(step.terminated), np.asarray(step.truncated)
-    assert not (terminated & truncated).any()
+    assert (terminated | truncated).any()
     elapsed = np.zeros(NUM_ENVS, int)
     for t in range(NUM_STEPS):
         elapsed += 1
-        done = terminated[t] | truncated[t]
         np.testing.assert_array_equal(truncated[t], (elapsed == LIMIT) & ~terminated[t])
-        assert (done | (elapsed < LIMIT)).all()
-        elapsed[done] = 0
-    assert (terminated | truncated).any()
+        elapsed[terminated[t] | truncated[t]] = 0
 
 
-@every_environment
-def test_final_obs_is_obs_until_the_end_and_a_fresh_first_observation_follows(name, played):
-    env, _, record = played(name)
-    step = record["step"]
+def check_final_obs_is_obs_until_the_end(step):
+    goes_on = ~np.asarray(step.terminated | step.truncated)
+    np.testing.assert_array_equal(np.asarray(step.obs)[goes_on], np.asarray(step.final_obs)[goes_on])
+
+
+def check_first_states_are_fresh(name, step, fresh):
+    """After an end stands a first state; not the same one each time, unless the environment has but one."""
     done = np.asarray(step.terminated | step.truncated)
-    np.testing.assert_array_equal(np.asarray(step.obs)[~done], np.asarray(step.final_obs)[~done])
-
     starts = rows((np.asarray(step.obs)[done], jax.tree.map(lambda x: np.asarray(x)[done], step.state)), done.sum())
-    fresh = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(1), 64))
-    fresh_rows = rows(fresh, 64)
+    fresh = rows(fresh, 64)
     has_one_start = name in SAME_FIRST_STATE
-    assert (len(np.unique(fresh_rows, axis=0)) == 1) == has_one_start
+    assert (len(np.unique(fresh, axis=0)) == 1) == has_one_start
     assert (len(np.unique(starts, axis=0)) == 1) == has_one_start
-    # Where first states are drawn from a range, a new one must lie within it.
-    low, high = fresh_rows.min(axis=0), fresh_rows.max(axis=0)
-    slack = 0.5 * (high - low) + 1e-6
+    low, high = fresh.min(axis=0), fresh.max(axis=0)
+    slack = 0.5 * (high - low) + 1e-6  # 64 draws do not reach the ends of the range
     assert ((starts >= low - slack) & (starts <= high + slack)).mean() > 0.95
 
 
-@every_environment
-def test_same_key_same_episodes(name, played):
-    _, function, record = played(name)
-    again, other = function(jax.random.key(0)), function(jax.random.key(1))
+def check_the_key_decides(name, record, program):
+    again, other = program(jax.random.key(0))[0], program(jax.random.key(1))[0]
     for one, two in zip(jax.tree.leaves(record["step"]), jax.tree.leaves(again["step"]), strict=True):
         np.testing.assert_array_equal(one, two)
     total = NUM_STEPS * NUM_ENVS
-    assert (rows(record["step"], total) != rows(other["step"], total)).any() or name.startswith("probe/")
+    is_constant = name.startswith(("probe/ValueOnly", "probe/Discounting"))
+    assert (rows(record["step"], total) != rows(other["step"], total)).any() != is_constant
 
 
-@pytest.mark.parametrize("name", [f"gymnax/{name}" for name in GYMNAX_NAMES])
-def test_gymnax_adapter_equals_gymnax(name, played):
-    """Every transition, from the state before it, as gymnax's own `step` makes it with the same key, bit by bit."""
+def check_equals_gymnax(env, record):
+    """Every transition, from the state before it, is the one gymnax's own `step` makes with the same key."""
     import gymnax
 
-    env, _, record = played(name)
-    raw_env, params = gymnax.make(name.removeprefix("gymnax/"))
-    if name != "gymnax/DiscountingChain-bsuite":  # it would show the changed limit in its observation
+    name = env.name.removeprefix("gymnax/")
+    raw_env, params = gymnax.make(name)
+    shows_the_limit = name == "DiscountingChain-bsuite"
+    if not shows_the_limit:
         params = params.replace(max_steps_in_episode=LIMIT)
-
+    space = env.action_space
+    action = record["action"] if isinstance(space, Discrete) else jnp.clip(record["action"], *bounds(space))
     with jax.numpy_rank_promotion("allow"):
-        space = env.action_space
-        action = record["action"] if isinstance(space, Discrete) else jnp.clip(record["action"], space.low, space.high)
         raw_step = jax.jit(jax.vmap(jax.vmap(raw_env.step, (0, 0, 0, None)), (0, 0, 0, None)))
         obs, state, reward, terminated, truncated, info = raw_step(record["key"], record["before"], action, params)
 
@@ -196,42 +192,42 @@ def test_gymnax_adapter_equals_gymnax(name, played):
 
     def encoded(raw):
         raw = np.asarray(raw)
-        if env.observation_dtype == bool:
+        if env.observation_dtype == np.dtype(bool):
             assert np.isin(raw, (0, 1)).all()  # nothing is lost by keeping it as bool
-        if name == "gymnax/FrozenLake-misc":
-            return np.eye(16)[raw]
-        return raw.reshape(shape)
+        return np.eye(16)[raw] if name == "FrozenLake-misc" else raw.reshape(shape)
 
-    np.testing.assert_array_equal(step.final_obs, encoded(info["final_observation"]))
-    np.testing.assert_array_equal(step.reward, reward)
-    np.testing.assert_array_equal(step.terminated, terminated)
-    if name == "gymnax/DiscountingChain-bsuite":
-        assert step.truncated.any()
-        return
-    np.testing.assert_array_equal(step.truncated, np.asarray(truncated & ~terminated))
-    np.testing.assert_array_equal(step.obs, encoded(obs))
-    if name != "gymnax/DeepSea-bsuite":  # gymnax carries two counters of its own over DeepSea's episodes
-        for ours, theirs in zip(jax.tree.leaves(step.state), jax.tree.leaves(state), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    assert_close(step.final_obs, encoded(info["final_observation"]))
+    assert_close(step.reward, reward)
+    assert_close(step.terminated, terminated)
+    if not shows_the_limit:
+        assert_close(step.truncated, truncated & ~terminated)
+        assert_close(step.obs, encoded(obs))
+        if name != "DeepSea-bsuite":  # gymnax carries two counters of its own over DeepSea's episodes
+            jax.tree.map(assert_close, step.state, state)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(f"brax/{n}", marks=[pytest.mark.slow] * (f"brax/{n}" in SLOW)) for n in BRAX_NAMES]
-)
-def test_brax_adapter_equals_brax(name, played):
-    """Final observation, reward and termination as the bare brax environment gives them from the state before."""
-    import brax.envs
+def check_equals_brax(env, record):
+    """Final observation, reward and termination are those of the bare brax environment from the state before."""
+    from purejaxppo.envs.brax import _without_known_warnings, brax
 
-    from purejaxppo.envs.brax import _quiet
-
-    with _quiet(), jax.numpy_rank_promotion("allow"):
-        raw_env = brax.envs.get_environment(name.removeprefix("brax/"), backend="spring")
-        _, _, record = played(name)
+    with _without_known_warnings(), jax.numpy_rank_promotion("allow"):
+        raw_env = brax.envs.get_environment(env.name.removeprefix("brax/"), backend="spring")
         after = jax.jit(jax.vmap(jax.vmap(raw_env.step)))(record["before"].brax, jnp.clip(record["action"], -1, 1))
     step = record["step"]
-    np.testing.assert_allclose(step.final_obs, after.obs, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(step.reward, np.broadcast_to(after.reward, step.reward.shape), rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(step.terminated, np.broadcast_to(after.done > 0, step.terminated.shape))
+    assert_close(step.final_obs, after.obs, tolerance=1e-3)  # contacts amplify the rounding of another program
+    assert_close(step.reward, np.broadcast_to(after.reward, step.reward.shape), tolerance=1e-3)
+    assert_close(step.terminated, np.broadcast_to(after.done > 0, step.terminated.shape))
+
+
+def bounds(space):
+    """Bounds [T, N, A] of a Box, for actions of random play."""
+    return (jnp.broadcast_to(jnp.array(b), (NUM_STEPS, NUM_ENVS, *space.shape)) for b in (space.low, space.high))
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    """Equal, but for the rounding of another compiled program."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 def test_limits_are_the_original_environments():
@@ -264,7 +260,10 @@ def test_truncates_at_the_own_limit(name, limit):
 
 def test_a_lower_limit_leaves_the_environment_as_it_is():
     """DiscountingChain shows time / max_steps_in_episode: a lower limit must not change what it shows."""
-    full, cut = envs.make("gymnax/DiscountingChain-bsuite"), envs.make("gymnax/DiscountingChain-bsuite", max_episode_steps=5)
+    full, cut = (
+        envs.make("gymnax/DiscountingChain-bsuite"),
+        envs.make("gymnax/DiscountingChain-bsuite", max_episode_steps=5),
+    )
     key = jax.random.key(0)
     one, two = (jax.jit(lambda env=env: play(env, key, num_steps=5))()["step"] for env in (full, cut))
     np.testing.assert_array_equal(one.final_obs, two.final_obs)
@@ -296,11 +295,18 @@ def test_no_key_is_used_twice(name):
 
 
 def test_brax_step_leaves_its_callers_state_alone():
-    env = envs.make("brax/inverted_pendulum")
-    _, state = env.reset(jax.random.key(0))
-    before = jax.tree.leaves(state)
-    jax.eval_shape(env.step, jax.random.key(1), state, jnp.zeros(1))
-    assert all(one is two for one, two in zip(before, jax.tree.leaves(state), strict=True))
+    """Brax writes metrics into the state it is given; the adapter must hand it a copy."""
+    env = envs.make("brax/reacher")
+
+    def is_untouched(key):
+        key_reset, key_step = jax.random.split(key)
+        _, state = env.reset(key_reset)
+        before = jax.tree.leaves(state)
+        env.step(key_step, state, jnp.zeros(2))
+        assert len(state.brax.metrics) > 0
+        assert all(one is two for one, two in zip(before, jax.tree.leaves(state), strict=True))
+
+    jax.eval_shape(is_untouched, jax.random.key(0))
 
 
 @pytest.mark.slow
@@ -374,7 +380,11 @@ def test_names_are_the_registries():
         ("gymnax/CartPole-v1", {"max_episode_steps": 2.5}, r"^max_episode_steps is 2.5, but must be a whole number"),
         ("gymnax/CartPole-v1", {"max_episode_steps": True}, r"^max_episode_steps is True, but must be a whole number"),
         ("gymnax/CartPole-v1", {"max_episode_steps": 501}, r"^max_episode_steps is 501, but must be at most 500"),
-        ("gymnax/Breakout-MinAtar", {"time_aware": True}, r"^time_aware is true, but must be false for gymnax/Breakout"),
+        (
+            "gymnax/Breakout-MinAtar",
+            {"time_aware": True},
+            r"^time_aware is true, but must be false for gymnax/Breakout",
+        ),
         ("probe/Action", {"time_aware": True}, r"^time_aware is true, but must be false .* unless max_episode_steps"),
     ],
 )
@@ -386,7 +396,8 @@ def test_mistakes_are_told_in_one_sentence(name, options, sentence):
 
 def run_python(code, cwd):
     command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240)
+    environment = os.environ | {"PYTHONPATH": str(Path(envs.__file__).parents[2])}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240)
 
 
 def test_listing_names_imports_nothing_heavy(tmp_path):
@@ -403,7 +414,7 @@ def test_listing_names_imports_nothing_heavy(tmp_path):
 
 
 def test_brax_is_silent(tmp_path):
-    """No line on the terminal, no warning and no log file, from the import, a model that MuJoCo complains about, and a step."""
+    """No terminal line, warning or log file from the import, a model that MuJoCo complains about, and a step."""
     code = (
         "import jax, jax.numpy as jnp\n"
         "from purejaxppo.envs import make\n"

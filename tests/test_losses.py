@@ -106,40 +106,44 @@ class Reference:
         return terms, gradient["policy"]
 
 
-@pytest.fixture(params=["discrete", "gaussian"])
+@pytest.fixture(scope="module", params=["discrete", "gaussian"])
 def reference(request: pytest.FixtureRequest, oracles: Path) -> Reference:
     with np.load(oracles / f"public_loss_{request.param}.npz") as file:
         return Reference(dict(file))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_terms_equal_the_reference(reference: Reference, dtype: type) -> None:
-    with jax.enable_x64(dtype is np.float64):
-        terms, _ = reference.loss_and_gradient(dtype)
-    expected = {
+@pytest.fixture(scope="module", params=[np.float32, np.float64], ids=["float32", "float64"])
+def ours(request: pytest.FixtureRequest, reference: Reference) -> tuple[dict[str, jax.Array], NetworkOutput]:
+    """Our loss terms and gradient."""
+    with jax.enable_x64(request.param is np.float64):
+        return reference.loss_and_gradient(request.param)
+
+
+def test_terms_equal_the_reference(reference: Reference, ours: tuple[dict[str, jax.Array], NetworkOutput]) -> None:
+    names = {
         "policy_loss": "loss_policy",
         "minibatch_entropy": "entropy",
         "pfo_loss": "features_policy_loss_no_coef",
         "clip_fraction": "clipped_fraction",
         "minibatch_kl": "kl",
     }
-    for ours, theirs in expected.items():
-        np.testing.assert_allclose(terms[ours], reference.file[f"expected/{theirs}"], rtol=1e-5, err_msg=ours)
+    for name, theirs in names.items():
+        np.testing.assert_allclose(ours[0][name], reference.file[f"expected/{theirs}"], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-5), (np.float64, 1e-9)])
-def test_gradient_of_the_sum_of_all_terms_equals_the_reference(reference: Reference, dtype: type, rtol: float) -> None:
-    with jax.enable_x64(dtype is np.float64):
-        _, gradient = reference.loss_and_gradient(dtype)
-    file, outputs = reference.file, np.asarray(gradient.outputs, np.float64)
+def test_gradient_of_the_sum_of_all_terms_equals_the_reference(
+    reference: Reference, ours: tuple[dict[str, jax.Array], NetworkOutput]
+) -> None:
+    file, outputs = reference.file, np.asarray(ours[1].outputs, np.float64)
+    rtol = 1e-5 if ours[1].outputs.dtype == np.float32 else 1e-9
     phi = "all_preactivations_policy" if file["config/all_layers"] else "features_preactivation_policy"
-    ours = {phi: np.concatenate(gradient.preactivations, axis=-1)}
+    gradients = {phi: np.concatenate(ours[1].preactivations, axis=-1)}
     if reference.is_discrete:
-        ours["logits"] = outputs
+        gradients["logits"] = outputs
     else:  # d/d scale = (d/d log scale) / scale
         loc, log_scale = np.split(outputs, 2, axis=-1)
-        ours |= {"loc": loc, "scale": log_scale / file["new/scale"]}
-    for name, value in ours.items():
+        gradients |= {"loc": loc, "scale": log_scale / file["new/scale"]}
+    for name, value in gradients.items():
         expected = file[f"grad/{name}"]
         # Relative to the largest entry: entries near 0 are differences of large ones.
         np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol * np.abs(expected).max(), err_msg=name)

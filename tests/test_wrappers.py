@@ -50,7 +50,7 @@ def test_time_aware_state_is_typed_for_a_scan():
 
 
 def loop_statistics(reward, learning, done, num_forgotten):
-    """Episodes that end at or after step `num_forgotten`, found env by env: what `EpisodeStatistics.metrics` reports."""
+    """The metrics of the episodes that end at or after step `num_forgotten`, found one by one."""
     finished = []
     for env in range(reward.shape[1]):
         start = 0
@@ -124,10 +124,13 @@ def test_episode_metrics_are_in_the_registry():
     assert all(f"'{name}'" in text for name in EpisodeStatistics.init(1).metrics())
 
 
+update_observations = jax.jit(ObservationStatistics.update)  # compiled once for each batch size
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31 - 1),
-    chunks=st.lists(st.sampled_from([1, 2, 5, 16, 64]), min_size=1, max_size=8),
+    chunks=st.lists(st.sampled_from([1, 2, 5, 64]), min_size=1, max_size=8),
     shape=st.sampled_from([(3,), (2, 2)]),
     mean=st.sampled_from([0.0, -3.0, 1000.0]),
     scale=st.sampled_from([0.1, 1.0, 20.0]),
@@ -137,18 +140,14 @@ def test_observation_statistics_equal_numpy(seed, chunks, shape, mean, scale):
     data = np.random.default_rng(seed).normal(mean, scale, (sum(chunks), *shape)).astype(np.float32)
     stats = ObservationStatistics.init(shape)
     for batch in np.split(data, np.cumsum(chunks)[:-1]):
-        stats = stats.update(jnp.asarray(batch))
+        stats = update_observations(stats, batch)
     whole = data.astype(np.float64)
     assert float(stats.count) == len(data)
     np.testing.assert_allclose(stats.mean, whole.mean(axis=0), rtol=1e-5, atol=1e-5 * scale)
     # float32 keeps about 7 digits of each sample: the variance cannot be better than (1e-7 mean)^2 plus rounding
     np.testing.assert_allclose(stats.var, whole.var(axis=0), rtol=2e-4, atol=1e-3 * scale**2 * (mean != 0) + 1e-7)
-    np.testing.assert_allclose(
-        stats.normalize(jnp.asarray(data)),
-        np.clip((whole - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8), -10, 10),
-        rtol=1e-3,
-        atol=1e-3,
-    )
+    sample, expected = data[0], (whole[0] - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8)
+    np.testing.assert_allclose(stats.normalize(jnp.asarray(sample)), np.clip(expected, -10, 10), rtol=1e-3, atol=1e-3)
 
 
 def test_normalize_clips_and_takes_any_leading_axes_and_dtype():

@@ -134,10 +134,11 @@ def draw_legends(figure: Figure, channels: Sequence[Channel], left: float, right
         legend, width, height = _fitting_legend(figure, channel, right - left)
         if x > left and x + width > right:
             x = left
+            rows[-1] += 0.12
             rows.append(0.0)
         legend.set_bbox_to_anchor((x, -sum(rows[:-1])), transform=figure.dpi_scale_trans)
         rows[-1] = max(rows[-1], height)
-        x += width + 0.3
+        x += width + 0.5
     return sum(rows)
 
 

@@ -183,20 +183,18 @@ def _feature_width(dataset: xr.Dataset) -> int | None:
         counts = np.sum(~np.isnan(dataset["policy_singular_values"].values), axis=2).max(axis=1, initial=0)
         widths = set(counts[counts > 0].tolist())
     else:
-        sizes = _recorded(dataset, "hidden_sizes")
-        widths = {size[-1] for size in sizes if isinstance(size, list) and size}
+        # A list as the sweep has it, or "64-64" where it is swept.
+        sizes = [size.split("-") if isinstance(size, str) else size for size in _recorded(dataset, "hidden_sizes")]
+        widths = {int(size[-1]) for size in sizes}
     return int(widths.pop()) if len(widths) == 1 else None
 
 
 def _recorded(dataset: xr.Dataset, field: str) -> list[Any]:
-    """Values of a configuration field: those swept, else the one in the provenance; empty when it is not told."""
+    """Values of a configuration field: those swept, else the one in the sweep's own record; empty if it is not told."""
     if field in dataset.coords:
         return list(dict.fromkeys(dataset[field].values.tolist()))
-    try:
-        config = json.loads(dataset.attrs.get("config", "{}"))
-    except json.JSONDecodeError:
-        return []
-    return [config[field]] if isinstance(config, dict) and field in config else []
+    config = json.loads(dataset.attrs.get("sweep", "{}")).get("config", {})
+    return [config[field]] if field in config else []
 
 
 def _title(dataset: xr.Dataset) -> str:

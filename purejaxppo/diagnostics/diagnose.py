@@ -1,19 +1,17 @@
 """The diagnosis of one update: the networks before against after it, on the whole rollout batch of N samples.
 
 Built for a program that is vmapped over runs. Matrices are read where they lie (stacking them would write another copy
-of all of them), what is small is stacked early, and everything ends in one vector: XLA compiles a kernel for each
-separate output, which for 160 scalars takes longer than all the rest.
+of all of them), what is small is stacked early, and everything ends in one vector (see `purejaxppo.metrics`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from purejaxppo.diagnostics.neurons import (
     deviation_of_rows,
@@ -26,6 +24,7 @@ from purejaxppo.diagnostics.neurons import (
 from purejaxppo.diagnostics.registry import RANKS, SINGULAR_VALUES
 from purejaxppo.diagnostics.spectral import SpectralMeasures, measures_of_spectrum, singular_values
 from purejaxppo.diagnostics.trust_region import RATIO_STATISTICS, RATIO_SUBSETS, cosine_of_rows, k3_terms, ratio_table
+from purejaxppo.metrics import Metrics
 
 Array = jax.Array
 
@@ -46,31 +45,10 @@ class NetworkOutput(Protocol):
     def preactivations(self) -> tuple[Array, ...]: ...
 
 
-@struct.dataclass(kw_only=True)
-class PackedMetrics:
-    """Metrics in few arrays: `values` [..., M] in the order of `names`, and `spectra` [..., D] by name."""
-
-    names: tuple[str, ...] = struct.field(pytree_node=False)
-    values: Array
-    spectra: dict[str, Array]
-
-    def unpack(self) -> dict[str, Any]:
-        """Metrics by name; any leading axes (runs, log points) stay. Also for NumPy arrays."""
-        return {name: self.values[..., index] for index, name in enumerate(self.names)} | self.spectra
-
-
 Block = tuple[Sequence[str], Array]  # names, and as many values in an array of any shape
 
 
-def diagnose(**inputs: Any) -> dict[str, Array]:
-    """All metrics of the registry except the families minibatch, performance and run: scalars [], spectra [D].
-
-    Takes what `diagnose_packed` takes.
-    """
-    return diagnose_packed(**inputs).unpack()
-
-
-def diagnose_packed(
+def diagnose(
     *,
     activation: str,
     clip_eps: Array | float,
@@ -87,8 +65,8 @@ def diagnose_packed(
     value_before: Array,
     value_after: Array,
     share_trunk: bool = False,
-) -> PackedMetrics:
-    """`diagnose`, in few arrays.
+) -> Metrics:
+    """All metrics of the registry except the families minibatch, performance and run: scalars [], spectra [D].
 
     log_ratio, kl, entropy_*, value_* are [N]: log pi_after - log pi_before of the rollout's actions, and KL(before ||
     after), entropy and value of each state. policy_moments_* are [N, K]: probabilities, or loc and scale side by side.
@@ -114,7 +92,7 @@ def diagnose_packed(
         ([f"value_std{suffix}" for suffix in _SUFFIXES], jnp.sqrt(variance(jnp.stack(value), axis=-1))),
         _mean_over_samples(rows),
     ]
-    return PackedMetrics(
+    return Metrics(
         names=tuple(name for names, _ in blocks for name in names),
         values=jnp.concatenate([array.ravel() for _, array in blocks]),
         spectra=spectra,

@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from purejaxppo import blas
 from purejaxppo.errors import ConfigError
 
 Array = jax.Array
+
+blas.use_one_thread()
 
 _TAIL = 0.01  # the share of the spectrum that PCA rank and srank may leave out: 1 - 0.99
 # Partial sums this close to the threshold count as having reached it. Geometric spectra can meet 0.99 exactly; float32

@@ -26,18 +26,24 @@ DEFAULT_EPISODE_STEPS = 1000
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep brax's known notices from users, and nothing else: each is matched by its text.
+def _without_known_warnings() -> Iterator[None]:
+    """Keep from users that jaxopt and brax are unmaintained, and that brax reads deprecated fields of MuJoCo's data.
 
-    That jaxopt and brax are no longer maintained, and that brax reads deprecated fields of MuJoCo's data, is for this
-    project to act on; MuJoCo's "failed to import warp" is printed wherever that optional package is absent.
+    That is for this project to act on. Each is matched by its text, so that nothing else is hidden.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="JAXopt is no longer maintained")
+        warnings.filterwarnings("ignore", message="Brax System, piplines and environments are not actively")
+        warnings.filterwarnings("ignore", message="Accessing `(contact|ncon)` directly from `Data` is deprecated")
+        yield
+
+
+@contextlib.contextmanager
+def _without_warp_lines() -> Iterator[None]:
+    """Drop the lines that MuJoCo prints on import where the optional package `warp` is absent, and no others."""
     printed = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-            warnings.filterwarnings("ignore", message="JAXopt is no longer maintained")
-            warnings.filterwarnings("ignore", message="Brax System, piplines and environments are not actively")
-            warnings.filterwarnings("ignore", message="Accessing `(contact|ncon)` directly from `Data` is deprecated")
+        with contextlib.redirect_stdout(printed):
             yield
     finally:
         for line in printed.getvalue().splitlines(keepends=True):
@@ -45,7 +51,7 @@ def _quiet() -> Iterator[None]:
                 sys.stdout.write(line)
 
 
-with _quiet():
+with _without_known_warnings(), _without_warp_lines():
     import brax.envs
     import mujoco
 
@@ -90,7 +96,7 @@ class BraxEnvironment(Environment):
     def __init__(self, name: str, backend: str = "spring", max_episode_steps: int | None = None):
         self.name = f"brax/{name}"
         self.max_episode_steps = DEFAULT_EPISODE_STEPS if max_episode_steps is None else max_episode_steps
-        with _quiet(), _without_model_notices():
+        with _without_known_warnings(), _without_model_notices():
             self._env = brax.envs.get_environment(name, backend=backend)
         num_actions = self._env.action_size
         self.action_space = Box((num_actions,), (-1.0,) * num_actions, (1.0,) * num_actions)
@@ -99,14 +105,14 @@ class BraxEnvironment(Environment):
         self.observation_dtype = np.dtype(first_obs.dtype)
 
     def reset(self, key: Array) -> tuple[Array, BraxState]:
-        with _quiet(), jax.numpy_rank_promotion("allow"):  # brax broadcasts silently in places
+        with _without_known_warnings(), jax.numpy_rank_promotion("allow"):  # brax broadcasts silently in places
             state = strongly_typed(self._env.reset(key))
         return state.obs, BraxState(brax=state, elapsed=jnp.int32(0))
 
     def step(self, key: Array, state: BraxState, action: Array) -> Step:
         # Brax writes new metrics into the dictionary it is given; the copy keeps our caller's state as it was.
         before = state.brax.replace(metrics=dict(state.brax.metrics))
-        with _quiet(), jax.numpy_rank_promotion("allow"):
+        with _without_known_warnings(), jax.numpy_rank_promotion("allow"):
             after = strongly_typed(self._env.step(before, clip_to_box(action, self.action_space)))
         elapsed = state.elapsed + 1
         return auto_reset(

@@ -23,8 +23,8 @@ class GymnaxEnvironment(Environment):
     `max_episode_steps`, else at gymnax's own limit.
 
     We compose gymnax's `step_env`, `is_truncated` and `reset_env` as its `step` does, with the same keys (a test holds
-    the two equal bit by bit), rather than call `step`: a lower limit must cut the episode and leave the environment as
-    it is, whereas DiscountingChain also shows the limit parameter in its observation.
+    the two equal), rather than call `step`: a lower limit must cut the episode and leave the environment as it is,
+    whereas DiscountingChain also shows the limit parameter in its observation.
 
     Raises ConfigError for a limit above gymnax's own.
     """

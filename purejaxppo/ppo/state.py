@@ -20,7 +20,6 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import ActorCritic, Params, make_actor_critic
 
 Array = jax.Array
-Metrics = dict[str, Array]
 
 jax.tree_util.register_dataclass(
     HyperParams, data_fields=[field.name for field in dataclasses.fields(HyperParams)], meta_fields=[]

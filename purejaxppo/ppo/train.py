@@ -19,14 +19,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.flatten_util import ravel_pytree
 
 from purejaxppo.config import TrainConfig
 from purejaxppo.diagnostics.diagnose import diagnose
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.hyperparams import HyperParams
+from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
 from purejaxppo.ppo.rollout import collect, prepare_batch
-from purejaxppo.ppo.state import Array, Batch, Learner, Metrics, RunState, make_learner
+from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
 from purejaxppo.ppo.update import init_optimizer, update_networks
 
 
@@ -42,7 +44,7 @@ class Trainer(NamedTuple):
 
 @struct.dataclass(kw_only=True)
 class TrainResult:
-    """End of a run: its last state, and metrics [L] (spectra [L, D]) by name; the registry defines each."""
+    """End of a run: its last state, and metrics by name, [L] each (spectra [L, D]); the registry defines them."""
 
     state: RunState
     metrics: Metrics
@@ -137,9 +139,9 @@ def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tupl
     shapes = jax.eval_shape(run_one, hparams, state)[1]
     last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     (state, last), _ = jax.lax.scan(update, (state, last), length=learner.config.updates_per_log)
-    metrics = state.episodes.metrics() | last.minibatch_metrics
+    metrics = Metrics.of(state.episodes.metrics()).joined(last.minibatch_metrics)
     if learner.config.diagnostics:
-        metrics |= diagnose_update(learner, hparams, state, last)
+        metrics = metrics.joined(diagnose_update(learner, hparams, state, last))
     return freeze_if_diverged(learner, start, state, metrics)
 
 
@@ -176,10 +178,11 @@ def freeze_if_diverged(
 
     Its status becomes the log point (counted from 1) at which it broke; from there on its metrics are NaN.
     """
-    values = [*jax.tree.leaves(state.params), metrics["policy_loss"], metrics["value_loss"]]
-    is_finite = jnp.stack([jnp.isfinite(x).all() for x in values]).all()
+    weights, _ = ravel_pytree(state.params)
+    losses = metrics["policy_loss"] + metrics["value_loss"]
+    is_finite = jnp.isfinite(weights).all() & jnp.isfinite(losses)
     is_healthy = is_finite & (start.status == 0)
     log_point = state.update // learner.config.updates_per_log
     status = jnp.where(start.status == 0, jnp.where(is_finite, 0, log_point), start.status)
     kept = jax.tree.map(lambda new, old: jnp.where(is_healthy, new, old), state, start)
-    return kept.replace(status=status), {name: jnp.where(is_healthy, x, jnp.nan) for name, x in metrics.items()}
+    return kept.replace(status=status), jax.tree.map(lambda x: jnp.where(is_healthy, x, jnp.nan), metrics)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from purejaxppo.hyperparams import HyperParams
+from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.rollout import regularized_preactivations
-from purejaxppo.ppo.state import Array, Batch, Learner, Metrics, RunState
+from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 PFO_DISTANCES = {"l2": losses.pfo, "cosine": losses.pfo_cosine}
 
 
 def minibatch_loss(
     params: Params, learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array
-) -> tuple[Array, Metrics]:
+) -> tuple[Array, dict[str, Array]]:
     """Total loss of one minibatch and its terms (each without its coefficient).
 
     PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic)
@@ -51,24 +53,31 @@ def minibatch_loss(
 
 def adam_step(
     hparams: HyperParams, learning_rate: Array, grads: Params, opt_state: optax.OptState, params: Params
-) -> tuple[Params, optax.OptState, Metrics]:
-    """Clip the gradient's global norm, then one Adam step, for one network; and the norms of all three."""
-    grad_norm = optax.tree.norm(grads)
-    scale = jnp.minimum(1.0, hparams.max_grad_norm / (grad_norm + 1e-6))
+) -> tuple[Params, optax.OptState, dict[str, Array]]:
+    """Clip the gradient's global norm, then one Adam step, for one network; and its norms.
+
+    On one flat vector per network: an elementwise optimiser does not mind, and XLA gets a few kernels, not dozens.
+    """
+    gradient, _ = ravel_pytree(grads)
+    weights, unravel = ravel_pytree(params)
+    norm = jnp.linalg.norm(gradient)
+    scale = jnp.minimum(1.0, hparams.max_grad_norm / (norm + 1e-6))
     adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps)
-    steps, opt_state = adam.update(jax.tree.map(lambda g: g * scale, grads), opt_state)
-    steps = jax.tree.map(lambda s: -learning_rate * s, steps)
+    direction, opt_state = adam.update(gradient * scale, opt_state)
+    step = -learning_rate * direction
+    weights = weights + step
     norms = {
-        "gradient_norm": grad_norm,
-        "gradient_norm_clipped": grad_norm * scale,
-        "step_norm": optax.tree.norm(steps),
+        "gradient_norm": norm,
+        "gradient_norm_clipped": norm * scale,
+        "step_norm": jnp.linalg.norm(step),
+        "weight_norm": jnp.linalg.norm(weights),
     }
-    return optax.apply_updates(params, steps), opt_state, norms
+    return unravel(weights), opt_state, norms
 
 
 def init_optimizer(params: Params) -> optax.OptState:
-    """Adam's zero moments for one network (they do not depend on its hyper-parameters)."""
-    return optax.scale_by_adam().init(params)
+    """Adam's zero moments for one network, flat [P] (they do not depend on its hyper-parameters)."""
+    return optax.scale_by_adam().init(ravel_pytree(params)[0])
 
 
 def minibatch_update(
@@ -82,10 +91,10 @@ def minibatch_update(
             hparams, learning_rate, grads[name], state.optimizer[name], state.params[name]
         )
         if learner.config.diagnostics:
-            norms["weight_norm"] = optax.tree.norm(params[name])
             for network in ("policy", "critic") if name == "shared" else (name,):
-                metrics |= {f"{network}_{key}": value for key, value in norms.items()}
-    return state.replace(params=params, optimizer=optimizer), metrics
+                metrics |= {f"{network}_{norm}": value for norm, value in norms.items()}
+    metrics["learning_rate"] = learning_rate
+    return state.replace(params=params, optimizer=optimizer), Metrics.of(metrics)
 
 
 def update_networks(
@@ -108,7 +117,6 @@ def update_networks(
         return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches)))
 
     state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, config.num_epochs))
-    metrics["learning_rate"] = jnp.broadcast_to(learning_rate, (config.num_epochs, config.num_minibatches))
     return state, corners(metrics)
 
 
@@ -118,7 +126,11 @@ def corners(metrics: Metrics) -> Metrics:
     The plain name is the last minibatch of the last epoch.
     """
     places = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
-    return {f"{name}{suffix}": value[place] for name, value in metrics.items() for suffix, place in places.items()}
+    return Metrics(
+        names=tuple(f"{name}{suffix}" for suffix in places for name in metrics.names),
+        values=jnp.concatenate([metrics.values[place] for place in places.values()]),
+        spectra={},
+    )
 
 
 def scheduled_learning_rate(learner: Learner, hparams: HyperParams, update: Array) -> Array:

@@ -1,0 +1,56 @@
+"""Metrics by name in few arrays: a mapping for whoever reads it, two or three outputs for the compiler.
+
+XLA compiles a kernel for each separate output of a program; for two hundred scalars that takes longer than the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+
+
+@struct.dataclass(kw_only=True)
+class Metrics(Mapping[str, Any]):
+    """Scalars and spectra by name; `metrics["policy_rank"]` is an array of whatever leading axes there are.
+
+    values: [..., M], scalars in the order of `names`. spectra: [..., D] each. Leading axes (runs S, log points L) come
+    from vmap and scan. Iterates over all names, scalars first.
+    """
+
+    names: tuple[str, ...] = struct.field(pytree_node=False)
+    values: Array
+    spectra: dict[str, Array]
+
+    @staticmethod
+    def of(scalars: Mapping[str, Array], spectra: dict[str, Array] | None = None) -> Metrics:
+        """Metrics from arrays of equal shape by name, and spectra by name."""
+        values = jnp.stack([jnp.asarray(x, jnp.float32) for x in scalars.values()], axis=-1)
+        return Metrics(names=tuple(scalars), values=values, spectra=spectra or {})
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.spectra:
+            return self.spectra[name]
+        if name not in self.names:
+            raise KeyError(name)
+        return self.values[..., self.names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.names, *self.spectra))
+
+    def __len__(self) -> int:
+        return len(self.names) + len(self.spectra)
+
+    def joined(self, *others: Metrics) -> Metrics:
+        """These metrics and others of the same leading axes, side by side."""
+        every = (self, *others)
+        return Metrics(
+            names=tuple(name for metrics in every for name in metrics.names),
+            values=jnp.concatenate([metrics.values for metrics in every], axis=-1),
+            spectra={name: x for metrics in every for name, x in metrics.spectra.items()},
+        )

@@ -1,0 +1,285 @@
+"""A whole diagnosis, jitted and vmapped as in a trainer: names, oracles, limits, degenerate runs, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles as slow
+import pytest
+from flax import struct
+from test_diagnostics_spectral import public_matrices
+
+from purejaxppo.diagnostics.diagnose import PackedMetrics, diagnose, diagnose_packed
+from purejaxppo.diagnostics.registry import METRICS
+from purejaxppo.errors import ConfigError
+
+RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
+DIAGNOSED = {
+    name: metric for name, metric in METRICS.items() if metric.family not in ("minibatch", "performance", "run")
+}
+
+
+@struct.dataclass(kw_only=True)
+class Output:
+    """Stands in for a network's output."""
+
+    features: Any
+    preactivations: tuple[Any, ...]
+
+
+def network(rng: np.random.Generator, activation: Callable = jax.nn.relu, width: int = 16) -> Output:
+    hidden, last = rng.normal(size=(RUNS, SAMPLES, 8)), rng.normal(size=(RUNS, SAMPLES, width))
+    last[..., :2] -= 9  # with relu, two dead units
+    return Output(
+        features=activation(jnp.asarray(last, jnp.float32)),
+        preactivations=(jnp.asarray(hidden, jnp.float32), jnp.asarray(last, jnp.float32)),
+    )
+
+
+def moved(rng: np.random.Generator, output: Output, step: float = 0.1) -> Output:
+    return jax.tree.map(lambda x: x + jnp.asarray(step * rng.normal(size=x.shape), jnp.float32), output)
+
+
+def healthy_inputs(seed: int = 0, **networks: Output) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=(RUNS, SAMPLES, *shape)), jnp.float32)
+
+    policy, critic = (networks.get(name, network(rng)) for name in ("policy", "critic"))
+    return {
+        "policy_before": policy,
+        "policy_after": networks.get("policy_after", moved(rng, policy)),
+        "critic_before": critic,
+        "critic_after": networks.get("critic_after", moved(rng, critic)),
+        "log_ratio": 0.4 * normal(),
+        "kl": jnp.abs(normal()),
+        "entropy_before": normal(),
+        "entropy_after": normal(),
+        "policy_moments_before": jax.nn.softmax(normal(ACTIONS)),
+        "policy_moments_after": jax.nn.softmax(normal(ACTIONS)),
+        "value_before": normal(),
+        "value_after": normal(),
+    }
+
+
+@partial(jax.jit, static_argnames=("activation", "share_trunk"))
+def packed_of_runs(inputs: dict[str, Any], activation: str, share_trunk: bool) -> PackedMetrics:
+    """As in a trainer: vmapped over runs, jitted, and compiled once for all tests of the same shapes."""
+    options = {"activation": activation, "share_trunk": share_trunk, "clip_eps": CLIP_EPS}
+    return jax.vmap(lambda single: diagnose_packed(**single, **options))(inputs)
+
+
+def diagnose_runs(inputs: dict[str, Any], activation: str = "relu", share_trunk: bool = False) -> dict[str, np.ndarray]:
+    return jax.tree.map(np.asarray, packed_of_runs(inputs, activation, share_trunk)).unpack()
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, Any]:
+    return healthy_inputs()
+
+
+@pytest.fixture(scope="module")
+def metrics(inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    return diagnose_runs(inputs)
+
+
+def test_every_metric_of_the_registry_is_there_and_finite(metrics: dict[str, np.ndarray]) -> None:
+    assert metrics.keys() == DIAGNOSED.keys()
+    for name, value in metrics.items():
+        assert value.shape == (RUNS, 16)[: len(DIAGNOSED[name].dims) - 1], name
+        assert value.dtype == np.float32, name
+        assert np.isfinite(value).all(), name
+
+
+def expected_metrics(inputs: dict[str, Any], run: int, activation: str = "relu") -> dict[str, Any]:
+    """The whole diagnosis of one run, from the slow versions."""
+    own = jax.tree.map(lambda x: np.asarray(x[run]), inputs)
+    expected = slow.ratio_statistics(own["log_ratio"], CLIP_EPS)
+    log_ratio = np.float64(own["log_ratio"])
+    expected |= {"kl": own["kl"].mean(), "kl_k1": -log_ratio.mean()}
+    expected["kl_k3"] = (np.exp(log_ratio) - 1 - log_ratio).mean()
+    for time, suffix in (("before", "_before"), ("after", "")):
+        expected[f"policy_variance{suffix}"] = slow.policy_variance(own[f"policy_moments_{time}"])
+        expected[f"entropy{suffix}"] = own[f"entropy_{time}"].mean()
+        expected[f"value_mean{suffix}"] = own[f"value_{time}"].mean()
+        expected[f"value_std{suffix}"] = own[f"value_{time}"].std(ddof=1)
+        for net in ("policy", "critic"):
+            expected |= expected_of_network(net, own[f"{net}_{time}"], suffix, activation)
+    for net in ("policy", "critic"):
+        before, after = (subjects(own[f"{net}_{time}"]) for time in ("before", "after"))
+        for subject in before:
+            values = slow.drift(before[subject], after[subject])
+            expected |= dict(zip((f"{net}_{subject}_drift", f"{net}_{subject}_cosine"), values, strict=True))
+    ranks = [name for name in expected if name.endswith("rank")]
+    return expected | {f"{name}_change": expected[name] - expected[f"{name}_before"] for name in ranks}
+
+
+def subjects(output: Output) -> dict[str, np.ndarray]:
+    layers = output.preactivations
+    return {
+        "feature": output.features,
+        "preactivation": layers[-1],
+        "all_preactivations": np.concatenate(layers, axis=1),
+    }
+
+
+def expected_of_network(net: str, output: Output, suffix: str, activation: str) -> dict[str, Any]:
+    expected: dict[str, Any] = {f"{net}_dead_neurons{suffix}": slow.dead_neurons(output.features, activation)}
+    for subject, matrix in subjects(output).items():
+        expected[f"{net}_{subject}_norm{suffix}"] = slow.mean_norm(matrix)
+        if subject == "all_preactivations":
+            continue
+        expected[f"{net}_{subject}_mean{suffix}"] = matrix.mean()
+        expected[f"{net}_{subject}_std{suffix}"] = slow.mean_deviation_over_dimensions(matrix)
+        prefix = f"{net}_preactivation_" if subject == "preactivation" else f"{net}_"
+        sigma = slow.spectrum(matrix)
+        expected |= {
+            f"{prefix}rank{suffix}": slow.approximate_rank(matrix),
+            f"{prefix}effective_rank{suffix}": slow.effective_rank(matrix),
+            f"{prefix}srank{suffix}": slow.srank(matrix),
+            f"{prefix}feature_rank{suffix}": slow.feature_rank(matrix),
+            f"{prefix}numerical_rank{suffix}": slow.numerical_rank(matrix),
+        }
+        places = {"sigma_1": 0, "sigma_2": 1, "sigma_min": -1}
+        expected |= {f"{prefix}{name}{suffix}": sigma[i] / np.sqrt(len(matrix)) for name, i in places.items()}
+        if suffix == "":
+            expected[f"{prefix}singular_values"] = sigma
+    return expected
+
+
+def test_every_metric_agrees_with_its_slow_version(inputs: dict[str, Any], metrics: dict[str, np.ndarray]) -> None:
+    for run in range(RUNS):
+        expected = expected_metrics(inputs, run)
+        assert expected.keys() == metrics.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(metrics[name][run], value, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def test_ranks_of_the_reference_implementation_through_a_whole_diagnosis(oracles: Path) -> None:
+    file, features = public_matrices(oracles, "512x64")
+    output = Output(features=jnp.asarray(features), preactivations=(jnp.asarray(features[::-1]),))
+    rows = jnp.ones((6, 512))
+    moments = jnp.ones((6, 512, 2))
+    inputs = {name: rows if x.ndim == 2 else moments for name, x in healthy_inputs().items() if hasattr(x, "ndim")}
+    metrics = diagnose_runs(
+        inputs | {f"{net}_{time}": output for net in ("policy", "critic") for time in ("before", "after")}
+    )
+    for name in ("policy_rank", "policy_rank_before", "critic_rank", "critic_rank_before"):
+        np.testing.assert_array_equal(metrics[name], file["expected/approximate_rank_pca"], err_msg=name)
+    np.testing.assert_array_equal(metrics["critic_preactivation_rank"], file["expected/approximate_rank_pca"][::-1])
+    np.testing.assert_array_equal(metrics["policy_srank"], file["expected/srank_kumar"])
+    np.testing.assert_array_equal(metrics["policy_feature_rank"], file["expected/feature_rank_lyle"])
+    np.testing.assert_array_equal(metrics["policy_dead_neurons"], file["expected/dead_relu"])
+    np.testing.assert_allclose(metrics["policy_feature_norm"], file["expected/norm"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["policy_effective_rank"], file["expected/effective_rank_vetterli"], rtol=1e-3)
+
+
+def test_an_update_that_changes_nothing() -> None:
+    inputs = healthy_inputs()
+    for name in inputs:
+        if name.endswith("_after"):
+            inputs[name] = inputs[name.replace("_after", "_before")]
+    zeros = jnp.zeros((RUNS, SAMPLES))
+    metrics = diagnose_runs(inputs | {"log_ratio": zeros, "kl": zeros})
+    for name, value in metrics.items():
+        if name.endswith(("_change", "_drift", "_fraction", "ratio_std")) or name.startswith("kl"):
+            np.testing.assert_allclose(value, 0, atol=1e-6, err_msg=name)
+        elif name.endswith("_cosine") or name in ("ratio_mean", "ratio_min", "ratio_max"):
+            np.testing.assert_allclose(value, 1, rtol=1e-6, err_msg=name)
+        elif name.startswith("ratio_") or name == "excess_ratio":
+            assert np.isnan(value).all(), name
+        elif f"{name}_before" in metrics:
+            np.testing.assert_array_equal(value, metrics[f"{name}_before"], err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "leaky_relu"])
+def test_other_activations(activation: str) -> None:
+    function = {"tanh": jnp.tanh, "gelu": jax.nn.gelu, "leaky_relu": jax.nn.leaky_relu}[activation]
+    output = network(np.random.default_rng(0), function)
+    metrics = diagnose_runs(healthy_inputs(policy=output, policy_after=output), activation)
+    expected = [slow.dead_neurons(np.asarray(x), activation) for x in output.features]
+    np.testing.assert_array_equal(metrics["policy_dead_neurons"], expected)
+    with pytest.raises(ConfigError, match="activation is 'swish'"):
+        diagnose_runs(healthy_inputs(), "swish")
+
+
+def test_a_shared_trunk_is_reported_under_both_names() -> None:
+    inputs = healthy_inputs()
+    shared = inputs | {"critic_before": inputs["policy_before"], "critic_after": inputs["policy_after"]}
+    once, twice = diagnose_runs(shared, share_trunk=True), diagnose_runs(shared)
+    assert once.keys() == twice.keys() == DIAGNOSED.keys()
+    for name in once:
+        np.testing.assert_allclose(once[name], twice[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("width", [5, 90])
+def test_networks_of_different_widths(metrics: dict[str, np.ndarray], width: int) -> None:
+    """A narrow critic, and one with more units than samples, beside the same policy."""
+    critic = network(np.random.default_rng(5), width=width)
+    inputs = healthy_inputs(critic=critic)
+    measured = diagnose_runs(inputs)
+    assert measured.keys() == DIAGNOSED.keys()
+    assert measured["critic_singular_values"].shape == (RUNS, min(width, SAMPLES))
+    expected = expected_metrics(inputs, 0)
+    for name, value in expected.items():
+        np.testing.assert_allclose(measured[name][0], value, rtol=1e-4, atol=5e-5, err_msg=name)
+
+
+def test_a_diverged_run_says_nan_and_spoils_nobody_else(inputs: dict[str, Any], metrics: dict[str, np.ndarray]) -> None:
+    broken = jax.tree.map(lambda x: x.at[1].set(jnp.nan), inputs)
+    measured = diagnose_runs(broken)
+    for name, value in measured.items():
+        np.testing.assert_allclose(value[::2], metrics[name][::2], rtol=1e-5, atol=1e-6, err_msg=name)
+        if "dead" not in name and "fraction" not in name:
+            assert np.isnan(value[1]).all(), name
+
+
+def test_a_dead_network_has_numbers_for_everything() -> None:
+    inputs = healthy_inputs()
+    for name in ("policy_before", "policy_after"):
+        inputs[name] = inputs[name].replace(features=jnp.zeros_like(inputs[name].features))
+    metrics = diagnose_runs(inputs)
+    assert all(np.isfinite(value).all() for value in metrics.values())
+    np.testing.assert_array_equal(metrics["policy_dead_neurons"], 16)
+    np.testing.assert_array_equal(metrics["policy_rank"], 1)
+    np.testing.assert_array_equal(metrics["policy_feature_cosine"], 0)
+
+
+def test_a_plain_dict_holds_the_same(inputs: dict[str, Any], metrics: dict[str, np.ndarray]) -> None:
+    packed = packed_of_runs(inputs, "relu", False)
+    assert len(jax.tree.leaves(packed)) == 5
+    assert len(set(packed.names)) == len(packed.names) == packed.values.shape[-1]
+    unpacked = jax.jit(jax.vmap(lambda x: diagnose(activation="relu", clip_eps=CLIP_EPS, **x)))(inputs)
+    assert unpacked.keys() == metrics.keys()
+    for name, value in unpacked.items():
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_no_gradient_flows_through_a_diagnosis() -> None:
+    """All singular values coincide here: the derivative of an SVD would be NaN."""
+    inputs = healthy_inputs()
+    single = jax.tree.map(lambda x: x[0], inputs)
+
+    def loss(features: jax.Array) -> jax.Array:
+        output = Output(features=features, preactivations=(features,))
+        every = {f"{net}_{time}": output for net in ("policy", "critic") for time in ("before", "after")}
+        packed = diagnose_packed(activation="relu", clip_eps=CLIP_EPS, **(single | every))
+        return features.sum() + packed.values.sum() + packed.spectra["policy_singular_values"].sum()
+
+    gradient = jax.jit(jax.grad(loss))(jnp.eye(SAMPLES, 16))
+    np.testing.assert_array_equal(gradient, 1)
+
+
+def test_one_qr_and_one_svd_in_a_diagnosis(inputs: dict[str, Any]) -> None:
+    """Several independent LAPACK calls in one program can deadlock XLA's CPU runtime."""
+    single = jax.vmap(lambda x: diagnose(activation="relu", clip_eps=CLIP_EPS, **x))
+    text = jax.jit(single).lower(inputs).as_text()
+    assert text.count("@lapack_sgeqrf") == 1
+    assert text.count("@lapack_sgesdd") == 1

@@ -1,0 +1,89 @@
+"""The table of metrics: complete, well formed, readable, and free of JAX."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from purejaxppo import diagnostics
+from purejaxppo.diagnostics.registry import HEADLINE, METRICS, markdown_table
+
+FAMILIES = {
+    "spectral": 88,  # 2 networks x 2 matrices x (8 scalars after + 8 before + 5 changes + 1 spectrum)
+    "norm": 28,  # 2 networks x 7 x (after, before)
+    "neuron": 4,
+    "output": 8,  # policy variance, value mean, value deviation, entropy, x (after, before)
+    "trust_region": 18,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio
+    "drift": 12,  # 2 networks x 3 subjects x (drift, cosine)
+    "minibatch": 68,  # 17 quantities at 4 moments
+    "performance": 7,
+    "run": 1,
+}
+
+
+def test_every_family_is_complete() -> None:
+    counts = {family: sum(metric.family == family for metric in METRICS.values()) for family in FAMILIES}
+    assert counts == FAMILIES
+    assert len(METRICS) == sum(FAMILIES.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("return_mean", "episode_length_mean", "entropy", "policy_rank", "critic_rank", "policy_effective_rank"),
+        *("policy_preactivation_norm", "policy_dead_neurons", "critic_dead_neurons", "policy_variance", "kl", "status"),
+        *(
+            "ratio_below_mean",
+            "ratio_above_mean",
+            "excess_ratio",
+            "clip_fraction",
+            "pfo_loss",
+            "policy_singular_values",
+        ),
+        *("critic_preactivation_numerical_rank_change", "policy_all_preactivations_norm_before"),
+        *("critic_step_norm_first_epoch_last", "policy_preactivation_sigma_min_before"),
+    ],
+)
+def test_public_names(name: str) -> None:
+    assert METRICS[name].name == name
+
+
+def test_entries_are_well_formed() -> None:
+    labels = [metric.long_name for metric in METRICS.values() if metric.family != "minibatch"]
+    assert len(labels) == len(set(labels))
+    definitions = [metric.definition for metric in METRICS.values()]
+    assert len(definitions) == len(set(definitions))
+    for metric in METRICS.values():
+        assert metric.name.isidentifier()
+        assert metric.long_name
+        assert len(metric.definition) > 20, metric.name
+        assert metric.dims in (("run",), ("run", "log"), ("run", "log", "D")), metric.name
+        assert not metric.definition.endswith("."), metric.name
+
+
+def test_tables() -> None:
+    assert 12 <= len(HEADLINE) <= 14
+    assert set(HEADLINE) <= METRICS.keys()
+    whole = markdown_table().splitlines()
+    assert len(whole) == len(METRICS) + 2
+    assert all(line.replace("\\|", "").count("|") == 5 for line in whole)
+    assert "`policy_rank`" in markdown_table(HEADLINE)
+    assert len(markdown_table(HEADLINE).splitlines()) == len(HEADLINE) + 2
+
+
+def test_reading_the_table_loads_no_jax() -> None:
+    code = (
+        "import sys; from purejaxppo import diagnostics; diagnostics.METRICS; diagnostics.markdown_table();"
+        "sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_of_the_package() -> None:
+    for name in diagnostics.__all__:
+        assert getattr(diagnostics, name) is not None
+    assert dir(diagnostics) == sorted(diagnostics.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'rank'"):
+        _ = diagnostics.rank
