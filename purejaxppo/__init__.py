@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from purejaxppo import analysis, diagnostics, envs, ppo
-    from purejaxppo.sweep.store import load_results
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from purejaxppo.presets import preset
     from purejaxppo.sweep.engine import run_sweep, use_cpu_cores
     from purejaxppo.sweep.plan import Sweep
+    from purejaxppo.sweep.store import load_results
 
 _HOME = {
     "ConfigError": "errors",

@@ -1,16 +1,24 @@
-"""One thread for the BLAS library behind JAX's LAPACK calls on the CPU: several deadlock.
+"""LAPACK on the CPU without deadlocks: one BLAS thread, and one matrix at a time.
 
-JAX hands QR and SVD to the OpenBLAS that scipy ships, from several of its own threads at once: the matrices of a batch,
-and the programs of several CPU devices. Each call then waits in OpenBLAS's `exec_blas_async_wait` for OpenBLAS's own
-workers, and now and then for ever. Seen with jaxlib 0.10.2 and scipy 1.17 on two cores: a batch of 64 QR decompositions
-of 512 x 64 split over two devices hung in every try; with one BLAS thread it never did. One thread is also the faster
-setting for matrices of this size. JAX's own parallelism is untouched.
+JAX hands QR and SVD to the OpenBLAS that scipy ships. Two things about that can stop a program for ever, both seen
+with jaxlib 0.10.2 on two cores and both found with a debugger in the stuck process:
+
+- Several of JAX's threads enter a threaded OpenBLAS at once and wait in its `exec_blas_async_wait` for its workers.
+  With one BLAS thread there is nobody to wait for. It is also the faster setting for matrices of this size.
+- A LAPACK call on a *batch* of matrices hands parts of the batch to XLA's own thread pool and blocks until they are
+  done. When as many such calls as there are threads run in that pool (two programs on two CPU devices, or independent
+  calls in one program), the parts never get a thread. A call on a single matrix hands out nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import scipy.linalg  # noqa: F401 - loads the library that is to be limited
 from threadpoolctl import ThreadpoolController
+
+Array = jax.Array
 
 
 def use_one_thread() -> None:
@@ -18,3 +26,17 @@ def use_one_thread() -> None:
     for library in ThreadpoolController().lib_controllers:
         if library.internal_api == "openblas" and "numpy.libs" not in str(library.filepath):
             library.set_num_threads(1)
+
+
+def one_at_a_time(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """`function` of one matrix, which under vmap runs on a CPU matrix after matrix; elsewhere it is batched as usual."""
+
+    sequential = jax.custom_batching.sequential_vmap(function)
+
+    def on_any_platform(matrix: Array) -> Array:
+        return jax.lax.platform_dependent(matrix, cpu=jax.custom_batching.sequential_vmap(function), default=function)
+
+    return on_any_platform
+
+
+use_one_thread()

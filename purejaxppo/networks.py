@@ -22,8 +22,6 @@ from purejaxppo.errors import ConfigError
 Array = jax.Array
 Params = dict[str, Any]
 
-blas.use_one_thread()  # orthogonal initialisation decomposes matrices
-
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "leaky_relu": nn.leaky_relu}
 # (channels, kernel, stride) of each convolution.
 CONVOLUTIONS = {"mlp": (), "minatar_conv": ((16, 3, 1),), "nature_conv": ((32, 8, 4), (64, 4, 2), (64, 3, 1))}
@@ -187,11 +185,20 @@ def orthogonal_kernels(params: Params, key: Array) -> Params:
         if names[-1] == "kernel":
             gain = {"policy_head": 0.01, "critic_head": 1.0}.get(names[-2], 2**0.5)
             key, key_leaf = jax.random.split(key)
-            leaf = gain * jax.nn.initializers.orthogonal()(key_leaf, leaf.shape)
+            leaf = gain * _orthonormal(jax.random.normal(key_leaf, leaf.shape))
         else:
             leaf = jnp.zeros_like(leaf)
         fresh.append(leaf)
     return jax.tree_util.tree_unflatten(structure, fresh)
+
+
+@blas.one_at_a_time
+def _orthonormal(normal: Array) -> Array:
+    """Haar-distributed matrix with orthonormal rows or columns, whichever are fewer, from a Gaussian one."""
+    tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
+    q, r = jnp.linalg.qr(tall)
+    q = q * jnp.sign(jnp.diagonal(r))[None, :]
+    return q if normal.shape[0] >= normal.shape[1] else q.T
 
 
 def _check_image(config: TrainConfig, shape: tuple[int, ...]) -> None:

@@ -15,9 +15,10 @@ import pytest
 from flax import struct
 from test_diagnostics_spectral import public_matrices
 
-from purejaxppo.diagnostics.diagnose import PackedMetrics, diagnose, diagnose_packed
+from purejaxppo.diagnostics.diagnose import diagnose
 from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
+from purejaxppo.metrics import Metrics
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
@@ -70,14 +71,14 @@ def healthy_inputs(seed: int = 0, **networks: Output) -> dict[str, Any]:
 
 
 @partial(jax.jit, static_argnames=("activation", "share_trunk"))
-def packed_of_runs(inputs: dict[str, Any], activation: str, share_trunk: bool) -> PackedMetrics:
+def metrics_of_runs(inputs: dict[str, Any], activation: str, share_trunk: bool) -> Metrics:
     """As in a trainer: vmapped over runs, jitted, and compiled once for all tests of the same shapes."""
     options = {"activation": activation, "share_trunk": share_trunk, "clip_eps": CLIP_EPS}
-    return jax.vmap(lambda single: diagnose_packed(**single, **options))(inputs)
+    return jax.vmap(lambda single: diagnose(**single, **options))(inputs)
 
 
 def diagnose_runs(inputs: dict[str, Any], activation: str = "relu", share_trunk: bool = False) -> dict[str, np.ndarray]:
-    return jax.tree.map(np.asarray, packed_of_runs(inputs, activation, share_trunk)).unpack()
+    return dict(jax.tree.map(np.asarray, metrics_of_runs(inputs, activation, share_trunk)))
 
 
 @pytest.fixture(scope="module")
@@ -252,14 +253,11 @@ def test_a_dead_network_has_numbers_for_everything() -> None:
     np.testing.assert_array_equal(metrics["policy_feature_cosine"], 0)
 
 
-def test_a_plain_dict_holds_the_same(inputs: dict[str, Any], metrics: dict[str, np.ndarray]) -> None:
-    packed = packed_of_runs(inputs, "relu", False)
-    assert len(jax.tree.leaves(packed)) == 5
-    assert len(set(packed.names)) == len(packed.names) == packed.values.shape[-1]
-    unpacked = jax.jit(jax.vmap(lambda x: diagnose(activation="relu", clip_eps=CLIP_EPS, **x)))(inputs)
-    assert unpacked.keys() == metrics.keys()
-    for name, value in unpacked.items():
-        np.testing.assert_allclose(value, metrics[name], rtol=1e-5, atol=1e-6, err_msg=name)
+def test_a_diagnosis_leaves_a_program_in_few_arrays(inputs: dict[str, Any]) -> None:
+    """XLA compiles a kernel for each output: as many arrays as metrics took longer to compile than all the rest."""
+    metrics = metrics_of_runs(inputs, "relu", False)
+    assert len(jax.tree.leaves(metrics)) == 1 + 4  # all scalars, and four spectra
+    assert len(set(metrics.names)) == len(metrics.names) == metrics.values.shape[-1]
 
 
 def test_no_gradient_flows_through_a_diagnosis() -> None:
@@ -270,8 +268,8 @@ def test_no_gradient_flows_through_a_diagnosis() -> None:
     def loss(features: jax.Array) -> jax.Array:
         output = Output(features=features, preactivations=(features,))
         every = {f"{net}_{time}": output for net in ("policy", "critic") for time in ("before", "after")}
-        packed = diagnose_packed(activation="relu", clip_eps=CLIP_EPS, **(single | every))
-        return features.sum() + packed.values.sum() + packed.spectra["policy_singular_values"].sum()
+        metrics = diagnose(activation="relu", clip_eps=CLIP_EPS, **(single | every))
+        return features.sum() + metrics.values.sum() + metrics.spectra["policy_singular_values"].sum()
 
     gradient = jax.jit(jax.grad(loss))(jnp.eye(SAMPLES, 16))
     np.testing.assert_array_equal(gradient, 1)

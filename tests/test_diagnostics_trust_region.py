@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles as slow
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from purejaxppo.diagnostics.trust_region import drift, joint_drift, kl_k1, kl_k3, ratio_statistics
@@ -64,11 +64,13 @@ def test_kl_estimators() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(-20, 20, width=32))
+@example(0.009)
+@example(-0.009)
 def test_k3_is_accurate_and_never_negative(log_ratio: float) -> None:
     value = float(kl_k3(jnp.array([log_ratio], jnp.float32)))
     exact = np.expm1(np.longdouble(log_ratio)) - np.longdouble(log_ratio)
     assert value >= 0
-    assert value == pytest.approx(float(exact), rel=1e-3, abs=1e-30)
+    assert value == pytest.approx(float(exact), rel=1e-4, abs=1e-30)
 
 
 @pytest.mark.parametrize("estimator", [kl_k1, kl_k3])

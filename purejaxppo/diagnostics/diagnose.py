@@ -127,8 +127,7 @@ def _matrices(output: NetworkOutput) -> tuple[Array, Array]:
 def _spectral(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> tuple[list[Block], dict[str, Array]]:
     """Measures of the matrices [N, D] of each network, by time and kind; and the spectra after.
 
-    One stacked call for all: several independent LAPACK calls in one program can deadlock XLA's CPU runtime. Narrower
-    networks get columns of zeros, which add singular values 0 and change no other.
+    One stacked call for all: narrower networks get columns of zeros, which add singular values 0 and change no other.
     """
     shapes = {name: before.features.shape for name, (before, _) in networks.items()}
     widest = max(shape[1] for shape in shapes.values())
