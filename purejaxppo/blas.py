@@ -29,12 +29,11 @@ def use_one_thread() -> None:
 
 
 def one_at_a_time(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """`function` of one matrix, which under vmap runs on a CPU matrix after matrix; elsewhere it is batched as usual."""
-
+    """`function` of one matrix, which vmap runs matrix after matrix on a CPU, and batched as usual elsewhere."""
     sequential = jax.custom_batching.sequential_vmap(function)
 
     def on_any_platform(matrix: Array) -> Array:
-        return jax.lax.platform_dependent(matrix, cpu=jax.custom_batching.sequential_vmap(function), default=function)
+        return jax.lax.platform_dependent(matrix, cpu=sequential, default=function)
 
     return on_any_platform
 
