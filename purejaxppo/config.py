@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -151,7 +152,10 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         return tuple(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # more than a float can hold: `validate_hyperparams` says so
+            return math.inf if value > 0 else -math.inf
     return value
 
 

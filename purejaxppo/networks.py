@@ -211,7 +211,8 @@ def _check_image(config: TrainConfig, shape: tuple[int, ...]) -> None:
     for _, size, stride in CONVOLUTIONS[config.torso]:
         height, width = (height - size) // stride + 1, (width - size) // stride + 1
         if min(height, width) < 1:
+            allowed = "is 'mlp'" if config.torso == "minatar_conv" else "are 'mlp' and 'minatar_conv'"
             raise ConfigError(
                 f"torso is '{config.torso}', but observations of {config.env}, {shape[0]} x {shape[1]}, are too small "
-                "for its convolutions; allowed are 'mlp' and 'minatar_conv'."
+                f"for its convolutions; allowed {allowed}."
             )

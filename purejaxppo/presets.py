@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from purejaxppo.config import TrainConfig, unknown_name
+from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -78,6 +79,8 @@ def preset(name: str, **overrides: Any) -> tuple[TrainConfig, HyperParams]:
 
 def preset_fields(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields that a preset sets, of TrainConfig and of HyperParams."""
+    if not isinstance(name, str):
+        raise ConfigError(f"preset is {name!r}, but must be one of {', '.join(PRESETS)}.")
     if name not in PRESETS:
         raise unknown_name("preset", name, list(PRESETS))
     return PRESETS[name]

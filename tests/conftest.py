@@ -1,7 +1,13 @@
 """Rules for every test: silent broadcasting is an error, warnings are errors, and two CPU devices are there."""
 
+import os
 import warnings
 from pathlib import Path
+
+# Tests compile a lot and compute little: leave most of LLVM's optimisation out. Set before JAX is imported.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import jax
 import pytest

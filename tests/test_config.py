@@ -18,8 +18,9 @@ examples = settings(deadline=None, max_examples=200, derandomize=True)
 def configs(draw: st.DrawFn) -> TrainConfig:
     """Valid configurations of every size."""
     num_envs, num_steps = draw(st.integers(1, 64)), draw(st.integers(1, 256))
+    whole_batches = st.integers(1, 1000).map(lambda n: n * num_envs * num_steps)
     return TrainConfig(
-        total_steps=draw(st.integers(1, 10**8)),
+        total_steps=draw(st.one_of(st.integers(1, 10**8), whole_batches)),
         num_envs=num_envs,
         num_steps=num_steps,
         minibatch_size=draw(st.integers(1, num_envs * num_steps)),
@@ -30,14 +31,17 @@ def configs(draw: st.DrawFn) -> TrainConfig:
 @examples
 @given(config=configs())
 def test_a_run_has_at_least_the_steps_asked_for_and_little_more(config: TrainConfig) -> None:
-    """Rounding up to a whole batch and then to whole log intervals adds less than one interval and one batch."""
+    """Rounding up to whole batches and then to whole log intervals adds less than one interval in all."""
     steps = config.num_updates * config.batch_size
-    assert config.total_steps <= steps < config.total_steps + config.steps_per_log + config.batch_size
+    assert config.total_steps <= steps < config.total_steps + config.steps_per_log
 
 
 @examples
 @given(config=configs())
-def test_log_points_divide_the_updates_and_are_at_most_those_asked_for(config: TrainConfig) -> None:
+def test_log_points_divide_the_updates_and_are_as_many_as_allowed(config: TrainConfig) -> None:
+    """With one update less between them, the points allowed would not reach the end of the run."""
+    denser = (config.updates_per_log - 1) * config.num_log_points * config.batch_size
+    assert denser < config.total_steps
     assert 1 <= config.num_logs <= config.num_log_points
     assert config.num_logs * config.updates_per_log == config.num_updates
     assert config.steps_per_log == config.updates_per_log * config.batch_size

@@ -31,7 +31,7 @@ class GymnaxEnvironment(Environment):
 
     def __init__(self, name: str, max_episode_steps: int | None = None):
         self.name = f"gymnax/{name}"
-        with jax.numpy_rank_promotion("allow"):
+        with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
             self._env, self._params = gymnax.make(name)
             observation_space = self._env.observation_space(self._params)
         own_limit = int(self._params.max_steps_in_episode)

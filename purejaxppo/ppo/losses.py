@@ -11,6 +11,15 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
+# Ratios are computed from log ratios of at most this: float32's exp overflows at 88, and the gradient of a *clipped*
+# sample, which is 0, would become 0 x inf = NaN.
+_LARGEST_LOG_RATIO = 60.0
+
+
+def _ratio(log_prob: Array, old_log_prob: Array) -> Array:
+    return jnp.exp(jnp.minimum(log_prob - old_log_prob, _LARGEST_LOG_RATIO))
+
+
 def normalize_advantage(advantage: Array) -> Array:
     """(A - mean) / max(std, 1e-6) over the minibatch [B], with the biased standard deviation."""
     return (advantage - advantage.mean()) / jnp.maximum(advantage.std(), 1e-6)
@@ -23,14 +32,14 @@ def ppo_clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: A
 
     All arrays are [B]; the advantage is used as it is (normalise it before).
     """
-    ratio = jnp.exp(log_prob - old_log_prob)
+    ratio = _ratio(log_prob, old_log_prob)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return -jnp.minimum(ratio * advantage, clipped * advantage).mean()
 
 
 def clip_fraction(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Array | float) -> Array:
     """Share of the samples [B] on which the clipped branch is strictly the smaller one, so that their gradient is 0."""
-    ratio = jnp.exp(log_prob - old_log_prob)
+    ratio = _ratio(log_prob, old_log_prob)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return (clipped * advantage < ratio * advantage).mean()
 

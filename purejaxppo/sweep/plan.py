@@ -190,7 +190,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
 
 
 def _parse_name(name: Any) -> str:
-    if not isinstance(name, str) or not name.strip() or any(char in name for char in "/\\\0\n"):
+    if not isinstance(name, str) or name.strip() in ("", ".", "..") or any(char in name for char in "/\\\0\n"):
         raise ConfigError(f"name is {name!r}, but must be a non-empty line of text without slashes.")
     return name
 
