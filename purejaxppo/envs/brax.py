@@ -76,7 +76,7 @@ def _without_model_notices() -> Iterator[None]:
 class BraxState:
     """physics: brax's pipeline state. elapsed: int32, steps since the episode began.
 
-    The rest of brax's state (observation, reward, done, metrics, info) is output that no environment of brax reads back;
+    The rest of brax's state (observation, reward, done, metrics, info) is output that none of its environments reads;
     a test holds us equal to brax with its whole state. Selecting and carrying it would cost as much as the reset.
     """
 

@@ -62,7 +62,9 @@ def adam_step(
     weights, unravel = ravel_pytree(params)
     norm = jnp.linalg.norm(gradient)
     scale = jnp.minimum(1.0, hparams.max_grad_norm / (norm + 1e-6))
-    adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps)
+    # eps_root is far below float32's resolution next to eps: it changes no step, but keeps the derivative of the square
+    # root finite where a weight never had a gradient, so that training itself can be differentiated.
+    adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps, eps_root=1e-30)
     direction, opt_state = adam.update(gradient * scale, opt_state)
     step = -learning_rate * direction
     weights = weights + step
