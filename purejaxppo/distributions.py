@@ -84,14 +84,14 @@ class Categorical:
         return jax.random.categorical(key, outputs)
 
     def log_prob(self, outputs: Array, action: Array) -> Array:
-        return distrax.Categorical(logits=outputs).log_prob(action)
+        return jnp.asarray(distrax.Categorical(logits=outputs).log_prob(action))
 
     def entropy(self, outputs: Array, key: Array) -> Array:
         del key
-        return distrax.Categorical(logits=outputs).entropy()
+        return jnp.asarray(distrax.Categorical(logits=outputs).entropy())
 
     def kl(self, old: Array, new: Array) -> Array:
-        return distrax.Categorical(logits=old).kl_divergence(distrax.Categorical(logits=new))
+        return jnp.asarray(distrax.Categorical(logits=old).kl_divergence(distrax.Categorical(logits=new)))
 
     def moments(self, outputs: Array) -> Array:
         return jax.nn.softmax(outputs)
@@ -131,14 +131,14 @@ class Normal:
         return loc + scale * jax.random.normal(key, loc.shape)
 
     def log_prob(self, outputs: Array, action: Array) -> Array:
-        return self._normal(outputs).log_prob(action)
+        return jnp.asarray(self._normal(outputs).log_prob(action))
 
     def entropy(self, outputs: Array, key: Array) -> Array:
         del key
-        return self._normal(outputs).entropy()
+        return jnp.asarray(self._normal(outputs).entropy())
 
     def kl(self, old: Array, new: Array) -> Array:
-        return self._normal(old).kl_divergence(self._normal(new))
+        return jnp.asarray(self._normal(old).kl_divergence(self._normal(new)))
 
     def moments(self, outputs: Array) -> Array:
         return jnp.concatenate(self._loc_scale(outputs), axis=-1)
@@ -177,7 +177,8 @@ class TanhNormal(Normal):
         return loc, jax.nn.softplus(raw_scale + _SCALE_BIAS) + _SCALE_FLOOR
 
     def log_prob(self, outputs: Array, action: Array) -> Array:
-        return self._normal(outputs).log_prob(action) - distrax.Tanh().forward_log_det_jacobian(action).sum(-1)
+        log_slope = jnp.asarray(distrax.Tanh().forward_log_det_jacobian(action))
+        return super().log_prob(outputs, action) - log_slope.sum(-1)
 
     def entropy(self, outputs: Array, key: Array) -> Array:
         return -self.log_prob(outputs, self.sample(outputs, key))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -49,7 +51,8 @@ def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Ro
             final_obs=transition.final_obs,
         )
         episodes = carry.episodes.update(transition.reward, reward, done)
-        return carry.replace(env_state=transition.state, obs=transition.obs, episodes=episodes), rollout
+        carry = dataclasses.replace(carry, env_state=transition.state, obs=transition.obs, episodes=episodes)
+        return carry, rollout
 
     return jax.lax.scan(step, state, jax.random.split(key, config.num_steps))
 

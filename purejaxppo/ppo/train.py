@@ -13,6 +13,7 @@ The cadence is a nested scan, not a condition: under vmap both branches of a con
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -116,20 +117,20 @@ def run_update(learner: Learner, hparams: HyperParams, state: RunState) -> tuple
     batch = prepare_batch(learner, hparams, state, rollout)
     state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update)
     if state.observation_statistics is not None:  # fixed within a rollout and its update, so that phi_old stays phi_old
-        state = state.replace(observation_statistics=state.observation_statistics.update(batch.obs))
+        state = replace(state, observation_statistics=state.observation_statistics.update(batch.obs))
     last = LastUpdate(
         params_before=before.params,
         statistics=before.observation_statistics,
         batch=batch,
         minibatch_metrics=minibatch_metrics,
     )
-    return state.replace(update=state.update + 1), last
+    return replace(state, update=state.update + 1), last
 
 
 def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
     """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did."""
     start = state
-    state = state.replace(episodes=state.episodes.reset_interval())
+    state = replace(state, episodes=state.episodes.reset_interval())
 
     run_one = jax.jit(partial(run_update, learner), inline=True)  # traced once for its shapes and for the scan
 
@@ -185,4 +186,4 @@ def freeze_if_diverged(
     log_point = state.update // learner.config.updates_per_log
     status = jnp.where(start.status == 0, jnp.where(is_finite, 0, log_point), start.status)
     kept = jax.tree.map(lambda new, old: jnp.where(is_healthy, new, old), state, start)
-    return kept.replace(status=status), jax.tree.map(lambda x: jnp.where(is_healthy, x, jnp.nan), metrics)
+    return replace(kept, status=status), jax.tree.map(lambda x: jnp.where(is_healthy, x, jnp.nan), metrics)

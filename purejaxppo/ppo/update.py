@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -66,7 +68,7 @@ def adam_step(
     # root finite where a weight never had a gradient, so that training itself can be differentiated.
     adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps, eps_root=1e-30)
     direction, opt_state = adam.update(gradient * scale, opt_state)
-    step = -learning_rate * direction
+    step = -learning_rate * jnp.asarray(direction)
     weights = weights + step
     norms = {
         "gradient_norm": norm,
@@ -96,7 +98,7 @@ def minibatch_update(
             for network in ("policy", "critic") if name == "shared" else (name,):
                 metrics |= {f"{network}_{norm}": value for norm, value in norms.items()}
     metrics["learning_rate"] = learning_rate
-    return state.replace(params=params, optimizer=optimizer), Metrics.of(metrics)
+    return dataclasses.replace(state, params=params, optimizer=optimizer), Metrics.of(metrics)
 
 
 def update_networks(
