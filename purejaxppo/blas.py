@@ -13,12 +13,13 @@ with jaxlib 0.10.2 on two cores and both found with a debugger in the stuck proc
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import scipy.linalg  # noqa: F401 - loads the library that is to be limited
 from threadpoolctl import ThreadpoolController
 
-Array = jax.Array
+Out = TypeVar("Out")
 
 
 def use_one_thread() -> None:
@@ -28,12 +29,12 @@ def use_one_thread() -> None:
             library.set_num_threads(1)
 
 
-def one_at_a_time(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """`function` of one matrix, which vmap runs matrix after matrix on a CPU, and batched as usual elsewhere."""
+def one_at_a_time(function: Callable[..., Out]) -> Callable[..., Out]:
+    """`function`, which vmap runs element after element on a CPU, and batched as usual elsewhere."""
     sequential = jax.custom_batching.sequential_vmap(function)
 
-    def on_any_platform(matrix: Array) -> Array:
-        return jax.lax.platform_dependent(matrix, cpu=sequential, default=function)
+    def on_any_platform(*arguments: Any) -> Out:
+        return jax.lax.platform_dependent(*arguments, cpu=sequential, default=function)
 
     return on_any_platform
 

@@ -21,7 +21,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.state import Batch, Learner
-from purejaxppo.ppo.update import minibatch_loss
+from purejaxppo.ppo.update import minibatch_diagnostics, minibatch_loss
 
 LAYER = 24
 """Width of each of the three layers in the reference's `all_preactivations_policy`."""
@@ -100,7 +100,8 @@ class Reference:
         state = SimpleNamespace(observation_statistics=None)
 
         def loss(params: dict[str, NetworkOutput], batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return minibatch_loss(params, learner, hparams, state, batch, jax.random.key(0))
+            total, (terms, outputs) = minibatch_loss(params, learner, hparams, state, batch, jax.random.key(0))
+            return total, minibatch_diagnostics(learner, hparams, batch, terms, outputs, {}, {}, {}) | terms
 
         gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(params, batch)
         return terms, gradient["policy"]

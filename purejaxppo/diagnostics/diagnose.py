@@ -77,6 +77,7 @@ def diagnose(
     if not share_trunk:
         networks["critic"] = (critic_before, critic_after)
     networks, log_ratio, kl = jax.lax.stop_gradient((networks, log_ratio, kl))
+    networks = jax.lax.optimization_barrier(networks)  # else XLA computes activations again for each of their readers
     moments = jax.lax.stop_gradient(jnp.stack([policy_moments_before, policy_moments_after]))
     value, entropy = jax.lax.stop_gradient(((value_before, value_after), (entropy_before, entropy_after)))
     blocks, rows, spectra = _representation(networks, activation)

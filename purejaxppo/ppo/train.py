@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.flatten_util import ravel_pytree
 
+from purejaxppo import blas
 from purejaxppo.config import TrainConfig
 from purejaxppo.diagnostics.diagnose import diagnose
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
@@ -109,13 +110,15 @@ def init_run(learner: Learner, key: Array) -> RunState:
     )
 
 
-def run_update(learner: Learner, hparams: HyperParams, state: RunState) -> tuple[RunState, LastUpdate]:
+def run_update(
+    learner: Learner, hparams: HyperParams, state: RunState, is_measured: Array
+) -> tuple[RunState, LastUpdate]:
     """One iteration of PPO: collect, bootstrap, advantages, epochs."""
     key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
     before = state
     state, rollout = collect(learner, state, key_collect)
     batch = prepare_batch(learner, hparams, state, rollout)
-    state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update)
+    state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update, is_measured)
     if state.observation_statistics is not None:  # fixed within a rollout and its update, so that phi_old stays phi_old
         state = replace(state, observation_statistics=state.observation_statistics.update(batch.obs))
     last = LastUpdate(
@@ -134,15 +137,18 @@ def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tupl
 
     run_one = jax.jit(partial(run_update, learner), inline=True)  # traced once for its shapes and for the scan
 
-    def update(carry: tuple[RunState, LastUpdate], _: None) -> tuple[tuple[RunState, LastUpdate], None]:
-        return run_one(hparams, carry[0]), None
+    def update(carry: tuple[RunState, LastUpdate], is_measured: Array) -> tuple[tuple[RunState, LastUpdate], None]:
+        return run_one(hparams, carry[0], is_measured), None
 
-    shapes = jax.eval_shape(run_one, hparams, state)[1]
+    is_last = jnp.arange(learner.config.updates_per_log) == learner.config.updates_per_log - 1
+    shapes = jax.eval_shape(run_one, hparams, state, is_last[0])[1]
     last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (state, last), _ = jax.lax.scan(update, (state, last), length=learner.config.updates_per_log)
+    (state, last), _ = jax.lax.scan(update, (state, last), is_last)
     metrics = Metrics.of(state.episodes.metrics()).joined(last.minibatch_metrics)
     if learner.config.diagnostics:
-        metrics = metrics.joined(diagnose_update(learner, hparams, state, last))
+        # On a CPU run after run: matrices of one run stay in the cache, those of all runs do not.
+        diagnose_one = blas.one_at_a_time(partial(diagnose_update, learner))
+        metrics = metrics.joined(diagnose_one(*jax.lax.stop_gradient((hparams, state, last))))
     return freeze_if_diverged(learner, start, state, metrics)
 
 

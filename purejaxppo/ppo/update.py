@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -21,8 +22,8 @@ PFO_DISTANCES = {"l2": losses.pfo, "cosine": losses.pfo_cosine}
 
 def minibatch_loss(
     params: Params, learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Total loss of one minibatch and its terms (each without its coefficient).
+) -> tuple[Array, tuple[dict[str, Array], Array]]:
+    """Total loss of one minibatch; its terms (each without its coefficient), and the policy's outputs.
 
     PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic)
     """
@@ -31,9 +32,8 @@ def minibatch_loss(
     advantage = losses.normalize_advantage(batch.advantage)
     entropy = learner.distribution.entropy(policy.outputs, key).mean()
     distance = PFO_DISTANCES[learner.config.pfo_distance]
-    clipping = (log_prob, batch.log_prob, advantage, hparams.clip_eps)
     terms = {
-        "policy_loss": losses.ppo_clip(*clipping),
+        "policy_loss": losses.ppo_clip(log_prob, batch.log_prob, advantage, hparams.clip_eps),
         "entropy_loss": -entropy,
         "value_loss": losses.value_loss(critic.outputs[..., 0], batch.value_target),
         "pfo_loss": distance(regularized_preactivations(learner, policy), batch.policy_preactivations),
@@ -46,37 +46,29 @@ def minibatch_loss(
         + hparams.pfo_coef * terms["pfo_loss"]
         + hparams.critic_pfo_coef * terms["critic_pfo_loss"]
     )
-    if learner.config.diagnostics:
-        terms["clip_fraction"] = losses.clip_fraction(*clipping)
-        terms["minibatch_kl"] = learner.distribution.kl(batch.policy_outputs, policy.outputs).mean()
-        terms["minibatch_entropy"] = entropy
-    return total, terms
+    return total, (terms, policy.outputs)
 
 
 def adam_step(
     hparams: HyperParams, learning_rate: Array, grads: Params, opt_state: optax.OptState, params: Params
-) -> tuple[Params, optax.OptState, dict[str, Array]]:
-    """Clip the gradient's global norm, then one Adam step, for one network; and its norms.
+) -> tuple[Params, optax.OptState, Array]:
+    """Clip the gradient's global norm, then one Adam step, for one network; and that step [P].
 
     On one flat vector per network: an elementwise optimiser does not mind, and XLA gets a few kernels, not dozens.
     """
     gradient, _ = ravel_pytree(grads)
     weights, unravel = ravel_pytree(params)
-    norm = jnp.linalg.norm(gradient)
-    scale = jnp.minimum(1.0, hparams.max_grad_norm / (norm + 1e-6))
     # eps_root is far below float32's resolution next to eps: it changes no step, but keeps the derivative of the square
     # root finite where a weight never had a gradient, so that training itself can be differentiated.
     adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps, eps_root=1e-30)
-    direction, opt_state = adam.update(gradient * scale, opt_state)
+    direction, opt_state = adam.update(gradient * clip_scale(hparams, jnp.linalg.norm(gradient)), opt_state)
     step = -learning_rate * jnp.asarray(direction)
-    weights = weights + step
-    norms = {
-        "gradient_norm": norm,
-        "gradient_norm_clipped": norm * scale,
-        "step_norm": jnp.linalg.norm(step),
-        "weight_norm": jnp.linalg.norm(weights),
-    }
-    return unravel(weights), opt_state, norms
+    return unravel(weights + step), opt_state, step
+
+
+def clip_scale(hparams: HyperParams, norm: Array) -> Array:
+    """What a gradient of this global norm is multiplied by, so that its norm is at most `max_grad_norm`."""
+    return jnp.minimum(1.0, hparams.max_grad_norm / (norm + 1e-6))
 
 
 def init_optimizer(params: Params) -> optax.OptState:
@@ -85,43 +77,113 @@ def init_optimizer(params: Params) -> optax.OptState:
 
 
 def minibatch_update(
-    learner: Learner, hparams: HyperParams, learning_rate: Array, state: RunState, batch: Batch, key: Array
+    learner: Learner,
+    hparams: HyperParams,
+    learning_rate: Array,
+    state: RunState,
+    batch: Batch,
+    key: Array,
+    is_measured: Array,
 ) -> tuple[RunState, Metrics]:
-    """One gradient step of every network on one minibatch."""
-    grads, metrics = jax.grad(minibatch_loss, has_aux=True)(state.params, learner, hparams, state, batch, key)
-    params, optimizer = {}, {}
+    """One gradient step of every network on one minibatch; its metrics, or zeros where it is not to be measured."""
+    grads, (terms, outputs) = jax.grad(minibatch_loss, has_aux=True)(state.params, learner, hparams, state, batch, key)
+    params, optimizer, steps = {}, {}, {}
     for name in state.params:
-        params[name], optimizer[name], norms = adam_step(
+        params[name], optimizer[name], steps[name] = adam_step(
             hparams, learning_rate, grads[name], state.optimizer[name], state.params[name]
         )
+
+    def measure() -> Metrics:
+        metrics = terms | {"learning_rate": learning_rate}
         if learner.config.diagnostics:
-            for network in ("policy", "critic") if name == "shared" else (name,):
-                metrics |= {f"{network}_{norm}": value for norm, value in norms.items()}
-    metrics["learning_rate"] = learning_rate
-    return dataclasses.replace(state, params=params, optimizer=optimizer), Metrics.of(metrics)
+            metrics |= minibatch_diagnostics(learner, hparams, batch, terms, outputs, grads, steps, params)
+        return Metrics.of(metrics)
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
+    # The same for all runs, so that vmap keeps it a condition. Reductions over the weights cost as much as the step.
+    metrics = jax.lax.cond(is_measured, measure, lambda: nothing)
+    return dataclasses.replace(state, params=params, optimizer=optimizer), metrics
+
+
+def minibatch_diagnostics(
+    learner: Learner,
+    hparams: HyperParams,
+    batch: Batch,
+    terms: dict[str, Array],
+    outputs: Array,
+    grads: dict[str, Params],
+    steps: dict[str, Array],
+    params: dict[str, Params],
+) -> dict[str, Array]:
+    """Of one minibatch and its gradient step: clipped share, KL, entropy, and every network's norms."""
+    log_prob = learner.distribution.log_prob(outputs, batch.action)
+    advantage = losses.normalize_advantage(batch.advantage)
+    metrics = {
+        "clip_fraction": losses.clip_fraction(log_prob, batch.log_prob, advantage, hparams.clip_eps),
+        "minibatch_kl": learner.distribution.kl(batch.policy_outputs, outputs).mean(),
+        "minibatch_entropy": -terms["entropy_loss"],
+    }
+    for name, step in steps.items():
+        norm = jnp.linalg.norm(ravel_pytree(grads[name])[0])
+        for network in ("policy", "critic") if name == "shared" else (name,):
+            metrics |= {
+                f"{network}_gradient_norm": norm,
+                f"{network}_gradient_norm_clipped": norm * clip_scale(hparams, norm),
+                f"{network}_step_norm": jnp.linalg.norm(step),
+                f"{network}_weight_norm": jnp.linalg.norm(ravel_pytree(params[name])[0]),
+            }
+    return metrics
 
 
 def update_networks(
-    learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array
+    learner: Learner,
+    hparams: HyperParams,
+    state: RunState,
+    batch: Batch,
+    key: Array,
+    is_measured: Array | bool = True,
 ) -> tuple[RunState, Metrics]:
-    """All epochs over one rollout; metrics of the first and last minibatch of the first and last epoch."""
+    """All epochs over one rollout; metrics of the first and last minibatch of the first and last epoch.
+
+    Zeros in their place unless `is_measured`, which must be the same for all runs of a vmapped program.
+    """
     config = learner.config
     learning_rate = scheduled_learning_rate(learner, hparams, state.update)
 
-    def minibatch(state: RunState, step: tuple[Array, Array]) -> tuple[RunState, Metrics]:
-        indices, key = step
+    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, Metrics]:
+        indices, key, is_corner = step
         rows = jax.tree.map(lambda x: x[indices], batch)
-        return minibatch_update(learner, hparams, learning_rate, state, rows, key)
+        return minibatch_update(learner, hparams, learning_rate, state, rows, key, is_corner & is_measured)
 
-    def epoch(state: RunState, key: Array) -> tuple[RunState, Metrics]:
+    def epoch(state: RunState, step: tuple[Array, Array]) -> tuple[RunState, Metrics]:
+        key, is_corner = step
         key_shuffle, key_loss = jax.random.split(key)
-        order = jax.random.permutation(key_shuffle, config.batch_size)
+        order = shuffled_indices(key_shuffle, config.batch_size)
         order = order[: config.num_minibatches * config.minibatch_size]  # an incomplete last minibatch is dropped
         order = order.reshape(config.num_minibatches, config.minibatch_size)
-        return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches)))
+        return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
 
-    state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, config.num_epochs))
+    is_corner = np.zeros((config.num_epochs, config.num_minibatches), bool)
+    for place in CORNERS.values():
+        is_corner[place] = True
+    state, metrics = jax.lax.scan(epoch, state, (jax.random.split(key, config.num_epochs), jnp.asarray(is_corner)))
     return state, corners(metrics)
+
+
+def shuffled_indices(key: Array, size: int) -> Array:
+    """0 .. size - 1 in random order, int32 [size].
+
+    One sort of random words whose low bits are the index: several times as fast on a CPU as `jax.random.permutation`,
+    which sorts pairs. Words that agree in all their random bits keep the order of their indices; with 1024
+    indices that befalls one pair in one shuffle out of eight.
+    """
+    index_bits = max(size - 1, 1).bit_length()
+    words = jax.random.bits(key, (size,), jnp.uint32) << index_bits | jnp.arange(size, dtype=jnp.uint32)
+    return (jnp.sort(words) & ((1 << index_bits) - 1)).astype(jnp.int32)
+
+
+# Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
+CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
 
 
 def corners(metrics: Metrics) -> Metrics:
@@ -129,10 +191,9 @@ def corners(metrics: Metrics) -> Metrics:
 
     The plain name is the last minibatch of the last epoch.
     """
-    places = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
     return Metrics(
-        names=tuple(f"{name}{suffix}" for suffix in places for name in metrics.names),
-        values=jnp.concatenate([metrics.values[place] for place in places.values()]),
+        names=tuple(f"{name}{suffix}" for suffix in CORNERS for name in metrics.names),
+        values=jnp.concatenate([metrics.values[place] for place in CORNERS.values()]),
         spectra={},
     )
 
