@@ -1,4 +1,4 @@
-"""The command line: `purejaxppo train | sweep | plot | summary | envs | metrics`. The only file that imports tyro.
+"""The command line, `purejaxppo --help`. The only file that imports tyro.
 
 Nothing here imports JAX before a command that needs it has been chosen and its input checked.
 """
@@ -8,18 +8,41 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from purejaxppo.config import TrainConfig
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
 
 Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to compute; nothing here changes what is computed."""
+
+    memory: str | None = None
+    """Memory for the runs computed at once, such as 4GiB; what is free by default."""
+    force: bool = False
+    """Continue a sweep although versions or devices have changed."""
+    tensorboard: bool = False
+    """Write TensorBoard files while it runs, to DIR/tensorboard."""
+    deterministic: bool = False
+    """Ask a GPU for deterministic kernels; a CPU's are in any case."""
+    quiet: bool = False
+    """Show no progress."""
+    coordinator: str | None = None
+    """Address, host:port, of process 0 where several processes share the sweep."""
+    num_processes: int | None = None
+    """Number of those processes."""
+    process_index: int | None = None
+    """Number of this process, from 0."""
 
 
 def train(
@@ -29,6 +52,7 @@ def train(
     preset: str | None = None,
     out: Path | None = None,
     dry_run: bool = False,
+    options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Train one configuration with several seeds, in one compiled program.
 
@@ -37,26 +61,44 @@ def train(
         hparams: What is traced: learning rate, coefficients.
         seeds: Number of runs, with seeds 0, 1, ...
         preset: Start from the settings of the paper: paper_atari or paper_mujoco.
-        out: New directory for the results; runs/train by default.
-        dry_run: Print the plan and stop.
+        out: Directory for the results, new or holding this very sweep; runs/train by default.
+        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        options: How to compute.
     """
     del preset  # has chosen the defaults of config and hparams already, see `main`
-    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams), out, dry_run)
+    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams), out, options, dry_run)
 
 
 def sweep(
     file: Annotated[Path, tyro.conf.Positional],
     out: Path | None = None,
     dry_run: bool = False,
+    options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Run a sweep file: every point with every seed, one compiled program per static configuration.
 
     Args:
         file: The sweep, a TOML file.
-        out: New directory for the results; runs/NAME by default.
-        dry_run: Print the plan and stop.
+        out: Directory for the results, new or holding this very sweep (it goes on then); runs/NAME by default.
+        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        options: How to compute.
     """
-    _run(Sweep.from_toml(file), out, dry_run)
+    _run(Sweep.from_toml(file), out, options, dry_run)
+
+
+def resume(
+    directory: Annotated[Path, tyro.conf.Positional],
+    options: Annotated[Options, Flat] = Options(),
+) -> None:
+    """Continue a sweep that was stopped or killed, from its last checkpoint, to the same bits.
+
+    Args:
+        directory: Directory of the sweep.
+        options: How to compute.
+    """
+    from purejaxppo.sweep.store import read_sweep
+
+    _run(read_sweep(directory), directory, options, False)
 
 
 def plot(directory: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -97,11 +139,80 @@ def metrics() -> None:
         print(f"{metric.name}{unit}: {metric.definition}")
 
 
-COMMANDS = {"train": train, "sweep": sweep, "plot": plot, "summary": summary, "envs": envs, "metrics": metrics}
+def evaluate(
+    directory: Annotated[Path, tyro.conf.Positional],
+    episodes: int = 32,
+    seed: int = 0,
+    deterministic: bool = False,
+) -> None:
+    """Play fresh episodes with the final policy of every run; raw returns with 95 % intervals.
+
+    Args:
+        directory: Directory of a finished sweep.
+        episodes: Episodes of each policy.
+        seed: Seed of the episodes; they are never those of training.
+        deterministic: Take the most likely action instead of a sample.
+    """
+    from purejaxppo.evaluate import evaluate, format_evaluation
+
+    table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
+    table.to_csv(directory / "evaluation.csv", index=False)
+    print(f"{format_evaluation(table)}\nTable: {directory / 'evaluation.csv'}")
+
+
+def render(
+    directory: Annotated[Path, tyro.conf.Positional],
+    run: int,
+    path: Path | None = None,
+    seed: int = 0,
+    max_steps: int = 500,
+) -> None:
+    """Draw one episode of a run's final policy: a GIF for gymnax, HTML for brax.
+
+    Args:
+        directory: Directory of a finished sweep.
+        run: Number of the run, as in the dataset's run_index.
+        path: File to write; DIR/run_K.gif or .html by default.
+        seed: Seed of the episode.
+        max_steps: Longest episode drawn.
+    """
+    from purejaxppo.render import render
+
+    print(f"Episode: {render(directory, run, path, seed=seed, max_steps=max_steps)}")
+
+
+def export(
+    directory: Annotated[Path, tyro.conf.Positional],
+    to: Literal["tensorboard", "wandb", "csv", "parquet"],
+) -> None:
+    """Write a sweep's results for other tools, below DIR/export.
+
+    Args:
+        directory: Directory of a sweep, finished or still running.
+        to: The tool.
+    """
+    from purejaxppo.analysis.export import export
+    from purejaxppo.sweep.store import load_results
+
+    print(f"Exported: {export(load_results(directory), directory, to)}")
+
+
+COMMANDS = {
+    "train": train,
+    "sweep": sweep,
+    "resume": resume,
+    "plot": plot,
+    "summary": summary,
+    "evaluate": evaluate,
+    "render": render,
+    "export": export,
+    "envs": envs,
+    "metrics": metrics,
+}
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one sentence and exit code 2."""
+    """Run the command line; a user's mistake ends in one sentence and exit code 2, bad weather in one and 1."""
     try:
         tyro.extras.subcommand_cli_from_dict(
             _with_preset(COMMANDS, sys.argv[1:]),
@@ -111,6 +222,12 @@ def main() -> None:
     except ConfigError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RunError as error:
+        print(f"purejaxppo: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as error:
+        print(f"purejaxppo: {error if isinstance(error, Stopped) else 'interrupted'}", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -128,23 +245,43 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
         preset: str | None = None,
         out: Path | None = None,
         dry_run: bool = False,
+        options: Annotated[Options, Flat] = Options(),
     ) -> None:
-        train(config, hparams, seeds, preset, out, dry_run)
+        train(config, hparams, seeds, preset, out, dry_run, options)
 
     train_with_defaults.__doc__ = train.__doc__
     return commands | {"train": train_with_defaults}
 
 
-def _run(sweep: Sweep, out: Path | None, is_dry_run: bool) -> None:
+def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> None:
     groups = make_groups(sweep)
-    if is_dry_run:
-        print(describe(sweep, groups))
-        return
     out = Path("runs", sweep.name) if out is None else out
-    from purejaxppo.sweep.engine import run_sweep, use_cpu_cores
+    if options.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    if is_dry_run:
+        print(describe(sweep, groups), flush=True)
+    from purejaxppo.sweep.engine import join_processes, run_sweep, use_cache, use_cpu_cores
+    from purejaxppo.sweep.memory import parse_memory
 
+    memory = None if options.memory is None else parse_memory(options.memory)
+    use_cache()
     use_cpu_cores()
-    dataset = run_sweep(sweep, out)
+    join_processes(options.coordinator, options.num_processes, options.process_index)
+    if is_dry_run:
+        from purejaxppo.sweep.estimate import estimate
+
+        print(estimate(sweep, memory))
+        return
+    dataset = run_sweep(
+        sweep,
+        out,
+        memory=memory,
+        is_forced=options.force,
+        tensorboard=options.tensorboard,
+        is_quiet=options.quiet,
+    )
+    if (options.process_index or 0) > 0:  # process 0 reports for all
+        return
     print(_tabulate(dataset, out))
     print(f"Figure: {_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 

@@ -1,13 +1,18 @@
-"""The host loop: one program per group, runs split over the local devices, a file per log point, progress.
+"""The host loop: one program per group, runs in chunks over the local devices, metrics and checkpoints on disk.
 
-Time, disk and the terminal live here and nowhere else; the compiled programs know nothing of them.
+Time, disk and the terminal live here and nowhere else; the compiled programs know nothing of them. Several processes
+(`jax.distributed`) share a directory: chunk number i of a group belongs to process i modulo their number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +20,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import Array, RunState, make_learner
 from purejaxppo.ppo.train import Trainer, make_trainer
-from purejaxppo.sweep import store
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups
+from purejaxppo.sweep import checkpoints, store
+from purejaxppo.sweep.interrupt import StopRequest
+from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory, needed_memory
+from purejaxppo.sweep.plan import Group, Run, Sweep, describe, make_groups
+from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.progress import Progress
 from purejaxppo.sweep.provenance import provenance
+from purejaxppo.sweep.store import Chunk
 
 if TYPE_CHECKING:
     import xarray as xr
+
+# Share of the time that may go into checkpoints: one is due when this has been earned back since the last one.
+_CHECKPOINT_SHARE = 0.05
+_POLL_SECONDS = 0.5
 
 
 def use_cpu_cores(num_cores: int | None = None) -> int:
@@ -42,6 +56,44 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
     return num_cores
 
 
+def use_cache() -> None:
+    """Keep compiled programs on disk, so that the same program compiles once on a machine; the command line does.
+
+    In JAX_COMPILATION_CACHE_DIR, or by default in a folder of the user's cache that belongs to this kind of processor.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:16]
+    jax.config.update("jax_compilation_cache_dir", str(home / "purejaxppo" / processor))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _processor() -> str:
+    """What the processor can do: code compiled for one need not run on another, and home folders are shared."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def join_processes(coordinator: str | None, num_processes: int | None, process_index: int | None) -> None:
+    """Make this process one of several that share a sweep, by `jax.distributed`; call it before any computation.
+
+    Raises ConfigError unless all three are given, or none.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_index": process_index}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return
+    if missing or coordinator is None or num_processes is None or process_index is None:
+        raise ConfigError(f"{missing[0]} is missing, but {', '.join(given)} must be given together or not at all.")
+    if not 0 <= process_index < num_processes:
+        raise ConfigError(f"process_index is {process_index}, but must be from 0 to num_processes - 1.")
+    jax.distributed.initialize(coordinator, num_processes, process_index)
+
+
 def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:
     """Metrics by name, [S] and [S, D], on the host, of the first `num_runs` runs."""
     local = jax.tree.map(lambda x: np.asarray(x)[:num_runs], metrics)
@@ -49,17 +101,19 @@ def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:
 
 
 class GroupProgram:
-    """One group's compiled program: all its runs, vmapped and split over the local devices.
+    """A group's compiled program for `width` runs at a time, vmapped and split over the local devices.
 
-    Runs are padded to a multiple of the devices (the last run repeated) and the padding is dropped from every result.
+    Chunks with fewer runs are padded (the last run repeated), and the padding is dropped from every result.
     """
 
-    def __init__(self, group: Group, devices: list[Any] | None = None):
+    def __init__(self, group: Group, width: int | None = None, devices: list[Any] | None = None):
         self.group = group
-        self.num_runs = len(group.runs)
         devices = jax.local_devices() if devices is None else devices
-        devices = devices[: min(len(devices), self.num_runs)]
-        self.num_padded = -(-self.num_runs // len(devices)) * len(devices)
+        devices = devices[: min(len(devices), width or len(group.runs))]
+        self.width = width or -(-len(group.runs) // len(devices)) * len(devices)
+        while self.width % len(devices):  # a width laid down for other devices
+            devices = devices[:-1]
+        self.num_devices = len(devices)
         mesh = Mesh(np.asarray(devices), ("runs",))
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
         trainer: Trainer = make_trainer(group.config)
@@ -78,10 +132,10 @@ class GroupProgram:
         self._segment = split(segment, donate=(1,))
         self._compiled: Any = None
 
-    def arguments(self) -> tuple[HyperParams, Array]:
-        """Hyper-parameters [S'] and keys [S'] of the group's runs, padded and placed on the devices."""
-        runs = self.group.runs
-        runs = [*runs, *[runs[-1]] * (self.num_padded - self.num_runs)]
+    def arguments(self, runs: Sequence[Run] | None = None) -> tuple[HyperParams, Array]:
+        """Hyper-parameters [width] and keys [width] of some runs (all by default), padded and on the devices."""
+        runs = self.group.runs if runs is None else runs
+        runs = [*runs, *[runs[-1]] * (self.width - len(runs))]
         hparams = jax.tree.map(lambda *values: np.asarray(values, np.float32), *[run.hparams for run in runs])
         keys = jax.vmap(jax.random.key)(np.asarray([run.seed for run in runs], np.uint32))
         return jax.device_put((hparams, keys), self.sharding)
@@ -90,59 +144,306 @@ class GroupProgram:
         """Fresh states of all runs."""
         return self._init(hparams, keys)
 
-    def compile(self, hparams: HyperParams, state: RunState) -> None:
+    def shapes(self, hparams: HyperParams, keys: Array) -> RunState:
+        """The states of all runs, as shapes and types."""
+        return jax.eval_shape(self._init, hparams, keys)
+
+    def put(self, state: RunState) -> RunState:
+        """A host state on the devices; in memory of its own, because the next segment consumes it."""
+        return jax.device_put(state, self.sharding, may_alias=False)
+
+    def compile(self, hparams: HyperParams, keys: Array) -> None:
         """Compile the segment ahead of time, so that progress can tell compiling from running."""
-        # LLVM's second level of optimisation compiles for half as long again and makes nothing measurably faster here.
-        options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-        self._compiled = self._segment.lower(hparams, state).compile(compiler_options=options)
+        if self._compiled is None:
+            # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
+            options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+            state = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), self.shapes(hparams, keys)
+            )
+            self._compiled = self._segment.lower(hparams, state).compile(compiler_options=options)
+
+    @property
+    def needed_memory(self) -> int:
+        """Bytes that the compiled program takes on all its devices together."""
+        return needed_memory(self._compiled, self.num_devices)
 
     def segment(self, hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
         """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
         return (self._compiled or self._segment)(hparams, state)
 
 
-def run_group(program: GroupProgram, hparams: HyperParams, state: RunState) -> Iterator[dict[str, np.ndarray]]:
-    """Metrics of all runs, one log point after the other.
+@dataclass(kw_only=True)
+class Session:
+    """What one process of a running sweep carries around."""
 
-    The next segment is started before the last one's metrics are read, so that the devices never wait for the disk.
-    """
-    pending: Metrics | None = None
-    for _ in range(program.group.config.num_logs):
-        state, packed = program.segment(hparams, state)
-        if pending is not None:
-            yield to_host(pending, program.num_runs)
-        pending = packed
-    if pending is not None:
-        yield to_host(pending, program.num_runs)
+    out: Path
+    groups: list[Group]
+    chunks: list[Chunk]
+    progress: Progress
+    stop: StopRequest
+    budget: int | None
+    tensorboard: bool
+    seconds_compiling: float = 0.0
+    programs: dict[tuple[int, int], GroupProgram] = field(default_factory=dict)
 
 
-def run_sweep(sweep: Sweep, out: str | Path, *, is_quiet: bool = False) -> xr.Dataset:
-    """Run every run of a sweep and return its dataset; the directory `out` must be new or empty.
+def run_sweep(
+    sweep: Sweep,
+    out: str | Path,
+    *,
+    memory: int | None = None,
+    is_forced: bool = False,
+    tensorboard: bool = False,
+    is_quiet: bool = False,
+) -> xr.Dataset:
+    """Run every run of a sweep and return its dataset; a directory `out` that holds this very sweep is continued.
 
-    Metrics are on disk after every log point: an interrupted sweep keeps what it has (`load_results(out)`).
-    Raises ConfigError for an impossible configuration, before anything is compiled or written.
+    Metrics are on disk after every log point, the state of all runs in checkpoints that take at most 5 % of the time:
+    after a kill the same call goes on from the last checkpoint, and ends with the same bits. Ctrl-C stops after the
+    current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free.
+    Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
+    for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C.
     """
     groups, out = make_groups(sweep), Path(out)
     for group in groups:
         make_learner(group.config)
-    store.create(out, sweep)
     facts, start = provenance(), time.perf_counter()
-    store.write_json(out / store.PROVENANCE, facts)
-    progress = Progress(groups, is_shown=not is_quiet)
-    progress.say(describe(sweep, groups))
-    seconds_compiling = 0.0
+    if store.is_started(out):
+        store.check_same(out, sweep, facts, is_forced=is_forced)
+        if (out / store.RESULTS).is_file():
+            return store.load_results(out)
+    elif jax.process_index() == 0:
+        store.create(out, sweep)
+    try:
+        budget = available_memory(jax.local_devices()) if memory is None else memory
+        chunks = _layout(out, groups, budget, facts)
+        with StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
+            session = Session(
+                out=out,
+                groups=groups,
+                chunks=chunks,
+                progress=progress,
+                stop=stop,
+                budget=budget,
+                tensorboard=tensorboard,
+            )
+            progress.say(describe(sweep, groups))
+            _run_chunks(session)
+        if jax.process_count() > 1 and not _wait_for_all(session):
+            return store.load_results(out)
+        known = store.read_json(out / store.PROVENANCE)
+        seconds = {"seconds_total": time.perf_counter() - start, "seconds_compiling": session.seconds_compiling}
+        store.write_json(out / store.PROVENANCE, known | {k: known.get(k, 0.0) + v for k, v in seconds.items()})
+        return store.finish(out)
+    except OSError as error:
+        raise RunError(
+            f"directory {out} cannot be written: {error.strerror or error}; the last whole checkpoint is safe, "
+            f"continue with: purejaxppo resume {out}"
+        ) from error
+
+
+def _layout(out: Path, groups: list[Group], budget: int | None, facts: dict[str, Any]) -> list[Chunk]:
+    """The chunks that the directory lays down, or that this process lays down for a new one."""
+    while (chunks := store.read_layout(out)) is None:
+        if jax.process_index() == 0:
+            store.write_json(out / store.PROVENANCE, facts)
+            store.write_layout(out, lay_out(groups, budget))
+        else:
+            time.sleep(_POLL_SECONDS)
+    return chunks
+
+
+def lay_out(groups: list[Group], budget: int | None) -> list[Chunk]:
+    """The chunks of all groups, as wide as a budget of bytes allows."""
+    chunks = []
     for number, group in enumerate(groups):
-        progress.compiling(number)
-        compile_start = time.perf_counter()
-        program = GroupProgram(group)
-        hparams, keys = program.arguments()
-        state = program.init(hparams, keys)
-        program.compile(hparams, state)
-        seconds_compiling += time.perf_counter() - compile_start
-        for log_point, metrics in enumerate(run_group(program, hparams, state)):
-            store.write_part(out, number, log_point, metrics)
-            progress.advance(number, metrics)
-    progress.close()
-    facts |= {"seconds_total": time.perf_counter() - start, "seconds_compiling": seconds_compiling}
-    store.write_json(out / store.PROVENANCE, facts)
-    return store.finish(out)
+        num_runs, num_devices = len(group.runs), len(jax.local_devices())
+        width = chunk_width(num_runs, estimate_run(group), budget, num_devices, jax.process_count())
+        chunks += store.make_chunks(number, 0, num_runs, width)
+    return chunks
+
+
+def _run_chunks(session: Session) -> None:
+    """All chunks of this process that are not done yet."""
+    for chunk in session.chunks:
+        if store.is_done(session.out, chunk):
+            session.progress.skip(chunk, session.groups[chunk.group].config.num_logs)
+    queue = [c for c in session.chunks if not store.is_done(session.out, c)]
+    if jax.process_count() > 1:
+        queue = [c for c in queue if int(c.name.split("-")[1]) % jax.process_count() == jax.process_index()]
+    while queue:
+        if session.stop.is_made:
+            raise Stopped(f"stopped; everything is saved, continue with: purejaxppo resume {session.out}")
+        chunk = queue.pop(0)
+        try:
+            _run_chunk(session, chunk)
+        except _TooWide as error:
+            halves = _narrower(session, chunk, error.width)
+            queue = [*halves, *[c for c in queue if c.group != chunk.group]]
+
+
+class _TooWide(Exception):
+    """The device refused, or would refuse, a chunk; `width` runs should fit."""
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.width = width
+
+
+def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
+    """Lay out this chunk's group anew from this chunk on, in narrower chunks, and write that down."""
+    if jax.process_count() > 1:
+        raise RunError(f"{chunk.width} runs do not fit into memory; try again in a new directory with less --memory.")
+    of_group = [c for c in session.chunks if c.group == chunk.group]
+    kept = [c for c in session.chunks if c.group != chunk.group or c.first < chunk.first]
+    stop = len(session.groups[chunk.group].runs)
+    number = 1 + max(int(c.name.split("-")[1]) for c in of_group)
+    new = store.make_chunks(chunk.group, chunk.first, stop, width, first_number=number)
+    session.progress.say(f"{chunk.width} runs at once do not fit into memory: going on with {width}.")
+    session.chunks = sorted([*kept, *new], key=lambda c: c.name)
+    store.write_layout(session.out, session.chunks)
+    return new
+
+
+def _run_chunk(session: Session, chunk: Chunk) -> None:
+    """One chunk from its last checkpoint, or its start, to its end.
+
+    Raises _TooWide when it does not fit into memory, and Stopped when that was asked for.
+    """
+    folder = session.out / store.CHECKPOINTS / chunk.name
+    try:
+        program, hparams, keys = _compiled_program(session, chunk)
+        restored = checkpoints.restore(folder, program.shapes(hparams, keys))
+        state = program.init(hparams, keys) if restored is None else program.put(restored[1])
+        start = 0 if restored is None else restored[0]
+        session.progress.skip(chunk, start)
+        _run_segments(session, chunk, program, hparams, state, start)
+    except jax.errors.JaxRuntimeError as error:
+        half = chunk.width // 2 // len(jax.local_devices()) * len(jax.local_devices())
+        if "RESOURCE_EXHAUSTED" not in str(error) or half < 1:
+            raise
+        session.programs.pop((chunk.group, chunk.width), None)
+        raise _TooWide(half) from error
+    shutil.rmtree(folder, ignore_errors=True)  # its final parameters are saved
+
+
+def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, HyperParams, Array]:
+    """The program of a chunk, compiled where it has not been yet, and its arguments."""
+    begin = time.perf_counter()
+    key = (chunk.group, chunk.width)
+    is_new = key not in session.programs
+    if is_new:
+        session.progress.compiling(chunk)
+        session.programs.clear()  # groups come one after the other: the one before is not needed again
+        session.programs[key] = GroupProgram(session.groups[chunk.group], chunk.width)
+    program = session.programs[key]
+    hparams, keys = program.arguments(chunk.runs(session.groups))
+    program.compile(hparams, keys)
+    session.seconds_compiling += time.perf_counter() - begin
+    needed = program.needed_memory
+    if is_new and session.budget is not None and needed > session.budget and chunk.width > program.num_devices:
+        del session.programs[key]
+        fit = int(chunk.width * session.budget / needed)
+        raise _TooWide(max(fit // program.num_devices, 1) * program.num_devices)
+    if is_new:
+        session.progress.say(
+            f"program {chunk.group + 1}: {chunk.width} runs at once, {format_memory(needed)} "
+            f"({format_memory(needed / chunk.width)} a run), compiled in {time.perf_counter() - begin:.0f} s"
+        )
+    return program, hparams, keys
+
+
+@dataclass(kw_only=True)
+class _Pending:
+    """A log point whose results are still being computed while the next one is started."""
+
+    log_point: int
+    metrics: Metrics
+    state: Any = None
+    """Host copy of the state after it, where a checkpoint is due."""
+
+
+def _run_segments(
+    session: Session, chunk: Chunk, program: GroupProgram, hparams: HyperParams, state: RunState, start: int
+) -> None:
+    """Log point after log point; the next is started before the last is written, so that no device waits for the disk.
+
+    A checkpoint is written only after the metrics of every log point before it.
+    """
+    num_logs, runs = program.group.config.num_logs, chunk.runs(session.groups)
+    live = _live_tensorboard(session, chunk) if session.tensorboard else None
+    clock = _CheckpointClock()
+    pending: _Pending | None = None
+
+    def write(item: _Pending) -> None:
+        metrics = to_host(item.metrics, len(runs))
+        store.write_part(session.out, chunk, item.log_point, metrics)
+        if live is not None:
+            live.write((item.log_point + 1) * program.group.config.steps_per_log, metrics)
+        if item.state is not None:
+            with clock:
+                _save_checkpoint(session.out, chunk, item.log_point + 1, item.state)
+        session.progress.advance(chunk, metrics)
+
+    for log_point in range(start, num_logs):
+        state, metrics = program.segment(hparams, state)
+        if pending is not None:
+            write(pending)
+        pending = _Pending(log_point=log_point, metrics=metrics)
+        if log_point + 1 < num_logs and (session.stop.is_made or clock.is_due()):
+            pending.state = checkpoints.to_host(state)
+        if session.stop.is_made and pending.state is not None:
+            break
+    if pending is not None:
+        write(pending)
+    if live is not None:
+        live.close()
+    if pending is not None and pending.state is not None:
+        raise Stopped(
+            f"stopped after log point {pending.log_point + 1} of {num_logs}; everything is saved, continue with: "
+            f"purejaxppo resume {session.out}"
+        )
+    final = checkpoints.to_host(state)
+    final = jax.tree.map(lambda x: x[: len(runs)], (final.params, final.observation_statistics))
+    (session.out / store.POLICIES).mkdir(exist_ok=True)
+    save_policies(session.out / store.POLICIES / f"{chunk.name}.npz", [run.index for run in runs], *final)
+
+
+def _save_checkpoint(out: Path, chunk: Chunk, log_points: int, state: Any) -> None:
+    """Raises OSError when the disk refuses, whatever its library makes of that."""
+    try:
+        checkpoints.save(out / store.CHECKPOINTS / chunk.name, log_points, state)
+    except Exception as error:
+        raise OSError(f"the checkpoint after log point {log_points} could not be saved ({error})") from error
+
+
+class _CheckpointClock:
+    """Says when a checkpoint is due: when the last one has cost at most `_CHECKPOINT_SHARE` of the time since."""
+
+    def __init__(self) -> None:
+        self._last, self._cost = time.perf_counter(), 0.1
+
+    def is_due(self) -> bool:
+        return time.perf_counter() - self._last >= self._cost / _CHECKPOINT_SHARE
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._last = time.perf_counter()
+        self._cost = self._last - self._begin
+
+
+def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
+    from purejaxppo.analysis.export import LiveTensorBoard
+
+    return LiveTensorBoard(session.out / "tensorboard", chunk.runs(session.groups))
+
+
+def _wait_for_all(session: Session) -> bool:
+    """Wait until the chunks of all processes are done; True in the process that is to write the results."""
+    while not all(store.is_done(session.out, chunk) for chunk in session.chunks):
+        time.sleep(_POLL_SECONDS)
+    while jax.process_index() > 0 and not (session.out / store.RESULTS).is_file():
+        time.sleep(_POLL_SECONDS)
+    return jax.process_index() == 0

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from purejaxppo.sweep.plan import Group
+from purejaxppo.sweep.store import Chunk
 
 
 class Progress:
@@ -27,28 +28,42 @@ class Progress:
             bar_format="{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]{desc}",
         )
 
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it is on the screen."""
+        self._bar.close()
+
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if not self._bar.disable:
             self._bar.write(line, file=sys.stderr)
 
-    def compiling(self, number: int) -> None:
-        """Tell that program `number` (from 0) is being compiled."""
-        group = self._groups[number]
-        self._bar.set_description_str(f" compiling program {number + 1} of {len(self._groups)}, {len(group.runs)} runs")
+    def compiling(self, chunk: Chunk) -> None:
+        """Tell that the program of a chunk is being compiled."""
+        self._bar.set_description_str(
+            f" compiling program {chunk.group + 1} of {len(self._groups)}, {chunk.width} runs at once"
+        )
 
-    def advance(self, number: int, metrics: dict[str, np.ndarray]) -> None:
-        """One more log point of program `number` is done."""
-        group = self._groups[number]
+    def skip(self, chunk: Chunk, num_logs: int) -> None:
+        """Log points of a chunk that were done before this process began."""
+        steps = num_logs * self._steps(chunk)
+        if not self._bar.disable:
+            self._bar.initial += steps  # keeps them out of the rate
+            self._bar.update(steps)
+
+    def advance(self, chunk: Chunk, metrics: dict[str, np.ndarray]) -> None:
+        """One more log point of a chunk is done."""
         returns = metrics["return_mean"]
         mean = f"{np.nanmean(returns):.1f}" if np.isfinite(returns).any() else "no episode yet"
         num_broken = int((metrics["status"] != 0).sum())
         broken = f", {num_broken} diverged" if num_broken else ""
+        runs = f"runs {chunk.first + 1}-{chunk.stop} of {len(self._groups[chunk.group].runs)}"
         self._bar.set_description_str(
-            f" program {number + 1}/{len(self._groups)}, {len(group.runs)} runs, return {mean}{broken}", refresh=False
+            f" program {chunk.group + 1}/{len(self._groups)}, {runs}, return {mean}{broken}", refresh=False
         )
-        self._bar.update(len(group.runs) * group.config.steps_per_log)
+        self._bar.update(self._steps(chunk))
 
-    def close(self) -> None:
-        """Leave the finished bar on the screen."""
-        self._bar.close()
+    def _steps(self, chunk: Chunk) -> int:
+        return (chunk.stop - chunk.first) * self._groups[chunk.group].config.steps_per_log

@@ -1,19 +1,25 @@
-"""The directory of a sweep: its resolved plan, one small file per log point, and the labelled dataset. Imports no JAX.
+"""The directory of a sweep: its resolved plan, what its runs have measured so far, and the labelled dataset.
 
-    sweep.json           the resolved sweep: `parse_sweep` of it gives the sweep back
-    provenance.json      versions, device, flags, commit, command, times
-    parts/0000/00000.npz metrics of program 0 at log point 0, written as they come
-    results.nc           everything, labelled; the parts are deleted once it is written
+    sweep.json              the resolved sweep: `parse_sweep` of it gives the sweep back
+    provenance.json         versions, device, flags, commit, command, times
+    layout.json             the chunks: which runs are computed together
+    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, written as they come
+    checkpoints/CHUNK/00012 complete state of a chunk after 12 log points (checkpoints.py)
+    policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
+    results.nc              everything, labelled; parts and checkpoints are deleted once it is written
 
-Every file is written under a temporary name and then renamed, so that whatever has its name is whole.
+Every file is written under a temporary name and then renamed, so that whatever has its name is whole. Imports no JAX.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,9 +28,41 @@ import xarray as xr
 
 from purejaxppo.analysis.results import GroupResult, load, save, to_dataset
 from purejaxppo.errors import ConfigError
-from purejaxppo.sweep.plan import Group, Sweep, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
 
-SWEEP, PROVENANCE, PARTS, RESULTS = "sweep.json", "provenance.json", "parts", "results.nc"
+SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.json", "results.nc"
+PARTS, CHECKPOINTS, POLICIES = "parts", "checkpoints", "policies"
+# Facts that must be the same when a sweep goes on, because the bits depend on them.
+LASTING = ("purejaxppo_version", "version_jax", "version_jaxlib", "device_platform", "device_kind", "num_devices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Runs `first` to `stop` (excluded) of a group, computed together in a program of `width` runs."""
+
+    name: str
+    group: int
+    first: int
+    stop: int
+    width: int
+
+    def runs(self, groups: Sequence[Group]) -> tuple[Run, ...]:
+        """The runs of this chunk."""
+        return groups[self.group].runs[self.first : self.stop]
+
+
+def make_chunks(group_number: int, first: int, stop: int, width: int, *, first_number: int = 0) -> list[Chunk]:
+    """Runs `first` to `stop` of a group in chunks of `width`; the last one may have fewer runs."""
+    chunks = []
+    for number, start in enumerate(range(first, stop, width), first_number):
+        name, end = f"{group_number:04d}-{number:04d}", min(start + width, stop)
+        chunks.append(Chunk(name=name, group=group_number, first=start, stop=end, width=width))
+    return chunks
+
+
+def is_started(out: Path) -> bool:
+    """Whether a directory holds a sweep, finished or not."""
+    return (out / SWEEP).is_file()
 
 
 def create(out: Path, sweep: Sweep) -> None:
@@ -34,13 +72,64 @@ def create(out: Path, sweep: Sweep) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out is {out}, which is a file, but must be a new or empty directory.")
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"out is {out}, which holds something already, but must be a new or empty directory.")
     try:
-        (out / PARTS).mkdir(parents=True)
+        if out.is_dir() and any(out.iterdir()):
+            raise ConfigError(
+                f"out is {out}, which holds something that is not a sweep, but must be a new or empty directory."
+            )
+        out.mkdir(parents=True, exist_ok=True)
         write_json(out / SWEEP, to_json(sweep))
     except OSError as error:
         raise ConfigError(f"out is {out}, which cannot be written: {error.strerror}.") from None
+
+
+def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: bool) -> None:
+    """Compare a sweep that is to go on with what its directory says.
+
+    Raises ConfigError that says what differs: in the sweep always, in versions and devices unless forced.
+    """
+    known, asked = _flat(read_json(out / SWEEP)), _flat(json.loads(json.dumps(to_json(sweep))))
+    if known != asked:
+        names = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
+        changes = ", ".join(f"{name} ({known.get(name)} there, {asked.get(name)} here)" for name in names)
+        raise ConfigError(
+            f"out is {out}, which holds another sweep: {changes}; use another directory, or continue the one that is "
+            f"there with: purejaxppo resume {out}"
+        )
+    if not (out / PROVENANCE).is_file() or is_forced:
+        return
+    before = read_json(out / PROVENANCE)
+    names = [name for name in LASTING if name in before and before[name] != facts[name]]
+    if names:
+        changes = ", ".join(f"{name} ({before[name]} there, {facts[name]} here)" for name in names)
+        raise ConfigError(
+            f"out is {out}, which was begun with other versions or devices: {changes}; results would differ in their "
+            "bits, so going on needs --force."
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def write_layout(out: Path, chunks: Sequence[Chunk]) -> None:
+    """Keep which runs are computed together."""
+    write_json(out / LAYOUT, {"chunks": [dataclasses.asdict(chunk) for chunk in chunks]})
+
+
+def read_layout(out: Path) -> list[Chunk] | None:
+    """The chunks of a sweep, or None where it has not come to that."""
+    if not (out / LAYOUT).is_file():
+        return None
+    return [Chunk(**chunk) for chunk in read_json(out / LAYOUT)["chunks"]]
+
+
+def is_done(out: Path, chunk: Chunk) -> bool:
+    """Whether all log points of a chunk and its final parameters are on disk."""
+    return (out / POLICIES / f"{chunk.name}.npz").is_file()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -49,9 +138,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_part(out: Path, group_number: int, log_point: int, metrics: dict[str, np.ndarray]) -> None:
-    """Keep the metrics of one program at one log point."""
-    folder = out / PARTS / f"{group_number:04d}"
+def write_part(out: Path, chunk: Chunk, log_point: int, metrics: dict[str, np.ndarray]) -> None:
+    """Keep the metrics of a chunk at one log point."""
+    folder = out / PARTS / chunk.name
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{log_point:05d}.npz", lambda file: np.savez(file, **metrics))  # pyright: ignore
 
@@ -67,10 +156,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def finish(out: Path) -> xr.Dataset:
-    """Assemble the parts into results.nc and delete them; returns the dataset."""
+    """Assemble the parts into results.nc and delete what it replaces; returns the dataset."""
     dataset = assemble(out)
     save(dataset, out / RESULTS)
-    shutil.rmtree(out / PARTS)
+    for folder in (PARTS, CHECKPOINTS):
+        shutil.rmtree(out / folder, ignore_errors=True)
     return dataset
 
 
@@ -84,50 +174,73 @@ def load_results(out: str | Path) -> xr.Dataset:
         return load(path)
     if (path / RESULTS).is_file():
         return load(path / RESULTS)
-    if (path / PARTS).is_dir():
+    if is_started(path):
         return assemble(path)
-    raise ConfigError(f"directory {path} holds no results of a sweep (no {RESULTS} and no {PARTS}).")
+    raise ConfigError(f"directory {path} holds no results of a sweep (no {RESULTS} and no {SWEEP}).")
 
 
 def assemble(out: Path) -> xr.Dataset:
     """The dataset from all parts written so far."""
-    try:
-        sweep = parse_sweep(read_json(out / SWEEP))
-        attributes = read_json(out / PROVENANCE)
-    except FileNotFoundError as error:
-        raise ConfigError(f"directory {out} is not a sweep's: {Path(error.filename).name} is missing.") from None
-    groups = make_groups(sweep)
-    results = [_read_group(out / PARTS / f"{number:04d}", group, sweep) for number, group in enumerate(groups)]
-    results = [result for result in results if result is not None]
+    sweep = read_sweep(out)
+    attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    groups, chunks = make_groups(sweep), read_layout(out) or []
+    results = []
+    for number, group in enumerate(groups):
+        parts = [(chunk, _read_parts(out, chunk)) for chunk in chunks if chunk.group == number]
+        if parts := [(chunk, metrics) for chunk, metrics in parts if metrics]:
+            results.append(_group_result(parts, group, groups, sweep))
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
     return to_dataset(results, attributes)
 
 
+def read_sweep(out: Path) -> Sweep:
+    """The sweep of a directory; raises ConfigError when there is none or it is damaged."""
+    if not is_started(out):
+        raise ConfigError(f"directory {out} is not a sweep's: {SWEEP} is missing.")
+    return parse_sweep(read_json(out / SWEEP))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Plain data from a file that this module wrote; raises ConfigError when it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"file {path} cannot be read: {error.strerror}.") from None
     except ValueError:
         raise ConfigError(f"file {path} is damaged: it is not valid JSON.") from None
 
 
-def _read_group(folder: Path, group: Group, sweep: Sweep) -> GroupResult | None:
-    files = sorted(folder.glob("*.npz"))
-    if not files:
-        return None
+def _read_parts(out: Path, chunk: Chunk) -> dict[str, np.ndarray]:
+    """Metrics [S, L] and [S, L, D] of a chunk at the log points on disk; empty before the first one."""
     points = []
-    for path in files:
-        with np.load(path) as content:
-            points.append({name: content[name] for name in content.files})
-    metrics = {name: np.stack([point[name] for point in points], axis=1) for name in points[0]}
-    status = metrics.pop("status")[:, -1].astype(np.int32)
+    for path in sorted((out / PARTS / chunk.name).glob("*.npz")):
+        try:
+            with np.load(path) as content:
+                points.append({name: content[name] for name in content.files})
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"file {path} is damaged and cannot be read.") from error
+    return {name: np.stack([point[name] for point in points], axis=1) for name in points[0]} if points else {}
+
+
+def _group_result(
+    parts: list[tuple[Chunk, dict[str, np.ndarray]]], group: Group, groups: Sequence[Group], sweep: Sweep
+) -> GroupResult:
+    """The chunks of a group below each other; NaN where one has not come as far as another."""
+    runs = [run for chunk, _ in parts for run in chunk.runs(groups)]
+    num_logs = max(metrics["status"].shape[1] for _, metrics in parts)
+
+    def below(name: str) -> np.ndarray:
+        arrays = [metrics[name] for _, metrics in parts]
+        short = [[(0, 0), (0, num_logs - x.shape[1])] + [(0, 0)] * (x.ndim - 2) for x in arrays]
+        return np.concatenate([np.pad(x, pad, constant_values=np.nan) for x, pad in zip(arrays, short, strict=True)])
+
     return GroupResult(
-        metrics=metrics,
-        env_steps=(1 + np.arange(len(points))) * group.config.steps_per_log,
-        seeds=np.asarray([run.seed for run in group.runs]),
-        swept={name: [run.point[name] for run in group.runs] for name in sweep.swept},
-        status=status,
-        run_index=np.asarray([run.index for run in group.runs]),
+        metrics={name: below(name) for name in parts[0][1] if name != "status"},
+        env_steps=(1 + np.arange(num_logs)) * group.config.steps_per_log,
+        seeds=np.asarray([run.seed for run in runs]),
+        swept={name: [run.point[name] for run in runs] for name in sweep.swept},
+        status=np.concatenate([metrics["status"][:, -1].astype(np.int32) for _, metrics in parts]),
+        run_index=np.asarray([run.index for run in runs]),
     )

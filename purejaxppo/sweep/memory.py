@@ -1,0 +1,100 @@
+"""How many runs fit: chunks of a group's runs, all of one shape, so that a group still compiles once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.state import make_learner
+from purejaxppo.ppo.train import init_run
+from purejaxppo.sweep.plan import Group
+
+_UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
+_UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+_SHARE = 0.8  # of the memory that is free: the rest is for what the program itself does not see
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "4GiB", "500MB" or "1000000"; raises ConfigError for anything else."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    units = {unit.lower(): size for unit, size in _UNITS.items()}
+    if not match or match[2].lower() not in units or float(match[1]) <= 0:
+        raise ConfigError(f"memory is {text!r}, but must be a size such as 4GiB, 500MB or a number of bytes.")
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def format_memory(num_bytes: float) -> str:
+    """Bytes as people read them: "1.4 GiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def available_memory(devices: Sequence[Any]) -> int | None:
+    """Bytes that all runs of one chunk may take on these devices together; None where nobody says.
+
+    On a CPU what the machine (and a control group, as of a batch system) has free, elsewhere what the devices have.
+    """
+    statistics = devices[0].memory_stats() if devices[0].platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return int(_SHARE * len(devices) * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    limits = []
+    try:
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        limits.append(int(limit) - int(used))
+    except (AttributeError, ValueError, OSError):  # not every system tells
+        pass
+    return int(_SHARE * min(limits)) if limits else None
+
+
+def estimate_run(group: Group) -> int:
+    """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
+
+    Twice the batch (the update's, and the last one for the diagnosis), the rollout, the state with its gradients, and
+    where runs are diagnosed side by side (not on a CPU) the activations of that.
+    """
+    learner = make_learner(group.config)
+    hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: init_run(learner, key), key)
+    _, rollout = jax.eval_shape(lambda state, key: collect(learner, state, key), state, key)
+    batch = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
+    size = 2 * _bytes(batch) + _bytes(rollout) + 3 * _bytes(state)
+    if jax.default_backend() != "cpu":
+        size += 16 * 4 * group.config.batch_size * max(group.config.hidden_sizes)
+    return int(1.2 * size)
+
+
+def needed_memory(compiled: Any, num_devices: int) -> int:
+    """Bytes that a compiled program takes on all its devices together: arguments, results and what is in between."""
+    found = compiled.memory_analysis()
+    one = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return (one + found.temp_size_in_bytes) * num_devices
+
+
+def chunk_width(num_runs: int, bytes_per_run: int, budget: int | None, num_devices: int, num_processes: int = 1) -> int:
+    """Runs in a chunk: as few equal chunks as fit in `budget` bytes, at least one a process, a multiple of the devices.
+
+    A group with fewer runs than devices uses fewer devices.
+    """
+    a_process = -(-num_runs // num_processes)
+    num_devices = min(num_devices, a_process)
+    fit = a_process if budget is None else budget // bytes_per_run // num_devices * num_devices
+    fit = max(fit, num_devices)
+    num_chunks = -(-a_process // fit)
+    each = -(-a_process // num_chunks)
+    return -(-each // num_devices) * num_devices
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,151 @@
+"""Trained parameters on disk, readable by anybody with NumPy, and a trained policy as a function of observations.
+
+A file holds the final parameters of the runs that were computed together, each array [S, ...] under its nested name
+("params/policy/hidden_0/kernel"), the statistics of normalised observations ("observation_mean", "observation_var",
+"observation_count") where there are any, and which runs they are, "run_index" [S].
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from purejaxppo.config import TrainConfig
+from purejaxppo.envs.wrappers import ObservationStatistics
+from purejaxppo.errors import ConfigError
+from purejaxppo.networks import Params
+from purejaxppo.ppo.state import Array, Learner, make_learner
+from purejaxppo.sweep import store
+from purejaxppo.sweep.plan import Run, make_groups
+
+_PARAMS, _RUN_INDEX = "params/", "run_index"
+_STATISTICS = ("mean", "var", "count")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policies:
+    """Trained parameters of runs that share a configuration, as NumPy arrays [S, ...]."""
+
+    config: TrainConfig
+    runs: tuple[Run, ...]
+    params: Params
+    statistics: ObservationStatistics | None
+
+
+class Policy:
+    """One trained policy as a function: `policy(obs, key=None) -> action`.
+
+    obs [..., *observation_shape], as the environment gives it (of a time-aware one with the share of time elapsed).
+    Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
+    [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
+
+    config, run: what it was trained with. env: its environment.
+
+    Raises ConfigError when called with an observation of another shape.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, params: Params, statistics: ObservationStatistics | None):
+        learner = make_learner(config)
+        self.config, self.run, self.env = config, run, learner.env
+        self._params, self._statistics = params, statistics
+        self._choose = jax.jit(partial(choose_action, learner))
+
+    def __call__(self, obs: Any, key: Array | None = None) -> Array:
+        obs = jnp.asarray(obs).astype(self.env.observation_dtype)
+        shape = self.env.observation_shape
+        if obs.shape[max(obs.ndim - len(shape), 0) :] != shape:
+            raise ConfigError(
+                f"obs has shape {list(obs.shape)}, but must end in {list(shape)}, the observation of {self.env.name}."
+            )
+        return self._choose(self._params, self._statistics, obs, key)
+
+
+def choose_action(
+    learner: Learner, params: Params, statistics: ObservationStatistics | None, obs: Array, key: Array | None
+) -> Array:
+    """Actions of one run in the environment's units, at observations [..., *obs]: the mode, or a sample with a key."""
+    outputs = learner.networks.policy(params, learner.network_input(statistics, obs)).outputs
+    distribution = learner.distribution
+    action = distribution.mode(outputs) if key is None else distribution.sample(outputs, key)
+    return distribution.to_environment(action)
+
+
+def save_policies(
+    path: Path, run_index: Sequence[int], params: Mapping[str, Any], statistics: ObservationStatistics | None
+) -> None:
+    """Write the parameters [S, ...] (and statistics) of runs to `path`, atomically; its folder is made if missing."""
+    arrays = {_PARAMS + name: np.asarray(x) for name, x in flatten_dict(dict(params), sep="/").items()}
+    if statistics is not None:
+        arrays |= {f"observation_{name}": np.asarray(getattr(statistics, name)) for name in _STATISTICS}
+    arrays[_RUN_INDEX] = np.asarray(run_index, np.int64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.write_atomically(path, lambda file: np.savez(file, **arrays))  # pyright: ignore
+
+
+def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Policies]:
+    """Trained parameters from a sweep's directory, one item per configuration that has any, runs in the sweep's order.
+
+    runs: places in the sweep (`run_index` of the dataset); None takes all that are there.
+    Raises ConfigError for a run that the sweep lacks or has not finished, where there is none, and for damaged files.
+    """
+    out = Path(out)
+    groups = make_groups(store.read_sweep(out))
+    known = {run.index for group in groups for run in group.runs}
+    wanted = known if runs is None else set(runs)
+    if unknown := sorted(wanted - known):
+        raise ConfigError(f"run is {unknown[0]}, but the sweep in {out} has runs 0 to {len(known) - 1}.")
+    files = [_read(path, wanted) for path in sorted((out / store.POLICIES).glob("*.npz"))]
+    place = {int(index): (arrays, row) for arrays in files for row, index in enumerate(arrays.get(_RUN_INDEX, ()))}
+    if not place:
+        raise ConfigError(f"directory {out} holds no policy of these runs yet: they are saved when their runs end.")
+    if runs is not None and (missing := sorted(wanted - set(place))):
+        raise ConfigError(
+            f"run is {missing[0]}, but {out} does not hold its policy yet: it is saved when the run ends."
+        )
+    loaded = []
+    for group in groups:
+        chosen = tuple(run for run in group.runs if run.index in wanted and run.index in place)
+        if chosen:
+            loaded.append(_stack(group.config, chosen, [place[run.index] for run in chosen]))
+    return loaded
+
+
+def load_policy(out: str | Path, run: int) -> Policy:
+    """The policy of one run of a sweep's directory, a place in the sweep (`run_index` of the dataset).
+
+    Raises ConfigError as `load_policies` does.
+    """
+    (policies,) = load_policies(out, [run])
+    params, statistics = jax.tree.map(lambda x: x[0], (policies.params, policies.statistics))
+    return Policy(policies.config, policies.runs[0], params, statistics)
+
+
+def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:
+    """All arrays of a file by name; empty when none of its runs is wanted."""
+    try:
+        with np.load(path) as content:
+            if wanted.isdisjoint(content[_RUN_INDEX].tolist()):
+                return {}
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"file {path} is damaged and cannot be read.") from error
+
+
+def _stack(config: TrainConfig, runs: tuple[Run, ...], places: list[tuple[dict[str, np.ndarray], int]]) -> Policies:
+    """The runs' rows of their files, below each other."""
+    names = [name for name in places[0][0] if name != _RUN_INDEX]
+    arrays = {name: np.stack([file[name][row] for file, row in places]) for name in names}
+    params = {name.removeprefix(_PARAMS): x for name, x in arrays.items() if name.startswith(_PARAMS)}
+    fields: dict[str, Any] = {name: arrays.get(f"observation_{name}") for name in _STATISTICS}
+    statistics = ObservationStatistics(**fields) if config.normalize_observations else None
+    return Policies(config=config, runs=runs, params=unflatten_dict(params, sep="/"), statistics=statistics)

@@ -1,0 +1,413 @@
+"""Sweeps from file to dataset: chunks, checkpoints, kills, diverging runs, several processes. Small real programs."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import purejaxppo as pjp
+from purejaxppo.errors import ConfigError, RunError, Stopped
+from purejaxppo.sweep import checkpoints, engine, store
+from purejaxppo.sweep.engine import GroupProgram, run_sweep
+from purejaxppo.sweep.memory import chunk_width, estimate_run, format_memory, parse_memory
+from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
+
+ROOT = Path(__file__).parent.parent
+CONTENT = {
+    "name": "small",
+    "seeds": 2,
+    "config": {
+        "env": "gymnax/CartPole-v1",
+        "total_steps": 6 * 64,
+        "num_envs": 4,
+        "num_steps": 16,
+        "minibatch_size": 32,
+        "hidden_sizes": [8],
+        "num_log_points": 3,
+        "normalize_observations": True,
+    },
+    "axes": {"learning_rate": [1e-3, 1e-2], "pfo_coef": [0.0, 1.0]},
+}
+NUM_RUNS, NUM_LOGS = 8, 3
+
+
+def make_sweep(**changes: Any) -> Sweep:
+    return parse_sweep(CONTENT | changes)
+
+
+@pytest.fixture(scope="module")
+def program() -> GroupProgram:
+    """The one program that most tests here run; compiled once."""
+    group = make_groups(make_sweep())[0]
+    program = GroupProgram(group, NUM_RUNS)
+    program.compile(*program.arguments())
+    return program
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(program: GroupProgram, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sweeps of the same group and width get the compiled program; the widths of all others are listed."""
+    original, compiled = GroupProgram.compile, []
+
+    def compile(self: GroupProgram, *arguments: Any) -> None:
+        if self.group.config == program.group.config and self.width == program.width:
+            self._compiled, self._init, self.sharding = program._compiled, program._init, program.sharding
+            return
+        if self._compiled is None:
+            compiled.append(self.width)
+        original(self, *arguments)
+
+    monkeypatch.setattr(GroupProgram, "compile", compile)
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def whole(program: GroupProgram, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished sweep."""
+    out = tmp_path_factory.mktemp("sweeps") / "whole"
+    run_sweep(make_sweep(), out, is_quiet=True)
+    return out
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, num_segments: int, *, exception: BaseException | None = None) -> None:
+    """Every log point leaves a checkpoint; after some, a stop is asked for, or the exception raised."""
+    original, count = GroupProgram.segment, [0]
+    requests: list[Any] = []
+    enter = engine.StopRequest.__enter__
+
+    def segment(self: GroupProgram, *arguments: Any) -> Any:
+        count[0] += 1
+        if count[0] > num_segments and exception is not None:
+            raise exception
+        if count[0] == num_segments and exception is None:
+            requests[-1].is_made = True
+        return original(self, *arguments)
+
+    def remembered(self: Any) -> Any:
+        requests.append(self)
+        return enter(self)
+
+    monkeypatch.setattr(GroupProgram, "segment", segment)
+    monkeypatch.setattr(engine.StopRequest, "__enter__", remembered)
+    monkeypatch.setattr(engine._CheckpointClock, "is_due", lambda self: True)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two finished sweeps agree in all bits."""
+    a, b = store.load_results(one), store.load_results(other)
+    xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
+    names = [sorted(path.name for path in out.glob("policies/*")) for out in (one, other)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        with np.load(one / "policies" / name) as x, np.load(other / "policies" / name) as y:
+            assert x.files == y.files
+            assert all(x[key].tobytes() == y[key].tobytes() for key in x.files)
+
+
+# --- A sweep, and its directory
+
+
+def test_a_finished_sweep_holds_its_dataset_and_policies_and_nothing_temporary(whole: Path) -> None:
+    dataset = pjp.load_results(whole)
+    assert dict(dataset.sizes) == {"run": NUM_RUNS, "log": NUM_LOGS, "D": 8}
+    assert list(dataset["env_steps"]) == [128, 256, 384]
+    assert list(dataset["learning_rate"].values[:4]) == [1e-3] * 4
+    assert np.isfinite(dataset["policy_rank"]).all()
+    assert dataset.attrs["version_jax"] == jax.__version__
+    found = {path.name for path in whole.iterdir()}
+    assert found == {"sweep.json", "provenance.json", "layout.json", "policies", "results.nc"}
+
+
+def test_the_same_call_again_computes_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 0, exception=AssertionError("computed again"))
+    assert run_sweep(make_sweep(), whole, is_quiet=True).identical(store.load_results(whole))
+
+
+def test_another_sweep_in_the_same_directory_is_refused_and_named(whole: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.num_epochs \(4 there, 5 here\)"):
+        run_sweep(make_sweep(config=CONTENT["config"] | {"num_epochs": 5}), whole, is_quiet=True)
+
+
+def test_other_versions_are_refused_unless_forced(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    facts = store.read_json(out / store.PROVENANCE)
+    store.write_json(out / store.PROVENANCE, facts | {"version_jax": "0.1"})
+    with pytest.raises(ConfigError, match=rf"version_jax \(0\.1 there, {jax.__version__} here\)"):
+        run_sweep(make_sweep(), out, is_quiet=True)
+    run_sweep(make_sweep(), out, is_forced=True, is_quiet=True)
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "layout.json", "provenance.json"])
+def test_a_damaged_file_of_a_directory_is_named(whole: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "results.nc").unlink()
+    (out / name).write_text((whole / name).read_text()[:-10])
+    with pytest.raises(ConfigError, match=f"{name} is damaged"):
+        run_sweep(make_sweep(), out, is_quiet=True)
+
+
+# --- Stopping and going on
+
+
+@pytest.mark.parametrize("num_segments", [1, 2])
+def test_a_stopped_sweep_goes_on_to_the_same_bits(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_segments: int
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, num_segments)
+        with pytest.raises(Stopped, match=f"after log point {num_segments} of 3.*purejaxppo resume"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    partial = store.load_results(tmp_path / "out")
+    np.testing.assert_array_equal(partial["return_mean"], store.load_results(whole)["return_mean"][:, :num_segments])
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_a_crash_between_checkpoints_loses_no_bit(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The crash leaves metrics beyond the last checkpoint; they are computed again, to the same bits."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, exception=MemoryError())
+        patch.setattr(
+            engine._CheckpointClock, "is_due", lambda self: not list((tmp_path / "out").glob("checkpoints/*"))
+        )
+        with pytest.raises(MemoryError):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert [path.name for path in (tmp_path / "out").glob("checkpoints/*/*")] == ["00001"]
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_two_are_reported(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), out, is_quiet=True)
+
+    def damage(step: str) -> None:
+        for path in (out / "checkpoints" / "0000-0000" / step).rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    damage("00002")
+    shutil.copytree(out, tmp_path / "both")
+    with pytest.warns(UserWarning, match="00002 is damaged"):
+        run_sweep(make_sweep(), out, is_quiet=True)
+    assert_same(whole, out)
+    out = tmp_path / "both"
+    damage("00001")
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(RunError, match=r"no checkpoint in .*0000-0000 can be read"),
+    ):
+        run_sweep(make_sweep(), out, is_quiet=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def full(out: Path, chunk: Any, log_point: int, metrics: Any) -> None:
+        if written:
+            raise OSError(28, os.strerror(28))
+        written.append(log_point)
+        write_part(out, chunk, log_point, metrics)
+
+    write_part = store.write_part
+    with monkeypatch.context() as patch:
+        stop_after(patch, 99)
+        patch.setattr(store, "write_part", full)
+        with pytest.raises(RunError, match=r"No space left on device; .*purejaxppo resume"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert (tmp_path / "out/checkpoints/0000-0000/00001").is_dir()
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_checkpoints_keep_the_last_two_and_a_state_that_later_segments_do_not_change(
+    tmp_path: Path, program: GroupProgram
+) -> None:
+    hparams, keys = program.arguments()
+    state = program.init(hparams, keys)
+    saved = []
+    for step in range(3):
+        state, _ = program.segment(hparams, state)
+        saved.append(checkpoints.to_host(state))
+        checkpoints.save(tmp_path / "c", step, saved[-1])
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00001", "00002"]
+    restored = checkpoints.restore(tmp_path / "c", program.shapes(hparams, keys))
+    assert restored is not None
+    assert restored[0] == 2
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.to_host(restored[1]), saved[2])
+    assert jax.tree.structure(restored[1]) == jax.tree.structure(state)
+
+
+# --- Runs of one program
+
+
+def test_a_diverging_run_is_marked_and_the_others_do_not_notice(tmp_path: Path, whole: Path) -> None:
+    """Point 3 of 4 with a learning rate of 1e30, in the very program of the healthy sweep."""
+    base = [{"learning_rate": rate, "pfo_coef": coef} for rate in (1e-3, 1e-2) for coef in (0.0, 1.0)]
+    points = [*base[:2], base[2] | {"learning_rate": 1e30}, base[3]]
+    content = {key: value for key, value in CONTENT.items() if key != "axes"}
+    sick = run_sweep(parse_sweep(content | {"points": points}), tmp_path / "sick", is_quiet=True)
+    assert sick["status"].values.tolist() == [0, 0, 0, 0, 1, 1, 0, 0]
+    healthy = store.load_results(whole)
+    others = [0, 1, 2, 3, 6, 7]
+    for name in healthy.data_vars:
+        np.testing.assert_array_equal(sick[name].values[others], healthy[name].values[others], err_msg=str(name))
+    assert np.isnan(sick["policy_rank"].values[4:6]).all()
+    with np.load(tmp_path / "sick/policies/0000-0000.npz") as file:  # frozen where it was still finite
+        assert all(np.isfinite(file[name]).all() for name in file.files)
+
+
+def test_little_memory_makes_chunks_of_one_shape_and_one_compilation(
+    tmp_path: Path, whole: Path, compiled_once: list[int]
+) -> None:
+    group = make_groups(make_sweep())[0]
+    dataset = run_sweep(make_sweep(), tmp_path / "out", memory=3 * estimate_run(group), is_quiet=True)
+    assert compiled_once == [2]
+    assert len(list((tmp_path / "out/policies").iterdir())) == 4
+    reference = store.load_results(whole)
+    np.testing.assert_array_equal(dataset["seed"], reference["seed"])
+    np.testing.assert_allclose(dataset["return_mean"][:, 0], reference["return_mean"][:, 0], rtol=1e-5)
+
+
+def test_a_device_that_refuses_gets_half_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = GroupProgram.segment
+
+    def segment(self: GroupProgram, *arguments: Any) -> Any:
+        if self.width > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(GroupProgram, "segment", segment)
+    dataset = run_sweep(make_sweep(), tmp_path / "out")
+    assert "8 runs at once do not fit into memory: going on with 4" in capsys.readouterr().err
+    assert np.isfinite(dataset["policy_rank"]).all()
+    assert [(c.first, c.stop) for c in store.read_layout(tmp_path / "out") or []] == [(0, 4), (4, 8)]
+
+
+# --- Memory
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 4 * 1024**3), ("500MB", 500_000_000), ("1.5 kib", 1536), ("1000", 1000), ("2B", 2)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "4 PB", "0", "1e9"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="memory is"):
+        parse_memory(text)
+
+
+def test_sizes_are_written_for_people() -> None:
+    assert [format_memory(x) for x in (10, 1536, 5 * 1024**3)] == ["10 B", "1.5 KiB", "5.0 GiB"]
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 9), st.integers(1, 400), st.integers(1, 3))
+def test_chunks_fit_cover_and_divide(runs: int, bytes_per_run: int, devices: int, budget: int, processes: int) -> None:
+    width = chunk_width(runs, bytes_per_run, budget, devices, processes)
+    a_process = -(-runs // processes)
+    used = min(devices, a_process)
+    assert width % used == 0
+    assert width * bytes_per_run <= budget or width == used
+    assert width - used < a_process  # no device is all padding
+    if budget >= bytes_per_run * (a_process + used):
+        assert width >= a_process  # one chunk when it fits
+
+
+def test_the_estimate_is_above_what_the_program_takes_and_not_far(program: GroupProgram) -> None:
+    group = make_groups(make_sweep(config=CONTENT["config"] | {"num_envs": 16, "num_steps": 128}))[0]
+    larger = GroupProgram(group, 64)
+    larger.compile(*larger.arguments())
+    assert 0.8 < 64 * estimate_run(group) / larger.needed_memory < 3
+
+
+# --- As processes
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The command line as a process of its own, with as many CPU devices as cores."""
+    settings = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | environment
+    command = [sys.executable, "-m", "purejaxppo", *arguments]
+    return subprocess.Popen(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        'name = "long"\nseeds = 2\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 50_000_000\n'
+        "hidden_sizes = [8]\nnum_log_points = 1000\n"
+    )
+    out = tmp_path / "out"
+    process = start("sweep", str(file), "--out", str(out))
+    deadline = time.monotonic() + 180
+    while not list(out.glob("parts/*/*.npz")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert f"purejaxppo resume {out}" in stderr
+    assert "Traceback" not in stderr
+    steps = [int(path.name) for path in out.glob("checkpoints/0000-0000/*")]
+    assert max(steps) == len(list(out.glob("parts/0000-0000/*.npz")))
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_resumed_is_bit_equal(tmp_path: Path) -> None:
+    script = ROOT / "experiments" / "benchmarks" / "kill_and_resume.py"
+    options = ["--runs", "8", "--steps", "600000", "--kills", "3", "--longest", "25"]
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 kills; bit-equal" in done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_process_with_two_devices_gives(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        'name = "shared"\nseeds = 4\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 20_000\n'
+        "hidden_sizes = [8]\nnum_log_points = 5\n"
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    shared = ["sweep", str(file), "--out", str(tmp_path / "two"), "--coordinator", coordinator, "--num-processes", "2"]
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    processes = []
+    for index in range(2):
+        processes.append(start(*shared, "--process-index", str(index)))
+        os.sched_setaffinity(processes[-1].pid, {cores[index % len(cores)]})  # one core, so one device
+    for process in processes:
+        _, stderr = process.communicate(timeout=300)
+        assert process.returncode == 0, stderr
+    one = start("sweep", str(file), "--out", str(tmp_path / "one"))
+    one.communicate(timeout=300)
+    assert one.returncode == 0
+    a, b = (store.load_results(tmp_path / name) for name in ("one", "two"))
+    if json.loads((tmp_path / "one/provenance.json").read_text())["num_devices"] == 2:
+        xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
+    else:  # other widths a device, other rounding
+        np.testing.assert_allclose(a["return_mean"][:, 0], b["return_mean"][:, 0], rtol=1e-5)
