@@ -72,7 +72,7 @@ def main() -> int:
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     mib = 1024**2
     print(
-        f"{args.runs} runs at once need {whole['needed'] / mib:.0f} MiB (peak {whole['peak'] / mib:.0f} MiB). Limited to "
+        f"{args.runs} runs need {whole['needed'] / mib:.0f} MiB (peak {whole['peak'] / mib:.0f} MiB). Limited to "
         f"{limit / mib:.0f} MiB: {limited['chunks']} chunks, {limited['compiled']} compilation(s), peak "
         f"{limited['peak'] / mib:.0f} MiB, {own / mib:.0f} MiB above one run's {alone['peak'] / mib:.0f} MiB "
         f"({own / limit:.2f} of the limit); written: {args.out}"
