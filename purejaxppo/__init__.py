@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from purejaxppo.presets import preset
     from purejaxppo.sweep.engine import run_sweep, use_cpu_cores
     from purejaxppo.sweep.plan import Sweep
+    from purejaxppo.sweep.policies import load_policy
     from purejaxppo.sweep.store import load_results
 
 _HOME = {
@@ -27,6 +28,7 @@ _HOME = {
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
     "TrainResult": "ppo.train",
+    "load_policy": "sweep.policies",
     "load_results": "sweep.store",
     "make_train": "ppo.train",
     "make_trainer": "ppo.train",
@@ -46,6 +48,7 @@ __all__ = [
     "analysis",
     "diagnostics",
     "envs",
+    "load_policy",
     "load_results",
     "make_train",
     "make_trainer",

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -411,3 +412,38 @@ def test_two_processes_give_what_one_process_with_two_devices_gives(tmp_path: Pa
         xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
     else:  # other widths a device, other rounding
         np.testing.assert_allclose(a["return_mean"][:, 0], b["return_mean"][:, 0], rtol=1e-5)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 1.5 MiB of its own; only an administrator can mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_ends_in_a_sentence_and_with_more_room_the_sweep_goes_on(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "sweep.toml", small_disk / "out"
+    file.write_text(
+        'name = "full"\nseeds = 2\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 200_000\n'
+        "hidden_sizes = [8]\nnum_log_points = 100\n"
+    )
+    process = start("sweep", str(file), "--out", str(out), "--quiet")
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == 1, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith(f"purejaxppo: directory {out} cannot be written")
+    assert last.endswith(f"continue with: purejaxppo resume {out}")
+    assert "Traceback" not in stderr
+    assert len(list(out.glob("parts/*/*.npz"))) > 0
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    process = start("resume", str(out), "--quiet")
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == 0, stderr
+    assert pjp.load_results(out).sizes["log"] == 98

@@ -211,6 +211,7 @@ def run_sweep(
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
+            store.clean(out)
             return store.load_results(out)
     elif jax.process_index() == 0:
         store.create(out, sweep)

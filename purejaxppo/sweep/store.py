@@ -159,9 +159,16 @@ def finish(out: Path) -> xr.Dataset:
     """Assemble the parts into results.nc and delete what it replaces; returns the dataset."""
     dataset = assemble(out)
     save(dataset, out / RESULTS)
+    clean(out)
+    return dataset
+
+
+def clean(out: Path) -> None:
+    """Delete what results.nc replaces, and what a killed process left half written."""
     for folder in (PARTS, CHECKPOINTS):
         shutil.rmtree(out / folder, ignore_errors=True)
-    return dataset
+    for path in [*out.glob(".*.tmp"), *out.glob(".*.partial"), *(out / POLICIES).glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
 
 
 def load_results(out: str | Path) -> xr.Dataset:
