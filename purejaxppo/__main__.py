@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -156,8 +157,8 @@ def evaluate(
     from purejaxppo.evaluate import evaluate, format_evaluation
 
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
-    table.to_csv(directory / "evaluation.csv", index=False)
-    print(f"{format_evaluation(table)}\nTable: {directory / 'evaluation.csv'}")
+    path = _write(lambda path: table.to_csv(path, index=False), directory / "evaluation.csv")
+    print(f"{format_evaluation(table)}\nTable: {path}")
 
 
 def render(
@@ -194,7 +195,7 @@ def export(
     from purejaxppo.analysis.export import export
     from purejaxppo.sweep.store import load_results
 
-    print(f"Exported: {export(load_results(directory), directory, to)}")
+    print(f"Exported: {export(load_results(directory), _folder(directory), to)}")
 
 
 COMMANDS = {
@@ -290,15 +291,27 @@ def _tabulate(dataset: Any, directory: Path) -> str:
     from purejaxppo.analysis.summary import format_table, summary_table
 
     table = summary_table(dataset)
-    table.to_csv(directory / "summary.csv")
+    _write(table.to_csv, _folder(directory) / "summary.csv")
     return format_table(table)
 
 
 def _draw(dataset: Any, directory: Path) -> Path:
     from purejaxppo.analysis.plotting import overview, save_figure
 
-    path = directory / "overview.png"
-    save_figure(overview(dataset), path)
+    figure = overview(dataset)
+    return _write(lambda path: save_figure(figure, path), _folder(directory) / "overview.png")
+
+
+def _folder(path: Path) -> Path:
+    """Where to write what belongs to a sweep's directory, or to a results.nc somewhere."""
+    return path.parent if path.is_file() else path
+
+
+def _write(write: Callable[[Path], Any], path: Path) -> Path:
+    try:
+        write(path)
+    except OSError as error:
+        raise RunError(f"file {path} cannot be written: {error.strerror or error}.") from error
     return path
 
 

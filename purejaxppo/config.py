@@ -20,6 +20,9 @@ Initialization = Literal["uniform", "orthogonal"]
 ActionDistribution = Literal["tanh_normal", "normal"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
 
+MAX_COUNT = 2**31 - 1
+"""Largest axis of an array and largest number of steps of a loop: XLA counts in int32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -133,6 +136,17 @@ class TrainConfig:
                 f"minibatch_size is {self.minibatch_size}, but must be at most num_envs x num_steps = "
                 f"{self.num_envs} x {self.num_steps} = {self.batch_size}."
             )
+        counts = {
+            "num_envs x num_steps": self.batch_size,
+            "num_epochs x minibatches of an epoch": self.num_epochs * self.num_minibatches,
+            "total_steps / (num_envs x num_steps), the number of updates,": self.num_updates,
+            "the largest of hidden_sizes": max(self.hidden_sizes),
+            "num_log_points": self.num_log_points,
+            "max_episode_steps": self.max_episode_steps or 1,
+        }
+        for name, count in counts.items():
+            if count > MAX_COUNT:
+                raise ConfigError(f"{name} is {count}, but must be at most {MAX_COUNT}.")
         return self
 
 

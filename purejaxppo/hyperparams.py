@@ -49,6 +49,7 @@ class HyperParams:
     """Adam's epsilon, outside the square root."""
 
 
+LARGEST_FLOAT32 = 3.4028234663852886e38
 _POSITIVE = ("max_grad_norm", "adam_eps")
 _UNIT = ("gamma", "gae_lambda")
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
@@ -62,8 +63,8 @@ def validate_hyperparams(hparams: HyperParams) -> HyperParams:
     check_types(hparams)
     values: dict[str, Any] = dataclasses.asdict(hparams)
     for name, value in values.items():
-        if not math.isfinite(value):
-            raise ConfigError(f"{name} is {value}, but must be a finite number.")
+        if not math.isfinite(value) or abs(value) > LARGEST_FLOAT32:
+            raise ConfigError(f"{name} is {value}, but must be a finite number (in float32: at most 3.4e38).")
         if name in _POSITIVE and value <= 0:
             raise ConfigError(f"{name} is {value}, but must be greater than 0.")
         if name in _UNIT and not 0 <= value <= 1:

@@ -22,10 +22,11 @@ name = "memory-limit"
 seeds = {seeds}
 [config]
 env = "gymnax/CartPole-v1"
-total_steps = 8_192
+total_steps = 4_096
 num_envs = 16
 num_steps = 128
-num_log_points = 4
+num_epochs = 2
+num_log_points = 2
 hidden_sizes = [256, 256]
 """
 # In the process itself: what it compiled, and the most memory it ever had.

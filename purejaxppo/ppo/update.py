@@ -6,7 +6,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -163,11 +162,14 @@ def update_networks(
         order = order.reshape(config.num_minibatches, config.minibatch_size)
         return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
 
-    is_corner = np.zeros((config.num_epochs, config.num_minibatches), bool)
-    for place in CORNERS.values():
-        is_corner[place] = True
-    state, metrics = jax.lax.scan(epoch, state, (jax.random.split(key, config.num_epochs), jnp.asarray(is_corner)))
+    is_corner = _is_first_or_last(config.num_epochs)[:, None] & _is_first_or_last(config.num_minibatches)[None]
+    state, metrics = jax.lax.scan(epoch, state, (jax.random.split(key, config.num_epochs), is_corner))
     return state, corners(metrics)
+
+
+def _is_first_or_last(size: int) -> Array:
+    index = jnp.arange(size)
+    return (index == 0) | (index == size - 1)
 
 
 def shuffled_indices(key: Array, size: int) -> Array:

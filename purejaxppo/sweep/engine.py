@@ -321,8 +321,12 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
         _run_segments(session, chunk, program, hparams, state, start)
     except jax.errors.JaxRuntimeError as error:
         half = chunk.width // 2 // len(jax.local_devices()) * len(jax.local_devices())
-        if "RESOURCE_EXHAUSTED" not in str(error) or half < 1:
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        if half < 1:
+            raise RunError(
+                f"{chunk.width} runs of program {chunk.group + 1} are more than the memory holds."
+            ) from error
         session.programs.pop((chunk.group, chunk.width), None)
         raise _TooWide(half) from error
     shutil.rmtree(folder, ignore_errors=True)  # its final parameters are saved

@@ -18,6 +18,7 @@ from purejaxppo.sweep.plan import Group
 
 _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
+_HOST_COPIES = 2  # the engine's and the checkpoint library's
 _SHARE = 0.8  # of the memory that is free: the rest is for what the program itself does not see
 
 
@@ -61,8 +62,8 @@ def available_memory(devices: Sequence[Any]) -> int | None:
 def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
-    Twice the batch (the update's, and the last one for the diagnosis), the rollout, the state with its gradients, and
-    where runs are diagnosed side by side (not on a CPU) the activations of that.
+    Twice the batch (the update's, and the last one for the diagnosis), the rollout, the state with its gradients; on a
+    CPU the copies of the state that a checkpoint makes, elsewhere the activations of runs diagnosed side by side.
     """
     learner = make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
@@ -70,15 +71,22 @@ def estimate_run(group: Group) -> int:
     _, rollout = jax.eval_shape(lambda state, key: collect(learner, state, key), state, key)
     batch = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
     size = 2 * _bytes(batch) + _bytes(rollout) + 3 * _bytes(state)
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() == "cpu":
+        size += _HOST_COPIES * _bytes(state)
+    else:
         size += 16 * 4 * group.config.batch_size * max(group.config.hidden_sizes)
     return int(1.2 * size)
 
 
 def needed_memory(compiled: Any, num_devices: int) -> int:
-    """Bytes that a compiled program takes on all its devices together: arguments, results and what is in between."""
+    """Bytes that a compiled program takes on all its devices together: arguments, results and what is in between.
+
+    On a CPU, where devices and host share their memory, also the copies of the state that a checkpoint makes.
+    """
     found = compiled.memory_analysis()
     one = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    if jax.default_backend() == "cpu":
+        one += _HOST_COPIES * found.argument_size_in_bytes
     return (one + found.temp_size_in_bytes) * num_devices
 
 

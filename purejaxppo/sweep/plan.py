@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from purejaxppo.config import TrainConfig, coerce, field_names, unknown_name
+from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams
 from purejaxppo.presets import preset_fields
@@ -18,6 +20,7 @@ STATIC = field_names(TrainConfig)
 TRACED = field_names(HyperParams)
 TOP_LEVEL = ["name", "seeds", "preset", "config", "hparams", "axes", "points"]
 MAX_SEED = 2**32 - 1
+MAX_RUNS = 1_000_000  # more are a slip of the keyboard, and would fill the memory with the plan alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"sweep file {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"sweep file {path} is not UTF-8 text, which TOML must be.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and brackets as deep
         raise ConfigError(f"sweep file {path} is not valid TOML: {error}.") from None
 
 
@@ -106,6 +109,8 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep") -> Swee
         hparams=build(HyperParams, preset_hparams | content.get("hparams", {}), "hparams"),
         points=_parse_points(content),
     )
+    if sweep.num_runs > MAX_RUNS:
+        raise ConfigError(f"the sweep has {sweep.num_runs} runs, points x seeds, but at most {MAX_RUNS} are allowed.")
     make_groups(sweep)
     return sweep
 
@@ -126,6 +131,8 @@ def build(cls: type, values: dict[str, Any], where: str) -> Any:
 def parse_seeds(seeds: Any) -> tuple[int, ...]:
     """Seeds from a number (0, 1, ..., n - 1) or a list of different whole numbers from 0 to 2^32 - 1."""
     if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds >= 1:
+        if seeds > MAX_RUNS:
+            raise ConfigError(f"seeds is {seeds}, but must be at most {MAX_RUNS} runs.")
         return tuple(range(seeds))
     if isinstance(seeds, (list, tuple)) and seeds:
         valid = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s <= MAX_SEED for s in seeds)
@@ -148,6 +155,7 @@ def make_groups(sweep: Sweep) -> list[Group]:
         static = {name: value for name, value in point.items() if name in STATIC}
         traced = {name: value for name, value in point.items() if name in TRACED}
         config = dataclasses.replace(sweep.config, **static).validate()
+        check_options(config.env, brax_backend=config.brax_backend, max_episode_steps=config.max_episode_steps)
         hparams = validate_hyperparams(dataclasses.replace(sweep.hparams, **traced))
         for seed in sweep.seeds:
             run = Run(index=index, point=point, seed=seed, hparams=hparams)
@@ -200,7 +208,7 @@ def _parse_points(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     if axes and points:
         raise ConfigError("axes and points are both given, but only one of them is allowed.")
     if axes:
-        points = _product(axes)
+        return _product(axes)
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise ConfigError(f"points is {points!r}, but must be a list of tables, [[points]].")
     if not points:
@@ -217,11 +225,21 @@ def _parse_points(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return tuple(points)
 
 
-def _product(axes: dict[str, Any]) -> list[dict[str, Any]]:
+def _product(axes: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    coerced: dict[str, list[Any]] = {}
     for name, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"axes.{name} is {values!r}, but must be a non-empty list of values.")
-    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+        coerced[name] = [_coerce_swept(name, value) for value in values]
+        for position, value in enumerate(coerced[name]):
+            if value in coerced[name][:position]:
+                raise ConfigError(f"axes.{name} has {value!r} twice, but no two values may be the same.")
+    count = math.prod(len(values) for values in coerced.values())
+    if count > MAX_RUNS:
+        raise ConfigError(
+            f"axes have {count} points, the product of their lengths, but at most {MAX_RUNS} are allowed."
+        )
+    return tuple(dict(zip(coerced, point, strict=True)) for point in itertools.product(*coerced.values()))
 
 
 def _coerce_swept(name: str, value: Any) -> Any:
