@@ -262,6 +262,7 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     if is_dry_run:
         print(describe(sweep, groups), flush=True)
     from purejaxppo.sweep.engine import join_processes, run_sweep, use_cache, use_cpu_cores
+    from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
     memory = None if options.memory is None else parse_memory(options.memory)
@@ -273,6 +274,7 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
 
         print(estimate(sweep, memory))
         return
+    watch_signals()
     dataset = run_sweep(
         sweep,
         out,

@@ -142,14 +142,71 @@ def test_another_sweep_in_the_same_directory_is_refused_and_named(whole: Path) -
         run_sweep(make_sweep(config=CONTENT["config"] | {"num_epochs": 5}), whole, is_quiet=True)
 
 
-def test_other_versions_are_refused_unless_forced(whole: Path, tmp_path: Path) -> None:
+def test_other_versions_are_refused_unless_forced_and_then_noted(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    shutil.copytree(whole, out)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), out, is_quiet=True)
     facts = store.read_json(out / store.PROVENANCE)
     store.write_json(out / store.PROVENANCE, facts | {"version_jax": "0.1"})
     with pytest.raises(ConfigError, match=rf"version_jax \(0\.1 there, {jax.__version__} here\)"):
         run_sweep(make_sweep(), out, is_quiet=True)
     run_sweep(make_sweep(), out, is_forced=True, is_quiet=True)
+    (continued,) = store.read_json(out / store.PROVENANCE)["continued"]
+    assert continued["version_jax"] == jax.__version__
+    assert_same(whole, out)
+
+
+def test_a_directory_that_another_process_computes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'wb'); fcntl.flock(f, fcntl.LOCK_EX); print('held'); input()"
+    command = [sys.executable, "-u", "-c", hold, str(tmp_path / "out" / ".lock-0")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process is computing this sweep"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+        other.communicate("\n")
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+
+
+def test_a_missing_log_point_is_reported_and_nothing_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), out, is_quiet=True)
+    (out / "parts/0000-0000/00000.npz").unlink()
+    with pytest.raises(RunError, match="metrics of 0 log points and then a gap, but should have 3"):
+        run_sweep(make_sweep(), out, is_quiet=True)
+    assert sorted(path.name for path in (out / "parts/0000-0000").iterdir()) == ["00001.npz", "00002.npz"]
+    assert not (out / "results.nc").exists()
+
+
+def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.sweep.json.tmp").write_text("{")
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_less_memory_on_resume_changes_nothing_that_is_laid_out(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    run_sweep(make_sweep(), tmp_path / "out", memory=1000, is_quiet=True)
+    assert_same(whole, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "layout.json", "provenance.json"])
@@ -188,7 +245,7 @@ def test_a_crash_between_checkpoints_loses_no_bit(whole: Path, tmp_path: Path, m
         )
         with pytest.raises(MemoryError):
             run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
-    assert [path.name for path in (tmp_path / "out").glob("checkpoints/*/*")] == ["00001"]
+    assert [path.name for path in (tmp_path / "out").glob("checkpoints/*/*")] == ["00001.npz"]
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     assert_same(whole, tmp_path / "out")
 
@@ -203,20 +260,19 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_two_are_reported
             run_sweep(make_sweep(), out, is_quiet=True)
 
     def damage(step: str) -> None:
-        for path in (out / "checkpoints" / "0000-0000" / step).rglob("*"):
-            if path.is_file():
-                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        path = out / "checkpoints" / "0000-0000" / f"{step}.npz"
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     damage("00002")
     shutil.copytree(out, tmp_path / "both")
-    with pytest.warns(UserWarning, match="00002 is damaged"):
+    with pytest.warns(UserWarning, match=r"00002.npz is damaged"):
         run_sweep(make_sweep(), out, is_quiet=True)
     assert_same(whole, out)
     out = tmp_path / "both"
     damage("00001")
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(RunError, match=r"no checkpoint in .*0000-0000 can be read"),
+        pytest.raises(RunError, match=r"every checkpoint in .*0000-0000 is damaged"),
     ):
         run_sweep(make_sweep(), out, is_quiet=True)
 
@@ -236,7 +292,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(whole: Path, tmp_path: Path, monk
         patch.setattr(store, "write_part", full)
         with pytest.raises(RunError, match=r"No space left on device; .*purejaxppo resume"):
             run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
-    assert (tmp_path / "out/checkpoints/0000-0000/00001").is_dir()
+    assert (tmp_path / "out/checkpoints/0000-0000/00001.npz").is_file()
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     assert_same(whole, tmp_path / "out")
 
@@ -251,7 +307,7 @@ def test_checkpoints_keep_the_last_two_and_a_state_that_later_segments_do_not_ch
         state, _ = program.segment(hparams, state)
         saved.append(checkpoints.to_host(state))
         checkpoints.save(tmp_path / "c", step, saved[-1])
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00001", "00002"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00001.npz", "00002.npz"]
     restored = checkpoints.restore(tmp_path / "c", program.shapes(hparams, keys))
     assert restored is not None
     assert restored[0] == 2
@@ -372,7 +428,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130, stderr
     assert f"purejaxppo resume {out}" in stderr
     assert "Traceback" not in stderr
-    steps = [int(path.name) for path in out.glob("checkpoints/0000-0000/*")]
+    steps = [int(path.stem) for path in out.glob("checkpoints/0000-0000/*.npz")]
     assert max(steps) == len(list(out.glob("parts/0000-0000/*.npz")))
 
 
@@ -386,25 +442,38 @@ def test_killed_at_random_and_resumed_is_bit_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_process_with_two_devices_gives(tmp_path: Path) -> None:
-    file = tmp_path / "sweep.toml"
+def test_two_processes_killed_and_resumed_give_what_one_process_with_two_devices_gives(tmp_path: Path) -> None:
+    file, out = tmp_path / "sweep.toml", tmp_path / "two"
     file.write_text(
-        'name = "shared"\nseeds = 4\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 20_000\n'
-        "hidden_sizes = [8]\nnum_log_points = 5\n"
+        'name = "shared"\nseeds = 4\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 3_000_000\n'
+        "hidden_sizes = [8]\nnum_log_points = 40\n"
     )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    shared = ["sweep", str(file), "--out", str(tmp_path / "two"), "--coordinator", coordinator, "--num-processes", "2"]
     cores = sorted(os.sched_getaffinity(0))[:2]
-    processes = []
-    for index in range(2):
-        processes.append(start(*shared, "--process-index", str(index)))
-        os.sched_setaffinity(processes[-1].pid, {cores[index % len(cores)]})  # one core, so one device
+
+    def start_both() -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            coordinator = f"localhost:{free.getsockname()[1]}"
+        processes = []
+        for index in range(2):
+            where = ["--coordinator", coordinator, "--num-processes", "2", "--process-index", str(index)]
+            processes.append(start("sweep", str(file), "--out", str(out), "--quiet", *where))
+            os.sched_setaffinity(processes[-1].pid, {cores[index % len(cores)]})  # one core, so one device
+        return processes
+
+    processes = start_both()
+    deadline = time.monotonic() + 180
+    while len(list(out.glob("checkpoints/*/*.npz"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
     for process in processes:
+        process.kill()
+        process.communicate()
+    assert {path.parent.name for path in out.glob("checkpoints/*/*.npz")} == {"0000-0000", "0000-0001"}
+    assert not (out / "results.nc").exists()
+    for process in start_both():
         _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
-    one = start("sweep", str(file), "--out", str(tmp_path / "one"))
+    one = start("sweep", str(file), "--out", str(tmp_path / "one"), "--quiet")
     one.communicate(timeout=300)
     assert one.returncode == 0
     a, b = (store.load_results(tmp_path / name) for name in ("one", "two"))
@@ -412,6 +481,28 @@ def test_two_processes_give_what_one_process_with_two_devices_gives(tmp_path: Pa
         xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
     else:  # other widths a device, other rounding
         np.testing.assert_allclose(a["return_mean"][:, 0], b["return_mean"][:, 0], rtol=1e-5)
+
+
+def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    """In a log point that takes minutes, where Python's own handlers would wait for its end."""
+    file, out = tmp_path / "sweep.toml", tmp_path / "out"
+    file.write_text(
+        'name = "slow"\nseeds = 2\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 1_000_000_000\n'
+        "hidden_sizes = [8]\nnum_log_points = 2\n"
+    )
+    process = start("sweep", str(file), "--out", str(out))
+    assert process.stderr is not None
+    deadline, told = time.monotonic() + 180, ""
+    while "compiled in" not in told and time.monotonic() < deadline:
+        told += process.stderr.readline()
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Stopping after this log point" in stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.fixture

@@ -1,14 +1,14 @@
-"""Checkpoints of the complete state of all runs of a chunk. The only file that imports orbax.
+"""Checkpoints of the complete state of all runs of a chunk: one file of named arrays each, with checksums.
 
-Orbax writes into a temporary folder and renames it when it is whole, so that a folder with a number for its name is a
-whole checkpoint, whenever the process was killed.
+NumPy's own format and not orbax: each process saves its own runs and waits for nobody, which orbax 0.12 does not do (of
+NumPy arrays, it writes those of process 0 and silently none of the others).
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +17,60 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.errors import RunError
+from purejaxppo.sweep.store import write_atomically
 
 NUM_KEPT = 2  # the last one, and the one before in case the disk damages the last
 
 
 def to_host(tree: Any) -> Any:
     """A copy of the state in NumPy arrays, random keys as their words; waits for the devices."""
-
-    def copied(x: Any) -> np.ndarray:
-        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        # A copy, never a view of memory that the next segment is going to be given.
-        return np.array(jax.random.key_data(x) if is_key else x, copy=True)
-
-    return jax.tree.map(copied, tree)
+    # A copy, never a view of memory that the next segment is going to be given.
+    return jax.tree.map(lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x, copy=True), tree)
 
 
 def save(folder: Path, log_points: int, state: Any) -> None:
-    """Save a host state after `log_points` log points; the one before is kept until this one is whole."""
-    checkpointer = _checkpointer()
-    checkpointer.save((folder / f"{log_points:05d}").absolute(), state, force=True)
-    for path in _steps(folder)[:-NUM_KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Save a host state after `log_points` log points; the one before is kept. Raises OSError when the disk refuses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    write_atomically(folder / f"{log_points:05d}.npz", lambda file: np.savez(file, **arrays))
+    before = [path for path in _steps(folder) if int(path.stem) <= log_points]
+    for path in {*_steps(folder)} - {*before[-NUM_KEPT:]}:  # also damaged ones from beyond this point
+        path.unlink(missing_ok=True)
 
 
 def restore(folder: Path, shapes: Any) -> tuple[int, Any] | None:
-    """Number of log points and host state of the last readable checkpoint, random keys restored; None if there is none.
+    """Number of log points and host state of the last sound checkpoint, random keys restored; None if there is none.
 
     `shapes` is the state as `jax.eval_shape` gives it.
-    Raises RunError when there are checkpoints but not one can be read.
+    Raises RunError when there are checkpoints but all are damaged, OSError when the disk refuses.
     """
     steps = _steps(folder)
     for path in reversed(steps):
         try:
-            return int(path.name), _read(path, shapes)
-        except Exception:  # a damaged checkpoint makes its reader fail in every way there is
+            return int(path.stem), _read(path, shapes)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             warnings.warn(f"checkpoint {path} is damaged and is left out.", stacklevel=2)
     if steps:
-        raise RunError(f"no checkpoint in {folder} can be read; delete that folder to compute its runs again.")
+        raise RunError(f"every checkpoint in {folder} is damaged; delete that folder to compute its runs again.")
     return None
 
 
 def _read(path: Path, shapes: Any) -> Any:
-    def is_key(x: Any) -> bool:
-        return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    found = []
+    with open(path, "rb") as file, np.load(file) as content:
+        for name, shape in leaves:
+            array = content[jax.tree_util.keystr(name)]
+            plain = jax.eval_shape(jax.random.key_data, shape) if _is_key(shape) else shape
+            if (array.shape, array.dtype) != (plain.shape, plain.dtype):
+                raise ValueError(f"{name} has another shape or type")
+            found.append(jax.random.wrap_key_data(array) if _is_key(shape) else array)
+    return jax.tree_util.tree_unflatten(structure, found)
 
-    plain = jax.tree.map(lambda x: jax.eval_shape(jax.random.key_data, x) if is_key(x) else x, shapes)
-    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), plain)
-    found = _checkpointer().restore(path.absolute(), item=template)
-    for x, y in zip(jax.tree.leaves(template), jax.tree.leaves(found), strict=True):
-        if x.shape != y.shape or x.dtype != y.dtype:
-            raise ValueError("shapes differ")
-    return jax.tree.map(lambda x, y: jax.random.wrap_key_data(y) if is_key(x) else y, shapes, found)
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.isdigit()) if folder.is_dir() else []
-
-
-def _checkpointer() -> Any:
-    import orbax.checkpoint as ocp
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    here = jax.process_index()  # every process saves its own runs and waits for nobody
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
-    return ocp.Checkpointer(handler, multiprocessing_options=options)
+    return sorted(path for path in folder.glob("*.npz") if path.stem.isdigit())

@@ -6,9 +6,8 @@ Time, disk and the terminal live here and nowhere else; the compiled programs kn
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run,
 from purejaxppo.sweep.plan import Group, Run, Sweep, describe, make_groups
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.progress import Progress
-from purejaxppo.sweep.provenance import provenance
+from purejaxppo.sweep.provenance import processor, provenance
 from purejaxppo.sweep.store import Chunk
 
 if TYPE_CHECKING:
@@ -48,7 +47,8 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
     Call it before the first JAX computation of a process; the command line does. Afterwards it changes nothing. Two
     cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and TPU runs.
     """
-    num_cores = num_cores or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_cores is None:
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         jax.config.update("jax_num_cpu_devices", num_cores)
     except RuntimeError:  # JAX has computed something already: its devices are fixed
@@ -64,18 +64,8 @@ def use_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    processor = hashlib.sha256(_processor().encode()).hexdigest()[:16]
-    jax.config.update("jax_compilation_cache_dir", str(home / "purejaxppo" / processor))
+    jax.config.update("jax_compilation_cache_dir", str(home / "purejaxppo" / processor()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-
-
-def _processor() -> str:
-    """What the processor can do: code compiled for one need not run on another, and home folders are shared."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.platform() + platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
 
 
 def join_processes(coordinator: str | None, num_processes: int | None, process_index: int | None) -> None:
@@ -89,6 +79,8 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
         return
     if missing or coordinator is None or num_processes is None or process_index is None:
         raise ConfigError(f"{missing[0]} is missing, but {', '.join(given)} must be given together or not at all.")
+    if not re.fullmatch(r"[^\s:]+:[0-9]{1,5}", coordinator):
+        raise ConfigError(f"coordinator is {coordinator!r}, but must be host:port.")
     if not 0 <= process_index < num_processes:
         raise ConfigError(f"process_index is {process_index}, but must be from 0 to num_processes - 1.")
     jax.distributed.initialize(coordinator, num_processes, process_index)
@@ -167,6 +159,10 @@ class GroupProgram:
         """Bytes that the compiled program takes on all its devices together."""
         return needed_memory(self._compiled, self.num_devices)
 
+    def narrower(self, budget: int) -> int:
+        """The width that fits into `budget` bytes, by what the compiled program takes; a multiple of the devices."""
+        return max(int(self.width * budget / self.needed_memory) // self.num_devices, 1) * self.num_devices
+
     def segment(self, hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
         """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
         return (self._compiled or self._segment)(hparams, state)
@@ -207,35 +203,45 @@ def run_sweep(
     groups, out = make_groups(sweep), Path(out)
     for group in groups:
         make_learner(group.config)
-    facts, start = provenance(), time.perf_counter()
+    facts, start, here = provenance(), time.perf_counter(), jax.process_index()
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
+            dataset = store.load_results(out)
             store.clean(out)
-            return store.load_results(out)
-    elif jax.process_index() == 0:
+            return dataset
+    elif here == 0:
         store.create(out, sweep)
     try:
-        budget = available_memory(jax.local_devices()) if memory is None else memory
-        chunks = _layout(out, groups, budget, facts)
-        with StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
+        _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
+        with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
+            budget = available_memory(jax.local_devices()) if memory is None else memory
+            is_new = store.read_layout(out) is None
+            if here == 0 and is_new:
+                store.write_json(out / store.PROVENANCE, facts)
+                store.write_layout(out, lay_out(groups, budget))
+            elif here == 0:
+                store.note_continuation(out, facts)
+            _await(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
             session = Session(
                 out=out,
                 groups=groups,
-                chunks=chunks,
+                chunks=store.read_layout(out) or [],
                 progress=progress,
                 stop=stop,
-                budget=budget,
+                budget=budget if is_new else None,
                 tensorboard=tensorboard,
             )
             progress.say(describe(sweep, groups))
             _run_chunks(session)
-        if jax.process_count() > 1 and not _wait_for_all(session):
-            return store.load_results(out)
-        known = store.read_json(out / store.PROVENANCE)
-        seconds = {"seconds_total": time.perf_counter() - start, "seconds_compiling": session.seconds_compiling}
-        store.write_json(out / store.PROVENANCE, known | {k: known.get(k, 0.0) + v for k, v in seconds.items()})
-        return store.finish(out)
+            if jax.process_count() > 1:
+                _wait_for_all(session)
+            if here > 0:
+                return store.load_results(out)
+            known = store.read_json(out / store.PROVENANCE)
+            seconds = {"seconds_total": time.perf_counter() - start, "seconds_compiling": session.seconds_compiling}
+            store.write_json(out / store.PROVENANCE, known | {k: known.get(k, 0.0) + v for k, v in seconds.items()})
+            return store.finish(out)
     except OSError as error:
         raise RunError(
             f"directory {out} cannot be written: {error.strerror or error}; the last whole checkpoint is safe, "
@@ -243,15 +249,13 @@ def run_sweep(
         ) from error
 
 
-def _layout(out: Path, groups: list[Group], budget: int | None, facts: dict[str, Any]) -> list[Chunk]:
-    """The chunks that the directory lays down, or that this process lays down for a new one."""
-    while (chunks := store.read_layout(out)) is None:
-        if jax.process_index() == 0:
-            store.write_json(out / store.PROVENANCE, facts)
-            store.write_layout(out, lay_out(groups, budget))
-        else:
-            time.sleep(_POLL_SECONDS)
-    return chunks
+def _await(is_true: Callable[[], bool], what: str) -> None:
+    """Wait for another process, which needs seconds; raises RunError after two minutes."""
+    deadline = time.monotonic() + 120
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise RunError(f"waited two minutes for {what}")
+        time.sleep(_POLL_SECONDS)
 
 
 def lay_out(groups: list[Group], budget: int | None) -> list[Chunk]:
@@ -269,9 +273,8 @@ def _run_chunks(session: Session) -> None:
     for chunk in session.chunks:
         if store.is_done(session.out, chunk):
             session.progress.skip(chunk, session.groups[chunk.group].config.num_logs)
-    queue = [c for c in session.chunks if not store.is_done(session.out, c)]
-    if jax.process_count() > 1:
-        queue = [c for c in queue if int(c.name.split("-")[1]) % jax.process_count() == jax.process_index()]
+    mine = session.chunks[jax.process_index() :: jax.process_count()]
+    queue = [chunk for chunk in mine if not store.is_done(session.out, chunk)]
     while queue:
         if session.stop.is_made:
             raise Stopped(f"stopped; everything is saved, continue with: purejaxppo resume {session.out}")
@@ -292,14 +295,22 @@ class _TooWide(Exception):
 
 
 def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
-    """Lay out this chunk's group anew from this chunk on, in narrower chunks, and write that down."""
-    if jax.process_count() > 1:
-        raise RunError(f"{chunk.width} runs do not fit into memory; try again in a new directory with less --memory.")
-    of_group = [c for c in session.chunks if c.group == chunk.group]
-    kept = [c for c in session.chunks if c.group != chunk.group or c.first < chunk.first]
-    stop = len(session.groups[chunk.group].runs)
-    number = 1 + max(int(c.name.split("-")[1]) for c in of_group)
-    new = store.make_chunks(chunk.group, chunk.first, stop, width, first_number=number)
+    """Lay out the rest of this chunk's group anew, in narrower chunks, and write that down.
+
+    Raises RunError where that would throw something away: checkpoints, or what other processes compute.
+    """
+    if jax.process_count() > 1 or (session.out / store.CHECKPOINTS / chunk.name).is_dir():
+        raise RunError(
+            f"{chunk.width} runs at once do not fit into memory any more; make room and continue with: "
+            f"purejaxppo resume {session.out}, or start again in a new directory with less --memory."
+        )
+    number = 1 + max(int(c.name.split("-")[1]) for c in session.chunks if c.group == chunk.group)
+    kept, new = [], []
+    for old in session.chunks:
+        if old.group != chunk.group or store.is_done(session.out, old):
+            kept.append(old)
+        else:
+            new += store.make_chunks(chunk.group, old.first, old.stop, width, first_number=number + len(new))
     session.progress.say(f"{chunk.width} runs at once do not fit into memory: going on with {width}.")
     session.chunks = sorted([*kept, *new], key=lambda c: c.name)
     store.write_layout(session.out, session.chunks)
@@ -320,7 +331,8 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
         session.progress.skip(chunk, start)
         _run_segments(session, chunk, program, hparams, state, start)
     except jax.errors.JaxRuntimeError as error:
-        half = chunk.width // 2 // len(jax.local_devices()) * len(jax.local_devices())
+        num_devices = min(len(jax.local_devices()), chunk.width)
+        half = chunk.width // 2 // num_devices * num_devices
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         if half < 1:
@@ -348,8 +360,7 @@ def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Hyp
     needed = program.needed_memory
     if is_new and session.budget is not None and needed > session.budget and chunk.width > program.num_devices:
         del session.programs[key]
-        fit = int(chunk.width * session.budget / needed)
-        raise _TooWide(max(fit // program.num_devices, 1) * program.num_devices)
+        raise _TooWide(program.narrower(session.budget))
     if is_new:
         session.progress.say(
             f"program {chunk.group + 1}: {chunk.width} runs at once, {format_memory(needed)} "
@@ -387,7 +398,7 @@ def _run_segments(
             live.write((item.log_point + 1) * program.group.config.steps_per_log, metrics)
         if item.state is not None:
             with clock:
-                _save_checkpoint(session.out, chunk, item.log_point + 1, item.state)
+                checkpoints.save(session.out / store.CHECKPOINTS / chunk.name, item.log_point + 1, item.state)
         session.progress.advance(chunk, metrics)
 
     for log_point in range(start, num_logs):
@@ -414,14 +425,6 @@ def _run_segments(
     save_policies(session.out / store.POLICIES / f"{chunk.name}.npz", [run.index for run in runs], *final)
 
 
-def _save_checkpoint(out: Path, chunk: Chunk, log_points: int, state: Any) -> None:
-    """Raises OSError when the disk refuses, whatever its library makes of that."""
-    try:
-        checkpoints.save(out / store.CHECKPOINTS / chunk.name, log_points, state)
-    except Exception as error:
-        raise OSError(f"the checkpoint after log point {log_points} could not be saved ({error})") from error
-
-
 class _CheckpointClock:
     """Says when a checkpoint is due: when the last one has cost at most `_CHECKPOINT_SHARE` of the time since."""
 
@@ -445,10 +448,10 @@ def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
     return LiveTensorBoard(session.out / "tensorboard", chunk.runs(session.groups))
 
 
-def _wait_for_all(session: Session) -> bool:
-    """Wait until the chunks of all processes are done; True in the process that is to write the results."""
-    while not all(store.is_done(session.out, chunk) for chunk in session.chunks):
+def _wait_for_all(session: Session) -> None:
+    """Wait until the chunks of all processes are done; other processes than 0 also for its results."""
+    while waiting := [chunk for chunk in session.chunks if not store.is_done(session.out, chunk)]:
+        session.progress.waiting(len(waiting))
         time.sleep(_POLL_SECONDS)
     while jax.process_index() > 0 and not (session.out / store.RESULTS).is_file():
         time.sleep(_POLL_SECONDS)
-    return jax.process_index() == 0

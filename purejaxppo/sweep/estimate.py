@@ -6,9 +6,10 @@ import time
 
 import jax
 
+from purejaxppo.errors import RunError
 from purejaxppo.sweep.engine import GroupProgram, lay_out, to_host
 from purejaxppo.sweep.memory import available_memory, format_memory
-from purejaxppo.sweep.plan import Sweep, make_groups
+from purejaxppo.sweep.plan import Group, Sweep, make_groups
 
 _NUM_SEGMENTS = 2
 
@@ -22,24 +23,23 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
     budget = available_memory(jax.local_devices()) if memory is None else memory
     chunks, lines, total = lay_out(groups, budget), [], 0.0
     for number, group in enumerate(groups):
-        of_group = [chunk for chunk in chunks if chunk.group == number]
         begin = time.perf_counter()
-        program = GroupProgram(group, of_group[0].width)
-        hparams, keys = program.arguments(of_group[0].runs(groups))
-        program.compile(hparams, keys)
+        program, num_chunks = _fitting(group, next(c for c in chunks if c.group == number).width, budget)
+        hparams, keys = program.arguments(group.runs[: program.width])
         state = program.init(hparams, keys)
         compiling = time.perf_counter() - begin
         state, _ = jax.block_until_ready(program.segment(hparams, state))
         begin = time.perf_counter()
         for _ in range(_NUM_SEGMENTS):
             state, metrics = program.segment(hparams, state)
-            to_host(metrics, len(of_group[0].runs(groups)))
+            to_host(metrics, program.width)
         jax.block_until_ready(state)
+        del state
         segment = (time.perf_counter() - begin) / _NUM_SEGMENTS
-        seconds = compiling + segment * group.config.num_logs * len(of_group)
-        total += seconds
+        seconds = compiling + segment * group.config.num_logs * num_chunks
+        total += seconds / jax.process_count()
         lines.append(
-            f"  program {number + 1}: {len(of_group)} chunk{'s' if len(of_group) > 1 else ''} of {program.width} runs, "
+            f"  program {number + 1}: {num_chunks} chunk{'s' if num_chunks > 1 else ''} of {program.width} runs, "
             f"{format_memory(program.needed_memory)} a chunk, {format_memory(program.needed_memory / program.width)} a "
             f"run; {format_seconds(compiling)} compiling, {segment:.2f} s a log point, {format_seconds(seconds)} in all"
         )
@@ -52,6 +52,23 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
             f"Estimated time: {format_seconds(total)} (measured on {_NUM_SEGMENTS} log points of each program)",
         ]
     )
+
+
+def _fitting(group: Group, width: int, budget: int | None) -> tuple[GroupProgram, int]:
+    """The compiled program of a group as the sweep would choose it, and its number of chunks.
+
+    Raises RunError when the device refuses it; the sweep itself would go on with half the runs.
+    """
+    program = GroupProgram(group, width)
+    try:
+        program.compile(*program.arguments(group.runs[:width]))
+        if budget is not None and program.needed_memory > budget and width > program.num_devices:
+            return _fitting(group, program.narrower(budget), budget)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(f"{width} runs do not fit into the device's memory; try again with less --memory.") from error
+    return program, -(-len(group.runs) // width)
 
 
 def format_seconds(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from purejaxppo.sweep.plan import Group
 
 _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
-_HOST_COPIES = 2  # the engine's and the checkpoint library's
+_HOST_COPIES = 1  # the one that a checkpoint is written from
 _SHARE = 0.8  # of the memory that is free: the rest is for what the program itself does not see
 
 
@@ -26,7 +26,7 @@ def parse_memory(text: str) -> int:
     """Bytes of "4GiB", "500MB" or "1000000"; raises ConfigError for anything else."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     units = {unit.lower(): size for unit, size in _UNITS.items()}
-    if not match or match[2].lower() not in units or float(match[1]) <= 0:
+    if not match or match[2].lower() not in units or not 0 < float(match[1]) < math.inf:
         raise ConfigError(f"memory is {text!r}, but must be a size such as 4GiB, 500MB or a number of bytes.")
     return int(float(match[1]) * units[match[2].lower()])
 
@@ -48,22 +48,50 @@ def available_memory(devices: Sequence[Any]) -> int | None:
     statistics = devices[0].memory_stats() if devices[0].platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return int(_SHARE * len(devices) * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
-    limits = []
+    limits = [_free_memory(), *_free_in_control_groups()]
+    known = [limit for limit in limits if limit is not None]
+    return int(_SHARE * min(known)) if known else None
+
+
+def _free_memory() -> int | None:
+    """Bytes that the machine could give, the disk cache included."""
     try:
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        limits.append(int(limit) - int(used))
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        pass
-    return int(_SHARE * min(limits)) if limits else None
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _free_in_control_groups() -> list[int]:
+    """Bytes that the control groups of this process (a batch job, a container) allow it beyond what they use."""
+    found = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for controllers, path in (line.split(":", 2)[1:] for line in lines):
+        version1 = "memory" in controllers.split(",")
+        if controllers and not version1:
+            continue
+        root = Path("/sys/fs/cgroup/memory" if version1 else "/sys/fs/cgroup")
+        names = ("limit_in_bytes", "usage_in_bytes") if version1 else ("max", "current")
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            try:
+                limit, used = (int((group / f"memory.{name}").read_text()) for name in names)
+                found.append(limit - used)
+            except (OSError, ValueError):  # no limit, or not visible from here
+                pass
+            if group == root:
+                break
+    return found
 
 
 def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
     Twice the batch (the update's, and the last one for the diagnosis), the rollout, the state with its gradients; on a
-    CPU the copies of the state that a checkpoint makes, elsewhere the activations of runs diagnosed side by side.
+    CPU the copy that a checkpoint is written from, elsewhere the activations of runs diagnosed side by side.
     """
     learner = make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
@@ -81,7 +109,7 @@ def estimate_run(group: Group) -> int:
 def needed_memory(compiled: Any, num_devices: int) -> int:
     """Bytes that a compiled program takes on all its devices together: arguments, results and what is in between.
 
-    On a CPU, where devices and host share their memory, also the copies of the state that a checkpoint makes.
+    On a CPU, where devices and host share their memory, also the copy of the state that a checkpoint is written from.
     """
     found = compiled.memory_analysis()
     one = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes

@@ -133,7 +133,7 @@ def load_policy(out: str | Path, run: int) -> Policy:
 def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:
     """All arrays of a file by name; empty when none of its runs is wanted."""
     try:
-        with np.load(path) as content:
+        with open(path, "rb") as file, np.load(file) as content:
             if wanted.isdisjoint(content[_RUN_INDEX].tolist()):
                 return {}
             return {name: content[name] for name in content.files}

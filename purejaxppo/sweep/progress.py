@@ -65,5 +65,9 @@ class Progress:
         )
         self._bar.update(self._steps(chunk))
 
+    def waiting(self, num_chunks: int) -> None:
+        """Tell that other processes have chunks to do yet."""
+        self._bar.set_description_str(f" waiting for other processes: {num_chunks} chunks to go")
+
     def _steps(self, chunk: Chunk) -> int:
         return (chunk.stop - chunk.first) * self._groups[chunk.group].config.steps_per_log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -27,6 +28,7 @@ def provenance() -> dict[str, str | int]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "processor": processor(),
         "device_platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "num_devices": len(devices),
@@ -35,12 +37,25 @@ def provenance() -> dict[str, str | int]:
     return facts | {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
 
 
+def processor() -> str:
+    """What this processor can do, as a short code: compiled programs and rounding depend on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        told = "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    except OSError:
+        told = platform.platform() + platform.processor()
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
 def _git_commit() -> str:
     """Commit of the source tree that this package was imported from, or "" for an installed one."""
+    folder = Path(purejaxppo.__file__).parent
+    if not (folder.parent / ".git").exists():  # somebody else's repository with our package in it
+        return ""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(purejaxppo.__file__).parent,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=10,

@@ -4,7 +4,7 @@
     provenance.json         versions, device, flags, commit, command, times
     layout.json             the chunks: which runs are computed together
     parts/CHUNK/00000.npz   metrics of a chunk at log point 0, written as they come
-    checkpoints/CHUNK/00012 complete state of a chunk after 12 log points (checkpoints.py)
+    checkpoints/CHUNK/00012.npz  complete state of a chunk after 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
 
@@ -13,12 +13,13 @@ Every file is written under a temporary name and then renamed, so that whatever 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
-import os
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,14 +27,19 @@ from typing import IO, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.analysis.results import GroupResult, load, save, to_dataset
-from purejaxppo.errors import ConfigError
+from purejaxppo.analysis.results import GroupResult, load, save, sync_and_rename, to_dataset
+from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.json", "results.nc"
-PARTS, CHECKPOINTS, POLICIES = "parts", "checkpoints", "policies"
-# Facts that must be the same when a sweep goes on, because the bits depend on them.
-LASTING = ("purejaxppo_version", "version_jax", "version_jaxlib", "device_platform", "device_kind", "num_devices")
+PARTS, CHECKPOINTS, POLICIES, LOCK = "parts", "checkpoints", "policies", ".lock-"
+# Facts that need not be the same when a sweep goes on; the bits depend on all others.
+PASSING = ("created", "command", "python", "seconds_total", "seconds_compiling", "continued")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +79,7 @@ def create(out: Path, sweep: Sweep) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out is {out}, which is a file, but must be a new or empty directory.")
     try:
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(path.name != f".{SWEEP}.tmp" for path in out.iterdir()):  # a killed start leaves that
             raise ConfigError(
                 f"out is {out}, which holds something that is not a sweep, but must be a new or empty directory."
             )
@@ -86,26 +92,36 @@ def create(out: Path, sweep: Sweep) -> None:
 def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: bool) -> None:
     """Compare a sweep that is to go on with what its directory says.
 
-    Raises ConfigError that says what differs: in the sweep always, in versions and devices unless forced.
+    Raises ConfigError that says what differs: in the sweep always, in versions, flags and devices unless forced.
     """
-    known, asked = _flat(read_json(out / SWEEP)), _flat(json.loads(json.dumps(to_json(sweep))))
-    if known != asked:
-        names = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
-        changes = ", ".join(f"{name} ({known.get(name)} there, {asked.get(name)} here)" for name in names)
+    changes = _changes(_flat(to_json(read_sweep(out))), _flat(to_json(sweep)))
+    if changes:
         raise ConfigError(
             f"out is {out}, which holds another sweep: {changes}; use another directory, or continue the one that is "
             f"there with: purejaxppo resume {out}"
         )
-    if not (out / PROVENANCE).is_file() or is_forced:
+    if not (out / PROVENANCE).is_file() or (out / RESULTS).is_file():
         return
-    before = read_json(out / PROVENANCE)
-    names = [name for name in LASTING if name in before and before[name] != facts[name]]
-    if names:
-        changes = ", ".join(f"{name} ({before[name]} there, {facts[name]} here)" for name in names)
+    known = read_json(out / PROVENANCE)
+    latest = {name: x for name, x in (known | (known.get("continued") or [{}])[-1]).items() if name not in PASSING}
+    changes = _changes(latest, {name: value for name, value in facts.items() if name not in PASSING})
+    if changes and not is_forced:
         raise ConfigError(
-            f"out is {out}, which was begun with other versions or devices: {changes}; results would differ in their "
+            f"out is {out}, which was begun elsewhere or with other versions: {changes}; results would differ in their "
             "bits, so going on needs --force."
         )
+
+
+def note_continuation(out: Path, facts: dict[str, Any]) -> None:
+    """Keep under which circumstances a sweep went on."""
+    if (out / PROVENANCE).is_file():
+        known = read_json(out / PROVENANCE)
+        write_json(out / PROVENANCE, known | {"continued": [*known.get("continued", []), facts]})
+
+
+def _changes(there: dict[str, Any], here: dict[str, Any]) -> str:
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return ", ".join(f"{name} ({there.get(name)} there, {here.get(name)} here)" for name in names)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,10 +137,13 @@ def write_layout(out: Path, chunks: Sequence[Chunk]) -> None:
 
 
 def read_layout(out: Path) -> list[Chunk] | None:
-    """The chunks of a sweep, or None where it has not come to that."""
+    """The chunks of a sweep, or None where it has not come to that; raises ConfigError for a damaged file."""
     if not (out / LAYOUT).is_file():
         return None
-    return [Chunk(**chunk) for chunk in read_json(out / LAYOUT)["chunks"]]
+    try:
+        return [Chunk(**chunk) for chunk in read_json(out / LAYOUT)["chunks"]]
+    except (KeyError, TypeError):
+        raise ConfigError(f"file {out / LAYOUT} is damaged: it does not list chunks.") from None
 
 
 def is_done(out: Path, chunk: Chunk) -> bool:
@@ -146,17 +165,49 @@ def write_part(out: Path, chunk: Chunk, log_point: int, metrics: dict[str, np.nd
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name beside it, flush it to the disk, and rename it."""
+    """Write a file under a temporary name beside it, force it to the disk, and rename it; raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        sync_and_rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk it would take the room that it needs itself
+        raise
+
+
+@contextlib.contextmanager
+def lock(out: Path, process_index: int) -> Iterator[None]:
+    """Keep other processes from computing the same sweep; the system lets go when this one ends, however it does.
+
+    Raises ConfigError when another one holds the lock. Does nothing where the system has no such locks.
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(out / f"{LOCK}{process_index}", "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"out is {out}, where another process is computing this sweep right now.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def finish(out: Path) -> xr.Dataset:
-    """Assemble the parts into results.nc and delete what it replaces; returns the dataset."""
+    """Assemble the parts into results.nc and delete what it replaces; returns the dataset.
+
+    Raises RunError when a log point of any chunk is missing: then nothing is deleted.
+    """
+    groups = make_groups(read_sweep(out))
+    for chunk in read_layout(out) or []:
+        found, expected = _num_parts(out, chunk), groups[chunk.group].config.num_logs
+        if found != expected:
+            raise RunError(
+                f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
+                f"{expected}; to compute these runs again, delete it and {out / POLICIES / chunk.name}.npz."
+            )
     dataset = assemble(out)
     save(dataset, out / RESULTS)
     clean(out)
@@ -167,7 +218,8 @@ def clean(out: Path) -> None:
     """Delete what results.nc replaces, and what a killed process left half written."""
     for folder in (PARTS, CHECKPOINTS):
         shutil.rmtree(out / folder, ignore_errors=True)
-    for path in [*out.glob(".*.tmp"), *out.glob(".*.partial"), *(out / POLICIES).glob(".*.tmp")]:
+    litter = [*out.glob(".*.tmp"), *out.glob(".*.partial"), *(out / POLICIES).glob(".*.tmp"), *out.glob(f"{LOCK}*")]
+    for path in litter:
         path.unlink(missing_ok=True)
 
 
@@ -212,19 +264,29 @@ def read_sweep(out: Path) -> Sweep:
 def read_json(path: Path) -> dict[str, Any]:
     """Plain data from a file that this module wrote; raises ConfigError when it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"file {path} cannot be read: {error.strerror}.") from None
     except ValueError:
         raise ConfigError(f"file {path} is damaged: it is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"file {path} is damaged: it is not a table.")
+    return content
+
+
+def _num_parts(out: Path, chunk: Chunk) -> int:
+    """Log points of a chunk on disk, from the first one up to the first gap."""
+    names = {path.name for path in (out / PARTS / chunk.name).glob("*.npz")}
+    return next(number for number in itertools.count() if f"{number:05d}.npz" not in names)
 
 
 def _read_parts(out: Path, chunk: Chunk) -> dict[str, np.ndarray]:
     """Metrics [S, L] and [S, L, D] of a chunk at the log points on disk; empty before the first one."""
     points = []
-    for path in sorted((out / PARTS / chunk.name).glob("*.npz")):
+    for number in range(_num_parts(out, chunk)):
+        path = out / PARTS / chunk.name / f"{number:05d}.npz"
         try:
-            with np.load(path) as content:
+            with open(path, "rb") as file, np.load(file) as content:
                 points.append({name: content[name] for name in content.files})
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"file {path} is damaged and cannot be read.") from error

@@ -1,0 +1,221 @@
+"""Fresh episodes of trained policies: how good each run is at the end, free of the noise of training's own episodes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from flax import struct
+
+from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+from purejaxppo.analysis.summary import format_value
+from purejaxppo.envs.wrappers import ObservationStatistics
+from purejaxppo.errors import ConfigError
+from purejaxppo.networks import Params
+from purejaxppo.ppo.state import Array, Learner, make_learner
+from purejaxppo.sweep.plan import MAX_SEED, Run
+from purejaxppo.sweep.policies import choose_action, load_policies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Folded into the seed's key. Training splits that key in three, and `split(key, n)[i]` is `fold_in(key, i)`: any number
+# above 2 gives keys that no training run has used.
+EVALUATION = 0x6576616C
+MOST_RUNS_LISTED = 32
+MOST_RUNS_AT_ONCE = 128
+
+
+@struct.dataclass(kw_only=True)
+class Episodes:
+    """The first episodes of the E environments of a run, while they are played.
+
+    obs [E, *obs], env_state: where each environment stands; after its first episode it goes on unnoticed.
+    returns [E]: sum of raw rewards. lengths [E]: int32, steps. is_over [E]: whether the first episode has ended.
+    """
+
+    obs: Array
+    env_state: Any
+    returns: Array
+    lengths: Array
+    is_over: Array
+
+
+def evaluate(
+    out: str | Path,
+    *,
+    episodes: int = 32,
+    seed: int = 0,
+    is_deterministic: bool = False,
+    runs: Sequence[int] | None = None,
+    max_steps: int = 10_000,
+) -> pd.DataFrame:
+    """Play fresh episodes with every trained policy of a sweep's directory; one row per run.
+
+    Each run plays exactly `episodes` episodes with its own random numbers, in the environment it was trained in:
+    sampled actions, or the mode of the distribution if `is_deterministic`. Episodes longer than `max_steps` are cut
+    there and counted as they are. runs: places in the sweep; None takes all that have finished.
+
+    Columns: run, the swept fields, seed, return_mean with its 95 % bootstrap interval over episodes (return_low,
+    return_high), length_mean (steps), episodes, cut (number of episodes). Returns are raw sums of rewards.
+
+    Raises ConfigError for numbers out of range and as `load_policies` does.
+    """
+    for name, value in {"episodes": episodes, "max_steps": max_steps}.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}, but must be at least 1.")
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+    rows = []
+    for policies in load_policies(out, runs):
+        keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
+        play_all = jax.jit(partial(play, make_learner(policies.config), episodes, max_steps, is_deterministic))
+        for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
+            some = slice(at, at + MOST_RUNS_AT_ONCE)
+            played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
+            arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
+            rows += _rows(policies.runs[some], *arrays)
+    return pd.DataFrame(rows).sort_values("run", ignore_index=True)
+
+
+def begin(learner: Learner, num_episodes: int, key: Array) -> Episodes:
+    """Environments of one run, just reset."""
+    obs, env_state = jax.vmap(learner.env.reset)(jax.random.split(key, num_episodes))
+    return Episodes(
+        obs=obs,
+        env_state=env_state,
+        returns=jnp.zeros(num_episodes),
+        lengths=jnp.zeros(num_episodes, jnp.int32),
+        is_over=jnp.zeros(num_episodes, jnp.bool_),
+    )
+
+
+def step(
+    learner: Learner,
+    is_deterministic: bool,
+    params: Params,
+    statistics: ObservationStatistics | None,
+    key: Array,
+    episodes: Episodes,
+) -> Episodes:
+    """One step of all environments of one run; rewards count until the first episode is over."""
+    key_action, key_env = jax.random.split(key)
+    action = choose_action(learner, params, statistics, episodes.obs, None if is_deterministic else key_action)
+    keys_env = jax.random.split(key_env, episodes.is_over.shape[0])
+    transition = jax.vmap(learner.env.step)(keys_env, episodes.env_state, action)
+    return Episodes(
+        obs=transition.obs,
+        env_state=transition.state,
+        returns=episodes.returns + jnp.where(episodes.is_over, 0.0, transition.reward),
+        lengths=episodes.lengths + ~episodes.is_over,
+        is_over=episodes.is_over | transition.terminated | transition.truncated,
+    )
+
+
+def play(
+    learner: Learner,
+    num_episodes: int,
+    max_steps: int,
+    is_deterministic: bool,
+    params: Params,
+    statistics: ObservationStatistics | None,
+    keys: Array,
+) -> Episodes:
+    """The first `num_episodes` episodes of runs with params [S, ...] and keys [S]; every array is [S, E, ...].
+
+    Of a run's key the first child resets; the second, folded with the number of the step, steps. All runs are stepped
+    until the last episode is over, `max_steps` times at most.
+    """
+    keys_reset, keys_step = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+
+    def is_going_on(carry: tuple[Array, Episodes]) -> Array:
+        time, episodes = carry
+        return (time < max_steps) & ~episodes.is_over.all()
+
+    def advance(carry: tuple[Array, Episodes]) -> tuple[Array, Episodes]:
+        time, episodes = carry
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_step, time)
+        return time + 1, jax.vmap(partial(step, learner, is_deterministic))(params, statistics, keys, episodes)
+
+    first = jax.vmap(partial(begin, learner, num_episodes))(keys_reset)
+    return jax.lax.while_loop(is_going_on, advance, (jnp.int32(0), first))[1]
+
+
+def _rows(runs: Sequence[Run], returns: np.ndarray, lengths: np.ndarray, is_over: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of `evaluate`, from arrays [S, E]."""
+    low, high = bootstrap_interval(returns.T, np.mean)
+    return [
+        {"run": run.index}
+        | {name: _cell(value) for name, value in run.point.items()}
+        | {
+            "seed": run.seed,
+            "return_mean": float(returns[i].mean(dtype=np.float64)),
+            "return_low": float(low[i]),
+            "return_high": float(high[i]),
+            "length_mean": float(lengths[i].mean()),
+            "episodes": returns.shape[1],
+            "cut": int(np.sum(~is_over[i])),
+        }
+        for i, run in enumerate(runs)
+    ]
+
+
+def format_evaluation(table: pd.DataFrame) -> str:
+    """What `evaluate` found as text: a line per run (up to 32 runs) and, per point, the IQM over its runs.
+
+    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point.
+    """
+    swept = [str(name) for name in table.columns[1 : list(table.columns).index("seed")]]
+    episodes = f"{table['episodes'].iloc[0]} episodes per run"
+    points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
+    lines = [_point_line(swept, members) for members in points]
+    text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n"
+    if len(table) > MOST_RUNS_LISTED:
+        return text
+    lines = [
+        {name: format_value(row[name]) for name in ["run", *swept, "seed"]}
+        | {"return": _interval(row["return_mean"], row["return_low"], row["return_high"])}
+        | {"length": _number(row["length_mean"]), "cut": str(row["cut"])}
+        for row in table.to_dict("records")
+    ]
+    return f"{text}\nMean of each run [95 % bootstrap interval over episodes]\n\n{_aligned(lines)}\n"
+
+
+def _point_line(swept: list[str], members: pd.DataFrame) -> dict[str, str]:
+    """The cells of one point of the axes, from the rows of its runs."""
+    means = members["return_mean"].to_numpy()
+    return {name: format_value(members[name].iloc[0]) for name in swept} | {
+        "runs": str(len(members)),
+        "return": _interval(iqm(means), *bootstrap_interval(means)),
+        "length": _number(members["length_mean"].mean()),
+        "cut": str(members["cut"].sum()),
+    }
+
+
+def _interval(value: Any, low: Any, high: Any) -> str:
+    """`-88.2 [-90.1, -86.4]`, or the value alone where there is no interval."""
+    return _number(value) + ("" if np.isnan(low) else f" [{_number(low)}, {_number(high)}]")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _cell(value: Any) -> Any:
+    """A swept value as in the dataset's coordinates: a list as "64-64", None as "none"."""
+    if isinstance(value, tuple):
+        return "-".join(str(item) for item in value)
+    return "none" if value is None else value
+
+
+def _aligned(lines: list[dict[str, str]]) -> str:
+    columns = [[name, *(line[name] for line in lines)] for name in lines[0]]
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return "\n".join("  ".join(f"{x:>{width}}" for x, width in zip(row, widths, strict=True)) for row in rows)
