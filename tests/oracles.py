@@ -93,3 +93,40 @@ def drift(before: Array, after: Array) -> tuple[float, float]:
         norms = np.linalg.norm(b) * np.linalg.norm(a)
         cosines.append(b @ a / norms if norms > 0 else 0.0)
     return float(np.mean((after - before) ** 2)), float(np.mean(cosines))
+
+
+def participation_ratio(features: Array) -> float:
+    squares = spectrum(features) ** 2
+    return float(squares.sum() ** 2 / (squares**2).sum())
+
+
+def condition_number(features: Array) -> float:
+    sigma = spectrum(features)
+    return float(sigma[0] / sigma[-1]) if sigma[-1] > EPS_FLOAT32 * sigma[0] else np.inf
+
+
+def collinearity(features: Array) -> float:
+    """By all N x N cosines."""
+    rows = np.float64(features)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return float((rows @ rows.T).mean())
+
+
+def dormant_neurons(features: Array) -> int:
+    activity = [np.mean(np.abs(np.float64(unit))) for unit in np.asarray(features).T]
+    return sum(bool(a <= 0.025 * np.mean(activity)) for a in activity)
+
+
+def explained_variance(target: Array, value: Array) -> float:
+    target, value = np.float64(target), np.float64(value)
+    return float(1 - np.var(target - value) / np.var(target))
+
+
+def probe_r2(features: Array, target: Array, cutoff: float = 1e-5) -> float:
+    """By an SVD of the centred features, each unit scaled to norm 1, without singular values below the cutoff."""
+    x, y = np.float64(features), np.float64(target)
+    x, y = x - x.mean(axis=0), y - y.mean()
+    norms = np.linalg.norm(x, axis=0)
+    u, sigma, _ = np.linalg.svd(x[:, norms > 0] / norms[norms > 0], full_matrices=False)
+    return float(np.sum((u[:, sigma > cutoff].T @ y) ** 2) / np.sum(y**2))

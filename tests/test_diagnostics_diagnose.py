@@ -15,10 +15,13 @@ import pytest
 from flax import struct
 from test_diagnostics_spectral import public_matrices
 
+from purejaxppo.config import TrainConfig
 from purejaxppo.diagnostics.diagnose import diagnose
 from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
 from purejaxppo.metrics import Metrics
+from purejaxppo.ppo.state import make_learner
+from purejaxppo.ppo.train import layer_weights
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
@@ -67,7 +70,14 @@ def healthy_inputs(seed: int = 0, **networks: Output) -> dict[str, Any]:
         "policy_moments_after": jax.nn.softmax(normal(ACTIONS)),
         "value_before": normal(),
         "value_after": normal(),
+        "value_target": 5 + normal(),
+        "policy_weights": weights(rng, (4, 8), (8, 16), (16, ACTIONS)),
+        "critic_weights": weights(rng, (4, 8), (8, 16), (16, 1)),
     }
+
+
+def weights(rng: np.random.Generator, *shapes: tuple[int, int]) -> tuple[jax.Array, ...]:
+    return tuple(jnp.asarray(rng.normal(size=(RUNS, *shape)), jnp.float32) for shape in shapes)
 
 
 @partial(jax.jit, static_argnames=("activation", "share_trunk"))
@@ -96,7 +106,8 @@ def test_every_metric_of_the_registry_is_there_and_finite(metrics: dict[str, np.
     for name, value in metrics.items():
         assert value.shape == (RUNS, 16)[: len(DIAGNOSED[name].dims) - 1], name
         assert value.dtype == np.float32, name
-        assert np.isfinite(value).all(), name
+        has_zeros = name in ("policy_condition_number_before", "critic_condition_number_before")  # two dead units
+        assert (value == np.inf if has_zeros else np.isfinite(value)).all(), name
 
 
 def expected_metrics(inputs: dict[str, Any], run: int, activation: str = "relu") -> dict[str, Any]:
@@ -111,9 +122,14 @@ def expected_metrics(inputs: dict[str, Any], run: int, activation: str = "relu")
         expected[f"entropy{suffix}"] = own[f"entropy_{time}"].mean()
         expected[f"value_mean{suffix}"] = own[f"value_{time}"].mean()
         expected[f"value_std{suffix}"] = own[f"value_{time}"].std(ddof=1)
+        explained = slow.explained_variance(own["value_target"], own[f"value_{time}"])
+        expected[f"value_explained_variance{suffix}"] = explained
         for net in ("policy", "critic"):
             expected |= expected_of_network(net, own[f"{net}_{time}"], suffix, activation)
     for net in ("policy", "critic"):
+        expected[f"{net}_probe_r2"] = slow.probe_r2(own[f"{net}_after"].features, own["value_target"])
+        *hidden, expected[f"{net}_head_spectral_norm"] = (np.linalg.norm(x, 2) for x in own[f"{net}_weights"])
+        expected[f"{net}_weight_spectral_norm_max"] = max(hidden)
         before, after = (subjects(own[f"{net}_{time}"]) for time in ("before", "after"))
         for subject in before:
             values = slow.drift(before[subject], after[subject])
@@ -133,6 +149,8 @@ def subjects(output: Output) -> dict[str, np.ndarray]:
 
 def expected_of_network(net: str, output: Output, suffix: str, activation: str) -> dict[str, Any]:
     expected: dict[str, Any] = {f"{net}_dead_neurons{suffix}": slow.dead_neurons(output.features, activation)}
+    expected[f"{net}_dormant_neurons{suffix}"] = slow.dormant_neurons(output.features)
+    expected[f"{net}_collinearity{suffix}"] = slow.collinearity(output.features)
     for subject, matrix in subjects(output).items():
         expected[f"{net}_{subject}_norm{suffix}"] = slow.mean_norm(matrix)
         if subject == "all_preactivations":
@@ -147,6 +165,8 @@ def expected_of_network(net: str, output: Output, suffix: str, activation: str) 
             f"{prefix}srank{suffix}": slow.srank(matrix),
             f"{prefix}feature_rank{suffix}": slow.feature_rank(matrix),
             f"{prefix}numerical_rank{suffix}": slow.numerical_rank(matrix),
+            f"{prefix}participation_ratio{suffix}": slow.participation_ratio(matrix),
+            f"{prefix}condition_number{suffix}": slow.condition_number(matrix),
         }
         places = {"sigma_1": 0, "sigma_2": 1, "sigma_min": -1}
         expected |= {f"{prefix}{name}{suffix}": sigma[i] / np.sqrt(len(matrix)) for name, i in places.items()}
@@ -168,7 +188,10 @@ def test_ranks_of_the_reference_implementation_through_a_whole_diagnosis(oracles
     output = Output(features=jnp.asarray(features), preactivations=(jnp.asarray(features[::-1]),))
     rows = jnp.ones((6, 512))
     moments = jnp.ones((6, 512, 2))
+    rng = np.random.default_rng(0)
     inputs = {name: rows if x.ndim == 2 else moments for name, x in healthy_inputs().items() if hasattr(x, "ndim")}
+    inputs["value_target"] = jnp.asarray(rng.normal(size=(6, 512)), jnp.float32)
+    inputs |= {f"{net}_weights": (jnp.ones((6, 4, 64)), jnp.ones((6, 64, 2))) for net in ("policy", "critic")}
     metrics = diagnose_runs(
         inputs | {f"{net}_{time}": output for net in ("policy", "critic") for time in ("before", "after")}
     )
@@ -180,6 +203,11 @@ def test_ranks_of_the_reference_implementation_through_a_whole_diagnosis(oracles
     np.testing.assert_array_equal(metrics["policy_dead_neurons"], file["expected/dead_relu"])
     np.testing.assert_allclose(metrics["policy_feature_norm"], file["expected/norm"], rtol=1e-5)
     np.testing.assert_allclose(metrics["policy_effective_rank"], file["expected/effective_rank_vetterli"], rtol=1e-3)
+    for index, name in enumerate(file["names"]):
+        expected = slow.probe_r2(features[index], np.asarray(inputs["value_target"][index]))
+        if name != "ill_conditioned":  # no gap in its spectrum; its own test is in test_diagnostics_probe.py
+            np.testing.assert_allclose(metrics["policy_probe_r2"][index], expected, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(metrics["policy_weight_spectral_norm_max"], np.sqrt(4 * 64), rtol=1e-5)
 
 
 def test_an_update_that_changes_nothing() -> None:
@@ -214,10 +242,24 @@ def test_other_activations(activation: str) -> None:
 def test_a_shared_trunk_is_reported_under_both_names() -> None:
     inputs = healthy_inputs()
     shared = inputs | {"critic_before": inputs["policy_before"], "critic_after": inputs["policy_after"]}
+    shared["critic_weights"] = (*inputs["policy_weights"][:-1], inputs["critic_weights"][-1])
     once, twice = diagnose_runs(shared, share_trunk=True), diagnose_runs(shared)
     assert once.keys() == twice.keys() == DIAGNOSED.keys()
     for name in once:
         np.testing.assert_allclose(once[name], twice[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("share_trunk", [False, True])
+def test_weights_of_every_layer_are_measured(share_trunk: bool) -> None:
+    """Convolutions [patch, channels], dense layers, and each network's own head last."""
+    config = TrainConfig(
+        env="gymnax/Breakout-MinAtar", torso="minatar_conv", hidden_sizes=(12, 9), share_trunk=share_trunk
+    )
+    learner = make_learner(config)
+    params = jax.eval_shape(learner.networks.init, jax.random.key(0))
+    for network, width in (("policy", 3), ("critic", 1)):
+        shapes = [x.shape for x in layer_weights(params, network)]
+        assert shapes == [(36, 16), (1024, 12), (12, 9), (9, width)]
 
 
 @pytest.mark.parametrize("width", [5, 90])
@@ -238,7 +280,7 @@ def test_a_diverged_run_says_nan_and_spoils_nobody_else(inputs: dict[str, Any], 
     measured = diagnose_runs(broken)
     for name, value in measured.items():
         np.testing.assert_allclose(value[::2], metrics[name][::2], rtol=1e-5, atol=1e-6, err_msg=name)
-        if "dead" not in name and "fraction" not in name:
+        if not any(part in name for part in ("dead", "dormant", "fraction")):
             assert np.isnan(value[1]).all(), name
 
 
@@ -247,7 +289,13 @@ def test_a_dead_network_has_numbers_for_everything() -> None:
     for name in ("policy_before", "policy_after"):
         inputs[name] = inputs[name].replace(features=jnp.zeros_like(inputs[name].features))
     metrics = diagnose_runs(inputs)
-    assert all(np.isfinite(value).all() for value in metrics.values())
+    infinite = {"policy_condition_number", "policy_condition_number_before", "critic_condition_number_before"}
+    assert all(np.isfinite(value).all() for name, value in metrics.items() if name not in infinite)
+    assert all(np.isinf(metrics[name]).all() for name in infinite)
+    np.testing.assert_array_equal(metrics["policy_dormant_neurons"], 16)
+    for name in ("policy_collinearity", "policy_probe_r2"):
+        np.testing.assert_array_equal(metrics[name], 0, err_msg=name)
+    np.testing.assert_array_equal(metrics["policy_participation_ratio"], 1)
     np.testing.assert_array_equal(metrics["policy_dead_neurons"], 16)
     np.testing.assert_array_equal(metrics["policy_rank"], 1)
     np.testing.assert_array_equal(metrics["policy_feature_cosine"], 0)

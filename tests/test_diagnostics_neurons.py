@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_diagnostics_spectral import public_matrices
 
-from purejaxppo.diagnostics.neurons import dead_neurons, feature_statistics, joint_norm, policy_variance, variance
+from purejaxppo.diagnostics.neurons import (
+    collinearity,
+    dead_neurons,
+    dormant_neurons,
+    feature_statistics,
+    joint_norm,
+    policy_variance,
+    variance,
+)
 from purejaxppo.errors import ConfigError
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu, "leaky_relu": jax.nn.leaky_relu}
@@ -27,6 +35,8 @@ def test_agreement_with_the_reference_implementation(oracles: Path, shape: str) 
         np.testing.assert_array_equal(dead, file[f"expected/dead_{activation}"])
     statistics = jax.jit(jax.vmap(feature_statistics))(features)
     np.testing.assert_allclose(statistics.norm, file["expected/norm"], rtol=1e-5)
+    np.testing.assert_array_equal(dormant_neurons(features), [slow.dormant_neurons(x) for x in features])
+    np.testing.assert_allclose(collinearity(features), [slow.collinearity(x) for x in features], rtol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -40,6 +50,8 @@ def test_any_features(seed: int, activation: str, spread: float) -> None:
     shift = rng.choice([-1e4, -3.0, 0.0, 3.0], size=16)
     features = np.asarray(ACTIVATIONS[activation](jnp.asarray(spread * rng.normal(size=(40, 16)) + shift, jnp.float32)))
     assert int(dead_neurons(features, activation)) == slow.dead_neurons(features, activation)
+    assert int(dormant_neurons(features)) == slow.dormant_neurons(features)
+    assert float(collinearity(features)) == pytest.approx(slow.collinearity(features), rel=1e-4, abs=1e-6)
     statistics = feature_statistics(features)
     assert float(statistics.norm) == pytest.approx(slow.mean_norm(features), rel=1e-5)
     assert float(statistics.mean) == pytest.approx(np.float64(features).mean(), rel=1e-4, abs=1e-6)
@@ -64,6 +76,27 @@ def test_a_unit_with_nan_is_not_dead() -> None:
     for activation in ACTIVATIONS:
         assert dead_neurons(jnp.full((8, 3), jnp.nan), activation) == 0
         assert dead_neurons(jnp.zeros((8, 3)).at[4, 1].set(jnp.nan) - (activation == "leaky_relu"), activation) == 2
+
+
+def test_dormant_means_far_below_the_layer() -> None:
+    rows = jnp.array([[8.0, -4.0, 0.0, 0.1], [0.0, 4.0, 0.1, 0.1]])
+    assert dormant_neurons(rows) == 1  # activities 4, 4, 0.05, 0.1; limit 0.0509
+    assert dormant_neurons(rows.at[1, 2].set(0.104)) == 0
+    assert dormant_neurons(0 * rows) == 4
+    assert dormant_neurons(jnp.ones((5, 1))) == 0
+    assert dormant_neurons(jnp.stack([rows, 0 * rows])).tolist() == [1, 4]
+    assert dormant_neurons(rows.at[0, 0].set(jnp.nan)) == 0
+
+
+def test_collinearity_at_its_limits() -> None:
+    ray = jnp.outer(jnp.arange(1.0, 9), jnp.array([1.0, -2, 0.5]))
+    assert float(collinearity(ray)) == pytest.approx(1, rel=1e-6)
+    assert float(collinearity(ray.at[:4].set(0))) == pytest.approx(1 / 4, rel=1e-6)  # 16 of 64 pairs
+    assert float(collinearity(jnp.eye(5))) == pytest.approx(1 / 5, rel=1e-6)
+    assert float(collinearity(jnp.concatenate([ray, -ray]))) == pytest.approx(0, abs=1e-12)
+    assert float(collinearity(jnp.ones((7, 1)))) == 1
+    np.testing.assert_array_equal(collinearity(jnp.zeros((2, 6, 3))), 0)
+    assert np.isnan(collinearity(ray.at[2, 1].set(jnp.nan)))
 
 
 def test_unknown_activation_is_told() -> None:

@@ -11,10 +11,11 @@ from purejaxppo import diagnostics
 from purejaxppo.diagnostics.registry import HEADLINE, METRICS, markdown_table
 
 FAMILIES = {
-    "spectral": 88,  # 2 networks x 2 matrices x (8 scalars after + 8 before + 5 changes + 1 spectrum)
-    "norm": 28,  # 2 networks x 7 x (after, before)
-    "neuron": 4,
-    "output": 8,  # policy variance, value mean, value deviation, entropy, x (after, before)
+    "spectral": 104,  # 2 networks x 2 matrices x (10 scalars after + 10 before + 5 changes + 1 spectrum)
+    "norm": 32,  # 2 networks x (7 norms + collinearity) x (after, before)
+    "neuron": 8,  # 2 networks x (dead, dormant) x (after, before)
+    "output": 12,  # policy variance, value mean, deviation, explained variance, entropy, x (after, before); 2 probes
+    "weight": 4,  # 2 networks x (largest of the hidden layers, head)
     "trust_region": 18,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio
     "drift": 12,  # 2 networks x 3 subjects x (drift, cosine)
     "minibatch": 68,  # 17 quantities at 4 moments
@@ -43,6 +44,9 @@ def test_every_family_is_complete() -> None:
             "policy_singular_values",
         ),
         *("critic_preactivation_numerical_rank_change", "policy_all_preactivations_norm_before"),
+        *("policy_participation_ratio", "critic_preactivation_condition_number_before", "policy_collinearity_before"),
+        *("critic_dormant_neurons", "value_explained_variance", "policy_probe_r2", "critic_probe_r2"),
+        *("policy_weight_spectral_norm_max", "critic_head_spectral_norm"),
         *("critic_step_norm_first_epoch_last", "policy_preactivation_sigma_min_before"),
     ],
 )

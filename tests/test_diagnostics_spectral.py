@@ -12,7 +12,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from purejaxppo.diagnostics.spectral import SpectralMeasures, measures_of_spectrum, singular_values, spectral_measures
+from purejaxppo.diagnostics.spectral import (
+    SpectralMeasures,
+    measures_of_spectrum,
+    singular_values,
+    singular_values_and_factors,
+    spectral_measures,
+    spectral_norms,
+)
 from purejaxppo.errors import ConfigError
 
 # As in a trainer: vmapped over runs, jitted.
@@ -36,6 +43,9 @@ def test_measures_agree_with_the_reference_implementation(oracles: Path, shape: 
     slack = [int(name == "ill_conditioned") for name in file["names"]]
     assert np.all(np.abs(measures.numerical_rank - file["expected_float32/pytorch_rank"]) <= slack)
     np.testing.assert_allclose(measures.sigma_1, file["expected/lambda_1"], rtol=1e-5)
+    np.testing.assert_allclose(measures.participation_ratio, [slow.participation_ratio(x) for x in features], rtol=1e-3)
+    for condition, matrix in zip(measures.condition_number, features, strict=True):
+        assert_condition_agrees(condition, matrix)
     noise = 1e-6 * np.asarray(measures.sigma_1)  # what float32 can know about a small singular value
     assert np.all(np.abs(measures.sigma_2 - file["expected/lambda_2"]) < noise)
     assert np.all(np.abs(measures.sigma_min - file["expected/lambda_N"]) < noise)
@@ -48,10 +58,18 @@ def with_spectrum(seed: int, sigma: np.ndarray, rows: int, columns: int) -> np.n
     return (u * sigma @ v.T).astype(np.float32)
 
 
+def assert_condition_agrees(condition: jax.Array, features: np.ndarray) -> None:
+    """Within 1e-3 up to 1e3, and above as well as float32 knows sigma_min: to some eps sigma_1."""
+    expected = slow.condition_number(features)
+    assert float(1 / condition) == pytest.approx(1 / expected, rel=1e-3 if expected < 1e3 else 0, abs=1e-6)
+
+
 def assert_measures_agree(measures: SpectralMeasures, features: np.ndarray) -> None:
     for name in INTEGER_RANKS:
         assert float(getattr(measures, name)) == getattr(slow, name)(features), name
     assert float(measures.effective_rank) == pytest.approx(slow.effective_rank(features), rel=1e-3)
+    assert float(measures.participation_ratio) == pytest.approx(slow.participation_ratio(features), rel=1e-3)
+    assert_condition_agrees(measures.condition_number, features)
     sigma = slow.spectrum(features)
     np.testing.assert_allclose(measures.singular_values, sigma, rtol=1e-5, atol=2e-6 * sigma[0])
     root = np.sqrt(len(features))
@@ -107,6 +125,69 @@ def test_orthonormal_columns_have_every_rank_in_full() -> None:
     assert [float(getattr(measures, name)) for name in INTEGER_RANKS] == [90, 90, 90, 90]
     assert float(measures.effective_rank) == pytest.approx(90, rel=1e-5)
     np.testing.assert_allclose([measures.sigma_1, measures.sigma_2, measures.sigma_min], 1, rtol=1e-5)
+    assert float(measures.participation_ratio) == pytest.approx(90, rel=1e-5)
+    assert float(measures.condition_number) == pytest.approx(1, rel=1e-5)
+
+
+def test_one_unit_and_rank_one() -> None:
+    one = measure_runs(jnp.arange(8.0).reshape(1, 8, 1))
+    assert one.participation_ratio == one.condition_number == 1
+    rank_one = measure_runs(jnp.outer(jnp.arange(8.0), jnp.array([1.0, 0, 2, 0]))[None])
+    assert float(rank_one.participation_ratio[0]) == pytest.approx(1, rel=1e-6)
+    assert np.isinf(rank_one.condition_number)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(40, 6), (6, 6), (6, 40)]),
+    decades=st.floats(0, 6),
+    scale=st.floats(-20, 20),
+    shift=st.sampled_from([0.0, 1.0, 100.0]),
+)
+def test_factors_give_the_singular_values_and_more(
+    seed: int, shape: tuple[int, int], decades: float, scale: float, shift: float
+) -> None:
+    """The spectrum is that of F, whatever is taken off; R^T R is the Gram matrix of [1 | F - shift | target]."""
+    rng = np.random.default_rng(seed)
+    features = with_spectrum(seed, 10.0 ** -np.linspace(0, decades, 6), *shape)
+    features = np.float32(10**scale * (features + shift * np.abs(features).max() * rng.uniform(size=shape[1])))
+    mean, target = features.mean(axis=0), rng.normal(size=shape[0]).astype(np.float32)
+    sigma, factors = jax.jit(singular_values_and_factors)(features[None], mean[None], target)
+    expected = slow.spectrum(features)
+    np.testing.assert_allclose(sigma[0], expected, rtol=1e-5, atol=2e-6 * expected[0])
+    columns = np.c_[np.ones(shape[0]), np.float64(features) - mean, target]
+    norms = np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
+    gram = (columns / norms).T @ (columns / norms)
+    factor = np.float64(factors[0]) / norms
+    np.testing.assert_allclose(factor.T @ factor, gram, atol=1e-5)
+
+
+norms_of_all = jax.jit(spectral_norms)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), gap=st.floats(-6, 0), scale=st.sampled_from([1e-25, 1.0, 1e25]))
+def test_spectral_norms(seed: int, gap: float, scale: float) -> None:
+    """Of layers of several shapes; the second singular value as close to the first as you like."""
+    rng = np.random.default_rng(seed)
+    sigma = np.r_[1, (1 - 10**gap) * rng.uniform(0.999, 1, 15)] * scale
+    layers = [rng.normal(size=(3, 20)), with_spectrum(seed, sigma, 16, 16), rng.normal(size=(20, 1)), np.zeros((4, 4))]
+    layers = [np.asarray(x, np.float32) for x in layers]
+    np.testing.assert_allclose(norms_of_all(layers), [np.linalg.norm(np.float64(x), 2) for x in layers], rtol=1e-3)
+
+
+def test_spectral_norms_where_nothing_separates_the_eigenvalues() -> None:
+    # The worst spectrum: 511 values below the first by just as much as 2^11 powers weight most.
+    below = np.sqrt(1 - np.linspace(5e-4, 5e-3, 8))
+    worst = [np.diag(np.r_[1, np.full(511, x)]).astype(np.float32) for x in below]
+    found = jax.jit(spectral_norms)(worst)
+    assert 0.999 <= found.min() <= found.max() <= 1 + 1e-5
+    assert found.min() < 0.9995  # it is a bad spectrum
+    np.testing.assert_allclose(norms_of_all([np.eye(30, dtype=np.float32)]), 1, rtol=1e-5)
+    bad = norms_of_all([np.full((2, 2), np.nan, np.float32), np.float32([[np.inf, 1]]), np.ones((2, 2), np.float32)])
+    assert np.isnan(bad[:2]).all()
+    assert bad[2] == pytest.approx(2, rel=1e-6)
 
 
 def test_a_partial_sum_that_meets_the_threshold_has_reached_it() -> None:
@@ -128,6 +209,8 @@ def test_zero_matrix() -> None:
     assert measures.effective_rank == measures.approximate_rank == measures.srank == 1
     assert measures.feature_rank == measures.numerical_rank == 0
     assert measures.sigma_1 == measures.sigma_2 == measures.sigma_min == 0
+    assert measures.participation_ratio == 1
+    assert np.isinf(measures.condition_number)
 
 
 @pytest.mark.timeout(120)

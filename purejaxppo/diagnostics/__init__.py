@@ -10,14 +10,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purejaxppo.diagnostics import diagnose, neurons, registry, spectral, trust_region
-    from purejaxppo.diagnostics.neurons import dead_neurons, feature_statistics, joint_norm, policy_variance
+    from purejaxppo.diagnostics import diagnose, neurons, probe, registry, spectral, trust_region
+    from purejaxppo.diagnostics.neurons import (
+        collinearity,
+        dead_neurons,
+        dormant_neurons,
+        feature_statistics,
+        joint_norm,
+        policy_variance,
+    )
+    from purejaxppo.diagnostics.probe import explained_variance, probe_r2
     from purejaxppo.diagnostics.registry import HEADLINE, METRICS, Metric, markdown_table
     from purejaxppo.diagnostics.spectral import (
         SpectralMeasures,
         measures_of_spectrum,
         singular_values,
         spectral_measures,
+        spectral_norms,
     )
     from purejaxppo.diagnostics.trust_region import drift, joint_drift, kl_k1, kl_k3, ratio_statistics
 
@@ -26,8 +35,11 @@ _HOME = {
     "METRICS": "registry",
     "Metric": "registry",
     "SpectralMeasures": "spectral",
+    "collinearity": "neurons",
     "dead_neurons": "neurons",
+    "dormant_neurons": "neurons",
     "drift": "trust_region",
+    "explained_variance": "probe",
     "feature_statistics": "neurons",
     "joint_drift": "trust_region",
     "joint_norm": "neurons",
@@ -36,20 +48,25 @@ _HOME = {
     "markdown_table": "registry",
     "measures_of_spectrum": "spectral",
     "policy_variance": "neurons",
+    "probe_r2": "probe",
     "ratio_statistics": "trust_region",
     "singular_values": "spectral",
     "spectral_measures": "spectral",
+    "spectral_norms": "spectral",
 }
-_MODULES = ("diagnose", "neurons", "registry", "spectral", "trust_region")
+_MODULES = ("diagnose", "neurons", "probe", "registry", "spectral", "trust_region")
 
 __all__ = [
     "HEADLINE",
     "METRICS",
     "Metric",
     "SpectralMeasures",
+    "collinearity",
     "dead_neurons",
     "diagnose",
+    "dormant_neurons",
     "drift",
+    "explained_variance",
     "feature_statistics",
     "joint_drift",
     "joint_norm",
@@ -59,11 +76,14 @@ __all__ = [
     "measures_of_spectrum",
     "neurons",
     "policy_variance",
+    "probe",
+    "probe_r2",
     "ratio_statistics",
     "registry",
     "singular_values",
     "spectral",
     "spectral_measures",
+    "spectral_norms",
     "trust_region",
 ]
 

@@ -14,15 +14,23 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo.diagnostics.neurons import (
+    collinearity,
     deviation_of_rows,
     is_dead,
+    is_dormant,
     policy_variance,
     squared_norm,
     sum_over_layers,
     variance,
 )
+from purejaxppo.diagnostics.probe import centred, explained_variance, r2_of_factor
 from purejaxppo.diagnostics.registry import RANKS, SINGULAR_VALUES
-from purejaxppo.diagnostics.spectral import SpectralMeasures, measures_of_spectrum, singular_values
+from purejaxppo.diagnostics.spectral import (
+    SpectralMeasures,
+    measures_of_spectrum,
+    singular_values_and_factors,
+    spectral_norms,
+)
 from purejaxppo.diagnostics.trust_region import RATIO_STATISTICS, RATIO_SUBSETS, cosine_of_rows, k3_terms, ratio_table
 from purejaxppo.metrics import Metrics
 
@@ -64,12 +72,17 @@ def diagnose(
     policy_moments_after: Array,
     value_before: Array,
     value_after: Array,
+    value_target: Array,
+    policy_weights: Sequence[Array],
+    critic_weights: Sequence[Array],
     share_trunk: bool = False,
 ) -> Metrics:
     """All metrics of the registry except the families minibatch, performance and run: scalars [], spectra [D].
 
     log_ratio, kl, entropy_*, value_* are [N]: log pi_after - log pi_before of the rollout's actions, and KL(before ||
-    after), entropy and value of each state. policy_moments_* are [N, K]: probabilities, or loc and scale side by side.
+    after), entropy and value of each state; value_target [N] is what the critic was fitted to. policy_moments_* are
+    [N, K]: probabilities, or loc and scale side by side. *_weights are the layers' kernels [fan_in, fan_out] after the
+    update, the head last.
     With `share_trunk` the representation is measured once and reported under both networks' names.
     No gradient flows through a diagnosis: the SVD has none where singular values coincide.
     """
@@ -80,7 +93,8 @@ def diagnose(
     networks = jax.lax.optimization_barrier(networks)  # else XLA computes activations again for each of their readers
     moments = jax.lax.stop_gradient(jnp.stack([policy_moments_before, policy_moments_after]))
     value, entropy = jax.lax.stop_gradient(((value_before, value_after), (entropy_before, entropy_after)))
-    blocks, rows, spectra = _representation(networks, activation)
+    weights, target = jax.lax.stop_gradient(((policy_weights, critic_weights), value_target))
+    blocks, rows, spectra = _representation(networks, activation, target)
     if share_trunk:
         blocks += [([_of_critic(name) for name in names], array) for names, array in blocks]
         rows += [([_of_critic(name) for name in names], array) for names, array in rows]
@@ -89,8 +103,13 @@ def diagnose(
     rows += [*_output_rows(value, entropy), *more_rows]
     blocks += [
         *more_blocks,
+        _weight_norms(*weights, share_trunk),
         ([f"policy_variance{suffix}" for suffix in _SUFFIXES], policy_variance(moments)),
         ([f"value_std{suffix}" for suffix in _SUFFIXES], jnp.sqrt(variance(jnp.stack(value), axis=-1))),
+        (
+            [f"value_explained_variance{suffix}" for suffix in _SUFFIXES],
+            explained_variance(jnp.stack([target, target]), jnp.stack(value)),
+        ),
         _mean_over_samples(rows),
     ]
     return Metrics(
@@ -111,22 +130,26 @@ def _of_critic(name: str) -> str:
 
 
 def _representation(
-    networks: dict[str, tuple[NetworkOutput, NetworkOutput]], activation: str
+    networks: dict[str, tuple[NetworkOutput, NetworkOutput]], activation: str, target: Array
 ) -> tuple[list[Block], list[Block], dict[str, Array]]:
     """Of the networks' outputs (before, after): scalars, what each sample has [..., N] to be averaged, and spectra."""
-    outputs = [output for pair in networks.values() for output in pair]
-    dead = jnp.stack([is_dead(output.features, activation).astype(jnp.float32).sum() for output in outputs])
-    names = [f"{network}_dead_neurons{suffix}" for network, suffix in product(networks, _SUFFIXES)]
-    blocks, spectra = _spectral(networks)
-    return [*blocks, (names, dead)], _rows(networks), spectra
+    features = [output.features for pair in networks.values() for output in pair]
+    dead = [is_dead(x, activation).astype(jnp.float32).sum() for x in features]
+    dormant = [is_dormant(x).astype(jnp.float32).sum() for x in features]
+    fields = {"dead_neurons": dead, "dormant_neurons": dormant, "collinearity": [collinearity(x) for x in features]}
+    names = [f"{network}_{field}{suffix}" for field, network, suffix in product(fields, networks, _SUFFIXES)]
+    blocks, spectra = _spectral(networks, target)
+    return [*blocks, (names, jnp.stack([x for values in fields.values() for x in values]))], _rows(networks), spectra
 
 
 def _matrices(output: NetworkOutput) -> tuple[Array, Array]:
     return output.features, output.preactivations[-1]
 
 
-def _spectral(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> tuple[list[Block], dict[str, Array]]:
-    """Measures of the matrices [N, D] of each network, by time and kind; and the spectra after.
+def _spectral(
+    networks: dict[str, tuple[NetworkOutput, NetworkOutput]], target: Array
+) -> tuple[list[Block], dict[str, Array]]:
+    """Measures of the matrices [N, D] of each network, by time and kind, and its linear probe; and the spectra after.
 
     One stacked call for all: narrower networks get columns of zeros, which add singular values 0 and change no other.
     """
@@ -134,8 +157,12 @@ def _spectral(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> tuple
     widest = max(shape[1] for shape in shapes.values())
     every = [matrix for pair in networks.values() for output in pair for matrix in _matrices(output)]
     stacked = jnp.stack([jnp.pad(x, [(0, 0), (0, widest - x.shape[1])]) for x in every])
-    sigma = singular_values(stacked).reshape(len(shapes), 2, 2, -1)  # [network, time, kind, K]
-    blocks, spectra = [], {}
+    by_place = (len(shapes), 2, 2)  # [network, time, kind]
+    means = stacked.mean(axis=1).reshape(*by_place, widest).at[:, :, 1].set(0)  # only features are probed
+    sigma, factors = singular_values_and_factors(stacked, means.reshape(-1, widest), centred(target))
+    sigma, factors = sigma.reshape(*by_place, -1), factors.reshape(*by_place, *factors.shape[1:])
+    blocks: list[Block] = [([f"{name}_probe_r2" for name in networks], jax.vmap(r2_of_factor)(factors[:, 1, 0]))]
+    spectra = {}
     for shape in sorted(set(shapes.values())):  # a single one, unless widths differ
         names = [name for name in shapes if shapes[name] == shape]
         part = jnp.stack([sigma[index, ..., : min(shape)] for index, name in enumerate(shapes) if name in names])
@@ -154,6 +181,18 @@ def _spectral_blocks(networks: list[str], measures: SpectralMeasures) -> list[Bl
     change = values[: len(RANKS), :, 1] - values[: len(RANKS), :, 0]
     change_names = [f"{net}_{_INFIX[kind]}{rank}_change" for rank, net, kind in product(RANKS, networks, _KINDS)]
     return [(names, values), (change_names, change)]
+
+
+def _weight_norms(policy: Sequence[Array], critic: Sequence[Array], share_trunk: bool) -> Block:
+    """Spectral norms of both heads, and the largest of the hidden layers of each network."""
+    num_hidden = len(policy) - 1
+    hidden = policy[:-1] if share_trunk else (*policy[:-1], *critic[:-1])
+    norms = spectral_norms([policy[-1], critic[-1], *hidden])
+    largest = [norms[2 : 2 + num_hidden].max(), norms[2 if share_trunk else 2 + num_hidden :].max()]
+    names = ("policy_head_spectral_norm", "critic_head_spectral_norm")
+    return (*names, "policy_weight_spectral_norm_max", "critic_weight_spectral_norm_max"), jnp.stack(
+        [norms[0], norms[1], *largest]
+    )
 
 
 def _rows(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> list[Block]:

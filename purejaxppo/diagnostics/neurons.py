@@ -1,4 +1,4 @@
-"""Units and their statistics: dead neurons, norms, means and deviations of features, diversity of the policy.
+"""Units and their statistics: dead and dormant neurons, norms, deviations and collinearity of features, diversity.
 
 Variances and standard deviations divide by n - 1, here and in all diagnostics, as the reference implementation's do.
 """
@@ -16,6 +16,7 @@ from purejaxppo.errors import ConfigError
 Array = jax.Array
 
 _DEAD_TANH_STD = 1e-3
+_DORMANT_SHARE = 0.025  # tau of Sokar et al. 2023
 _DEAD_ACTIVATIONS = ("relu", "gelu", "leaky_relu", "tanh")
 
 
@@ -47,6 +48,33 @@ def is_dead(features: Array, activation: str) -> Array:
     if activation == "leaky_relu":
         return features.max(axis=-2) < 0
     return (features.max(axis=-2) == 0) & (features.min(axis=-2) == 0)
+
+
+def dormant_neurons(features: Array) -> Array:
+    """Number [...] (int32) of dormant units among post-activations [..., N, D] (Sokar et al. 2023, arXiv 2302.12902).
+
+    Dormant means: mean |activation| over samples at most 0.025 times the layer's mean of that; in a layer of zeros, all
+    are. 0 for a layer with a NaN.
+    """
+    return is_dormant(features).sum(axis=-1, dtype=jnp.int32)
+
+
+def is_dormant(features: Array) -> Array:
+    """Which units [..., D] are dormant; see `dormant_neurons`."""
+    activity = jnp.abs(features).mean(axis=-2)
+    return activity <= _DORMANT_SHARE * activity.mean(axis=-1, keepdims=True)
+
+
+def collinearity(features: Array) -> Array:
+    """Mean cosine similarity [...] of all N^2 pairs of rows of features [..., N, D]: |sum_n f_n / |f_n||^2 / N^2.
+
+    1 where all samples' features point the same way, 1 / N at least without zeros where they are orthogonal; a row of
+    zeros has similarity 0 with every row.
+    """
+    square = squared_norm(features)
+    weight = jnp.where(square == 0, 0, jax.lax.rsqrt(jnp.where(square == 0, 1, square)))
+    total = jnp.matmul(weight[..., None, :], features, precision=jax.lax.Precision.HIGHEST)[..., 0, :]
+    return squared_norm(total / features.shape[-2])
 
 
 def feature_statistics(features: Array) -> FeatureStatistics:

@@ -28,7 +28,7 @@ _BEFORE = "on the whole rollout, before the update phase"
 class Metric:
     """One variable of a results file: its name, its axes `dims`, and what a reader needs to check it.
 
-    `family` is one of spectral, norm, neuron, output, trust_region, drift, minibatch, performance, run.
+    `family` is one of spectral, norm, neuron, output, weight, trust_region, drift, minibatch, performance, run.
     """
 
     name: str
@@ -79,11 +79,40 @@ SINGULAR_VALUES: dict[str, Row] = {
     "sigma_1": ("largest singular value", "", "sigma_1 / sqrt(N)", PAPER),
     "sigma_2": ("second singular value", "", "sigma_2 / sqrt(N)", PAPER),
     "sigma_min": ("smallest singular value", "", "sigma_min(N, D) / sqrt(N)", PAPER),
+    "participation_ratio": (
+        "participation ratio",
+        "dimensions",
+        "(sum_i sigma_i^2)^2 / sum_i sigma_i^4; 1 for a matrix of zeros",
+        "",
+    ),
+    "condition_number": (
+        "condition number",
+        "",
+        "sigma_1 / sigma_min(N, D); inf where sigma_min(N, D) <= sigma_1 eps, which float32 cannot tell from 0",
+        "",
+    ),
 }
 _NORMS = {
     "norm": ("norm", "mean over samples of the L2 norm"),
     "mean": ("mean", "mean over dimensions, averaged over samples"),
     "std": ("standard deviation", "standard deviation over dimensions, averaged over samples"),
+}
+# name -> (long name, units, definition, source, family).
+_UNITS = {
+    "dormant_neurons": (
+        "dormant neurons",
+        "neurons",
+        "number of units whose mean |activation| over samples is at most 0.025 times the layer's mean of that",
+        "Sokar et al. 2023 (arXiv 2302.12902)",
+        "neuron",
+    ),
+    "collinearity": (
+        "collinearity",
+        "",
+        "mean cosine similarity of all pairs of samples, |sum_n f_n / |f_n||^2 / N^2, 0 for a vector of zeros",
+        "",
+        "norm",
+    ),
 }
 _OUTPUTS: dict[str, Row] = {
     "policy_variance": (
@@ -94,6 +123,12 @@ _OUTPUTS: dict[str, Row] = {
     ),
     "value_mean": ("mean value", "", "mean of V(s) over states", PAPER),
     "value_std": ("standard deviation of values", "", "standard deviation of V(s) over states", PAPER),
+    "value_explained_variance": (
+        "explained variance of the critic",
+        "",
+        "1 - var(V_target - V) / var(V_target) over states, V_target = A_GAE + V_before; NaN where that is constant",
+        "",
+    ),
     "entropy": (
         "policy entropy",
         "nat",
@@ -246,6 +281,25 @@ def _norms_and_neurons() -> list[Metric]:
                 metrics += _before_and_after(f"{network}_{subject}_{name}", row, "norm")
         row = (f"dead {network} neurons", "neurons", f"number of the {network}'s {dead}", PAPER)
         metrics += _before_and_after(f"{network}_dead_neurons", row, "neuron")
+        for name, (long_name, units, definition, source, family) in _UNITS.items():
+            row = (f"{network} {long_name}", units, f"{definition}, of the {network}'s {_SUBJECTS['feature']}", source)
+            metrics += _before_and_after(f"{network}_{name}", row, family)
+    return metrics
+
+
+def _probes_and_weights() -> list[Metric]:
+    metrics = []
+    for network in NETWORKS:
+        probe = (
+            f"R^2 of the least squares fit of V_target by the {network}'s {_SUBJECTS['feature']} and an intercept: the "
+            f"share of its variance that a linear probe explains; NaN where V_target is constant; {_AFTER}"
+        )
+        metrics.append(_metric(f"{network}_probe_r2", (f"{network} value probe", "", probe, ""), "output"))
+        norm = f"spectral norm of the {network}'s kernels [fan_in, fan_out]"
+        largest = (f"{network} spectral norm", "", f"largest {norm} over its hidden layers; after the update phase", "")
+        head = (f"{network} head spectral norm", "", f"{norm}, of its head; after the update phase", "")
+        metrics.append(_metric(f"{network}_weight_spectral_norm_max", largest, "weight"))
+        metrics.append(_metric(f"{network}_head_spectral_norm", head, "weight"))
     return metrics
 
 
@@ -295,6 +349,7 @@ def _table() -> dict[str, Metric]:
     metrics = [_metric(name, row, "performance") for name, row in _PERFORMANCE.items()]
     metrics += _spectral() + _norms_and_neurons()
     metrics += [m for name, row in _OUTPUTS.items() for m in _before_and_after(name, row, "output")]
+    metrics += _probes_and_weights()
     metrics += [_metric(name, row, "trust_region") for name, row in _TRUST_REGION.items()]
     metrics += _ratios() + _drift() + _minibatch() + [_metric("status", status, "run", ("run",))]
     return {metric.name: metric for metric in metrics}

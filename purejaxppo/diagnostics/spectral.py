@@ -1,4 +1,4 @@
-"""Singular values of feature matrices, and the five rank measures of the paper built on them.
+"""Singular values of feature matrices, the five rank measures of the paper built on them, and weights' spectral norms.
 
 Notation: F is N samples x D dimensions, sigma_1 >= sigma_2 >= ... its min(N, D) singular values. Neither rows nor
 columns are centred or normalised: the definitions don't.
@@ -6,7 +6,7 @@ columns are centred or normalised: the definitions don't.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ _TAIL = 0.01  # the share of the spectrum that PCA rank and srank may leave out:
 # rounding (some 1e-8 there) would otherwise decide.
 _TIE = 1e-7
 _FEATURE_RANK_CUTOFF = 0.01
+# G^(2^11) tells eigenvalues apart that differ by a thousandth: with k <= 512 of them, however close together, the mean
+# eigenvalue that it weights is low by at most W((k - 1) / e) / 2^11 < 0.2 %, the spectral norm by half of that.
+_NUM_SQUARINGS = 11
 
 
 @struct.dataclass(kw_only=True)
@@ -37,8 +40,11 @@ class SpectralMeasures:
     feature_rank: [...], #{i : sigma_i / sqrt(N) > 0.01} (Lyle et al. 2022).
     numerical_rank: [...], #{i : sigma_i > sigma_1 max(N, D) eps}, eps of float32.
     sigma_1, sigma_2, sigma_min: [...], first, second and last singular value / sqrt(N); sigma_2 is 0 where K = 1.
+    participation_ratio: [...], (sum sigma^2)^2 / sum sigma^4: K for equal singular values, 1 for rank one.
+    condition_number: [...], sigma_1 / sigma_K; inf where sigma_K <= eps sigma_1, which float32 cannot tell from 0.
 
-    A matrix of zeros gives 1 for the first three ranks, as k starts at 1 and p is taken as 0, and 0 for the other two.
+    A matrix of zeros gives 1 for the first three ranks, as k starts at 1 and p is taken as 0, 0 for the other two, 1
+    for the participation ratio and inf for the condition number.
     """
 
     singular_values: Array
@@ -50,6 +56,8 @@ class SpectralMeasures:
     sigma_1: Array
     sigma_2: Array
     sigma_min: Array
+    participation_ratio: Array
+    condition_number: Array
 
 
 def spectral_measures(features: Array, *, method: str = "qr") -> SpectralMeasures:
@@ -84,11 +92,14 @@ def measures_of_spectrum(sigma: Array, *, num_samples: int, num_dimensions: int)
     scaled = sigma / jnp.where(largest == 0, 1, largest)  # in [0, 1]: squares neither overflow nor underflow
     total = scaled.sum(axis=-1, keepdims=True)
     share = scaled / jnp.where(total == 0, 1, total)
+    squares = jnp.square(scaled)
+    square_total, quartic_total = squares.sum(axis=-1), jnp.square(squares).sum(axis=-1)
     per_root_sample = sigma / num_samples**0.5
     eps = jnp.finfo(sigma.dtype).eps
+    is_singular = sigma[..., -1] <= eps * sigma[..., 0]
     counted = jnp.stack(
         [
-            _left_out(jnp.square(scaled)) > _TAIL + _TIE,
+            _left_out(squares) > _TAIL + _TIE,
             _left_out(scaled) > _TAIL + _TIE,
             per_root_sample > _FEATURE_RANK_CUTOFF,
             sigma > largest * (max(num_samples, num_dimensions) * eps),
@@ -105,6 +116,10 @@ def measures_of_spectrum(sigma: Array, *, num_samples: int, num_dimensions: int)
         sigma_1=per_root_sample[..., 0],
         sigma_2=per_root_sample[..., 1] if sigma.shape[-1] > 1 else jnp.zeros_like(per_root_sample[..., 0]),
         sigma_min=per_root_sample[..., -1],
+        participation_ratio=jnp.where(
+            square_total == 0, 1, jnp.square(square_total) / jnp.where(square_total == 0, 1, quartic_total)
+        ),
+        condition_number=jnp.where(is_singular, jnp.inf, sigma[..., 0] / jnp.where(is_singular, 1, sigma[..., -1])),
     )
 
 
@@ -121,9 +136,59 @@ def _left_out(weights: Array) -> Array:
     return tails / jnp.where(total == 0, 1, total)
 
 
+def spectral_norms(matrices: Sequence[Array]) -> Array:
+    """Largest singular values [L] of L matrices [M_l, N_l], to 1e-3 relative up to 512 rows or columns; NaN for NaN.
+
+    With G the smaller of W W^T and W^T W: sigma_1^2 = tr(G G^p) / tr(G^p), p = 2^11, which needs no start vector, no
+    LAPACK and no spectral gap, and is never too large.
+    """
+    scales = [jnp.abs(x).max() for x in matrices]
+    scaled = [x / jnp.where(scale == 0, 1, scale) for x, scale in zip(matrices, scales, strict=True)]
+    grams = [_product(x, x.T) if x.shape[0] <= x.shape[1] else _product(x.T, x) for x in scaled]
+
+    def square(_: Array, powers: list[Array]) -> list[Array]:
+        return [_over_trace(_product(x, x)) for x in powers]
+
+    powers = jax.lax.fori_loop(0, _NUM_SQUARINGS, square, [_over_trace(x) for x in grams])
+    squares = jnp.stack([(gram * power).sum() for gram, power in zip(grams, powers, strict=True)])
+    return jnp.stack(scales) * jnp.sqrt(squares)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _over_trace(x: Array) -> Array:
+    trace = jnp.trace(x)
+    return x / jnp.where(trace == 0, 1, trace)
+
+
+def singular_values_and_factors(matrices: Array, shifts: Array, target: Array) -> tuple[Array, Array]:
+    """Singular values [M, min(N, D)] of matrices [M, N, D], and what a regression of target [N] on them needs.
+
+    That is R [M, D + 2, D + 2] of [1 | F - shift | target] = Q R, `probe.r2_of_factor` reads it. One factorisation
+    serves both: F = Q (R + R_11 e_1 shift^T) in the middle columns. Shifts [M, D] near a matrix's mean keep the
+    rounding of a large mean out of the regression; none may exceed its column, or sigma suffers.
+    """
+    sigma, factors = jax.vmap(_factors_of_one, (0, 0, None))(matrices, shifts, target)
+    return sigma[:, : min(matrices.shape[1:])], factors
+
+
+@blas.one_at_a_time
+def _factors_of_one(matrix: Array, shift: Array, target: Array) -> tuple[Array, Array]:
+    ones = jnp.ones((matrix.shape[0], 1), matrix.dtype)
+    augmented = jnp.concatenate([ones, matrix - shift[None, :], target[:, None]], axis=1)
+    missing = max(augmented.shape[1] - augmented.shape[0], 0)  # rows of zeros change nothing
+    r = jnp.linalg.qr(jnp.pad(augmented, [(0, missing), (0, 0)]), mode="r")
+    return _values_of_factor(r[:-1, 1:-1].at[0].add(r[0, 0] * shift)), r
+
+
 @blas.one_at_a_time
 def _by_qr_of_one(tall: Array) -> Array:
-    r = jnp.linalg.qr(tall, mode="r")
+    return _values_of_factor(jnp.linalg.qr(tall, mode="r"))
+
+
+def _values_of_factor(r: Array) -> Array:
     is_finite = jnp.isfinite(r).all()
     sigma = jax.lax.linalg.svd(jnp.where(is_finite, r, 0), full_matrices=False, compute_uv=False)
     return jnp.where(is_finite, sigma, jnp.nan)

@@ -175,7 +175,17 @@ def diagnose_update(learner: Learner, hparams: HyperParams, state: RunState, las
         policy_moments_after=distribution.moments(policy_after.outputs),
         value_before=critic_before.outputs[..., 0],
         value_after=critic_after.outputs[..., 0],
+        value_target=last.batch.value_target,
+        policy_weights=layer_weights(state.params, "policy"),
+        critic_weights=layer_weights(state.params, "critic"),
     )
+
+
+def layer_weights(params: Params, network: str) -> list[Array]:
+    """Kernels [fan_in, fan_out] of a network's hidden layers (convolutions: of their patches), then of its head."""
+    layers = params["shared"] if "shared" in params else params[network]
+    hidden = [layers[name]["kernel"] for name in sorted(layers) if name.startswith(("conv_", "hidden_"))]
+    return [*hidden, layers[f"{network}_head"]["kernel"]]
 
 
 def freeze_if_diverged(
