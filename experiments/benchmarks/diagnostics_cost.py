@@ -81,7 +81,7 @@ def alternate(group: Group, num_segments: int) -> dict[bool, list[float]]:
         programs[is_on] = GroupProgram(dataclasses.replace(group, config=config))
         arguments[is_on], keys = programs[is_on].arguments()
         states[is_on] = programs[is_on].init(arguments[is_on], keys)
-        programs[is_on].compile(arguments[is_on], states[is_on])
+        programs[is_on].compile(arguments[is_on], keys)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for number in range(num_segments + 1):
         for is_on in (True, False) if number % 2 else (False, True):
