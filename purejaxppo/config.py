@@ -17,6 +17,7 @@ from purejaxppo.errors import ConfigError
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
 Initialization = Literal["uniform", "orthogonal"]
+PolicyObjective = Literal["clip", "spo", "unclipped"]
 ActionDistribution = Literal["tanh_normal", "normal"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
 
@@ -55,6 +56,9 @@ class TrainConfig:
     """Weights at the start: U(+-1/sqrt(fan_in)) for weights and biases (the paper), or orthogonal with zero biases."""
     share_trunk: bool = False
     """Whether actor and critic share all hidden layers (an intervention; the paper's default is separate networks)."""
+    layer_norm: bool = False
+    """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
+    map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
     action_distribution: ActionDistribution = "tanh_normal"
     """Continuous actions: tanh-squashed normal with state-dependent scale (the paper), or normal with one learned scale
     per action dimension; ignored for discrete actions."""
@@ -74,10 +78,29 @@ class TrainConfig:
 
     lr_schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over training: constant, or linear decay to 0."""
+    reset_optimizer: bool = False
+    """Whether Adam's moments and step count are zero again at the start of every update phase."""
+    policy_objective: PolicyObjective = "clip"
+    """What the policy maximises: PPO-Clip, SPO, r A - |A| (r - 1)^2 / (2 clip_eps), or the bare r A (`unclipped`), as
+    in PPO-KL."""
     pfo_layers: Literal["last", "all"] = "last"
-    """Pre-activations that PFO regularises: the penultimate layer's, or those of all hidden layers."""
+    """Layers that PFO regularises: the penultimate one, or all hidden layers side by side."""
+    pfo_features: Literal["preactivations", "features"] = "preactivations"
+    """What of these layers PFO regularises: pre-activations (the paper), or post-activations."""
     pfo_distance: Literal["l2", "cosine"] = "l2"
     """PFO's distance: mean squared difference per dimension, or 1 - cosine similarity per sample."""
+    pfo_mode: Literal["penalty", "clip"] = "penalty"
+    """PFO on the policy: a penalty times pfo_coef, or no policy gradient from samples whose distance exceeds pfo_limit
+    (pfo_coef is then unused; the critic's PFO is a penalty either way)."""
+    kl_penalty: bool = False
+    """Whether beta E[KL(old || new)] is added to the loss, beta starting at kl_coef and adapted after every rollout."""
+    kl_stop: bool = False
+    """Whether a rollout's gradient steps end at the first minibatch whose KL(old || new) exceeds kl_stop_limit."""
+    weight_spectral: bool = False
+    """Whether weight_spectral_coef times the sum over all layers of (spectral norm - 1)^2 is added to the loss."""
+    feature_spectral: bool = False
+    """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
+    penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
 
     num_log_points: int = 100
     """Most points at which metrics are written, evenly spaced; fewer when the updates do not divide evenly."""

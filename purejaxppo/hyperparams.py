@@ -30,7 +30,8 @@ class HyperParams:
     gae_lambda: float = 0.95
     """Decay of generalised advantage estimation."""
     clip_eps: float = 0.2
-    """PPO-Clip's range: ratios are clipped to [1 - clip_eps, 1 + clip_eps]."""
+    """PPO-Clip's range: ratios are clipped to [1 - clip_eps, 1 + clip_eps]; for SPO, the ratio's distance from 1 at
+    which a sample's objective is largest."""
     entropy_coef: float = 0.01
     """Coefficient of the entropy bonus."""
     value_coef: float = 0.5
@@ -40,7 +41,25 @@ class HyperParams:
     pfo_coef: float = 0.0
     """Coefficient of Proximal Feature Optimization on the policy; 0 is plain PPO."""
     critic_pfo_coef: float = 0.0
-    """Coefficient of the same regulariser on the critic's pre-activations."""
+    """Coefficient of the same regulariser on the critic."""
+    pfo_limit: float = 0.1
+    """With pfo_mode clip: the largest PFO distance at which a sample still gives a policy gradient."""
+    kl_coef: float = 1.0
+    """With kl_penalty: the penalty's coefficient at the start of training."""
+    kl_target: float = 0.01
+    """With kl_penalty: the mean KL of the last epoch, in nat, that the coefficient is adapted to."""
+    kl_increment: float = 2.0
+    """With kl_penalty: what the coefficient is multiplied by where the KL is above 1.5 kl_target; 1 keeps it."""
+    kl_decrement: float = 0.5
+    """With kl_penalty: what the coefficient is multiplied by where the KL is below kl_target / 1.5; 1 keeps it."""
+    kl_stop_limit: float = 0.015
+    """With kl_stop: the KL of a minibatch, in nat, beyond which the rollout's gradient steps end."""
+    weight_spectral_coef: float = 1e-3
+    """With weight_spectral: coefficient of the spectral regularisation of all weight matrices, policy and critic."""
+    feature_spectral_coef: float = 1e-2
+    """With feature_spectral: coefficient of the concentration of the policy's feature spectrum."""
+    critic_feature_spectral_coef: float = 0.0
+    """With feature_spectral: the same for the critic's features."""
     adam_beta1: float = 0.9
     """Adam's decay of the first moment."""
     adam_beta2: float = 0.999
@@ -50,7 +69,7 @@ class HyperParams:
 
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
-_POSITIVE = ("max_grad_norm", "adam_eps")
+_POSITIVE = ("max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
 _UNIT = ("gamma", "gae_lambda")
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 
@@ -75,4 +94,8 @@ def validate_hyperparams(hparams: HyperParams) -> HyperParams:
             raise ConfigError(f"{name} is {value}, but must be at least 0.")
     if hparams.clip_eps == 0:
         raise ConfigError("clip_eps is 0, but must be greater than 0.")
+    if hparams.kl_increment < 1:
+        raise ConfigError(f"kl_increment is {hparams.kl_increment}, but must be at least 1.")
+    if hparams.kl_decrement > 1:
+        raise ConfigError(f"kl_decrement is {hparams.kl_decrement}, but must be at most 1.")
     return hparams

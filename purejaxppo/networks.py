@@ -33,7 +33,8 @@ class NetworkOutput:
 
     outputs: [..., K], the head: distribution parameters (policy) or the value (critic, K = 1).
     features: [..., D], post-activations of the penultimate layer.
-    preactivations: one [..., D_l] per hidden layer in order (convolutions flattened); the last one is [..., D].
+    preactivations: one [..., D_l] per hidden layer in order (convolutions flattened), the input of its activation; the
+        last one is [..., D].
     """
 
     outputs: Array
@@ -81,6 +82,16 @@ class Network(nn.Module):
     heads: tuple[tuple[str, int], ...]
     state_independent_scale: bool = False
     """Whether the policy head appends one learned log scale per action, independent of the state."""
+    layer_norm: bool = False
+    """Whether every hidden layer is normalised before its activation."""
+
+    def _normalize(self, z: Array, name: str, num_axes: int) -> Array:
+        """Layer normalisation (Ba et al. 2016) over a layer's last axes, with a gain and a bias per channel."""
+        if not self.layer_norm:
+            return z
+        axes = tuple(range(-num_axes, 0))
+        norm = nn.LayerNorm(reduction_axes=axes, feature_axes=-1, use_fast_variance=False, name=f"{name}_norm")
+        return norm(z)
 
     @nn.compact
     def __call__(self, obs: Array) -> dict[str, NetworkOutput]:
@@ -89,11 +100,13 @@ class Network(nn.Module):
         x, preactivations = obs, []
         for index, (channels, size, stride) in enumerate(self.convolutions):
             z = UniformDense(channels, name=f"conv_{index}")(image_patches(x, size, stride))
+            z = self._normalize(z, f"conv_{index}", num_axes=3)
             preactivations.append(z.reshape(*batch_shape, -1))
             x = activation(z)
         x = x.reshape(*batch_shape, -1)
         for index, width in enumerate(self.hidden_sizes):
             z = UniformDense(width, name=f"hidden_{index}")(x)
+            z = self._normalize(z, f"hidden_{index}", num_axes=1)
             preactivations.append(z)
             x = activation(z)
         outputs = {name: UniformDense(size, name=f"{name}_head")(x) for name, size in self.heads}
@@ -166,6 +179,7 @@ def make_actor_critic(
             num_observation_axes=len(observation_shape),
             heads=heads,
             state_independent_scale=state_independent_scale,
+            layer_norm=config.layer_norm,
         )
 
     policy, critic = ("policy", num_policy_outputs), ("critic", 1)
@@ -186,7 +200,7 @@ def orthogonal_kernels(params: Params, key: Array) -> Params:
             gain = {"policy_head": 0.01, "critic_head": 1.0}.get(names[-2], 2**0.5)
             key, key_leaf = jax.random.split(key)
             leaf = gain * _orthonormal(jax.random.normal(key_leaf, leaf.shape))
-        else:
+        elif names[-1] == "bias":
             leaf = jnp.zeros_like(leaf)
         fresh.append(leaf)
     return jax.tree_util.tree_unflatten(structure, fresh)

@@ -18,7 +18,7 @@ FAMILIES = {
     "weight": 4,  # 2 networks x (largest of the hidden layers, head)
     "trust_region": 18,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio
     "drift": 12,  # 2 networks x 3 subjects x (drift, cosine)
-    "minibatch": 68,  # 17 quantities at 4 moments
+    "minibatch": 86,  # 21 quantities at 4 moments + 2 of the whole phase
     "performance": 7,
     "run": 1,
 }

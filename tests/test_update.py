@@ -176,8 +176,8 @@ def count_visits(*, minibatch_size: int, key: jax.Array = KEY) -> np.ndarray:
         action=jnp.zeros(12, jnp.int32),
         log_prob=jnp.zeros(12),
         policy_outputs=jnp.zeros((12, ACTIONS)),
-        policy_preactivations=jnp.zeros((12, 1)),
-        critic_preactivations=jnp.zeros((12, 1)),
+        policy_phi=jnp.zeros((12, 1)),
+        critic_phi=jnp.zeros((12, 1)),
         advantage=jnp.zeros(12),
         value_target=jnp.full(12, 1e4),
     )
@@ -261,7 +261,7 @@ def test_total_loss_is_the_weighted_sum_of_its_terms() -> None:
     learner = make_learner()
     state = make_state(learner)
     batch = make_batch(learner, state)
-    batch = batch.replace(policy_preactivations=batch.policy_preactivations + 1, critic_preactivations=random(5, 8, 4))
+    batch = batch.replace(policy_phi=batch.policy_phi + 1, critic_phi=random(5, 8, 4))
     hparams = HyperParams(entropy_coef=0.3, value_coef=0.7, pfo_coef=2.0, critic_pfo_coef=5.0)
     total, (terms, _) = minibatch_loss(state.params, learner, hparams, state, batch, KEY)
     coefs = {"policy_loss": 1, "entropy_loss": 0.3, "value_loss": 0.7, "pfo_loss": 2, "critic_pfo_loss": 5}
@@ -305,8 +305,8 @@ def test_old_quantities_of_the_batch_are_those_of_the_network_that_collected_it(
         np.testing.assert_array_equal(batch.obs[row], rollout.obs[t, n])
         np.testing.assert_allclose(batch.log_prob[row], log_prob, rtol=1e-5)
         np.testing.assert_allclose(batch.policy_outputs[row], policy.outputs, rtol=1e-5)
-        np.testing.assert_allclose(batch.policy_preactivations[row], jnp.concatenate(policy.preactivations), rtol=1e-5)
-        np.testing.assert_allclose(batch.critic_preactivations[row], jnp.concatenate(critic.preactivations), rtol=1e-5)
+        np.testing.assert_allclose(batch.policy_phi[row], jnp.concatenate(policy.preactivations), rtol=1e-5)
+        np.testing.assert_allclose(batch.critic_phi[row], jnp.concatenate(critic.preactivations), rtol=1e-5)
         np.testing.assert_allclose(batch.value_target[row], target, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(batch.advantage[row], target - critic.outputs[0], rtol=1e-4, atol=1e-5)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 PAPER = "Moalla et al. 2024 (arXiv 2405.00662)"
 PPO = "Schulman et al. 2017 (arXiv 1707.06347)"
+LEWANDOWSKI = "Lewandowski et al. 2024 (arXiv 2406.06811)"
 ESTIMATORS = "Schulman 2020, Approximating KL Divergence"
 
 NETWORKS = ("policy", "critic")
@@ -161,17 +162,50 @@ _RATIO_STATISTICS = {
     "max": "maximum",
 }
 _MINIBATCH: dict[str, Row] = {
-    "policy_loss": ("PPO loss", "", "-mean of min(r A, clip(r, 1 - eps, 1 + eps) A), A normalised per minibatch", PPO),
+    "policy_loss": (
+        "PPO loss",
+        "",
+        "-mean of min(r A, clip(r, 1 - eps, 1 + eps) A), A normalised per minibatch; with policy_objective spo, of "
+        "r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A",
+        PPO,
+    ),
     "value_loss": ("value loss", "", "mean of (V - V_target)^2, without its coefficient", PPO),
     "entropy_loss": ("entropy loss", "nat", "minus the mean entropy, without its coefficient", PPO),
     "pfo_loss": (
         "PFO loss of the policy",
         "",
         "mean over samples and dimensions of (phi_new - phi_old)^2, without its coefficient; phi: the pre-activations "
-        "that pfo_layers names; with pfo_distance cosine, mean of 1 - cos(phi_new, phi_old)",
+        "that pfo_layers names (pfo_features features: post-activations); with pfo_distance cosine, mean of "
+        "1 - cos(phi_new, phi_old)",
         PAPER,
     ),
-    "critic_pfo_loss": ("PFO loss of the critic", "", "as pfo_loss, for the critic's pre-activations", PAPER),
+    "critic_pfo_loss": ("PFO loss of the critic", "", "as pfo_loss, for the critic", PAPER),
+    "kl_loss": (
+        "KL penalty",
+        "nat",
+        "with kl_penalty: mean of the exact KL(old || new), without its coefficient",
+        PPO,
+    ),
+    "weight_spectral_loss": (
+        "spectral loss of the weights",
+        "",
+        "with weight_spectral: sum over all weight matrices of all networks of (spectral norm - 1)^2, spectral norms "
+        "by one power iteration per gradient step, without its coefficient",
+        LEWANDOWSKI,
+    ),
+    "feature_spectral_loss": (
+        "concentration of the policy's feature spectrum",
+        "",
+        "with feature_spectral: sum sigma^4 / (sum sigma^2)^2 of the policy's penultimate features on the minibatch, "
+        "without its coefficient; 1 / D where all are equal, 1 at rank one",
+        "",
+    ),
+    "critic_feature_spectral_loss": (
+        "concentration of the critic's feature spectrum",
+        "",
+        "as feature_spectral_loss, for the critic",
+        "",
+    ),
     "clip_fraction": (
         "clipped fraction",
         "",
@@ -187,6 +221,20 @@ _MINIBATCH_NETWORK = {
     "gradient_norm_clipped": ("clipped gradient norm", "the same after clipping to max_grad_norm"),
     "step_norm": ("step norm", "L2 norm of the change that Adam made to all its weights"),
     "weight_norm": ("weight norm", "L2 norm of all its weights and biases, after the step"),
+}
+_UPDATE_PHASE: dict[str, Row] = {
+    "kl_coef": (
+        "coefficient of the KL penalty",
+        "",
+        "with kl_penalty: its coefficient beta in the last update phase, before it was adapted to that phase's KL",
+        PPO,
+    ),
+    "minibatches_done_fraction": (
+        "minibatches before the KL stop",
+        "",
+        "with kl_stop: share of the last update phase's minibatches whose gradient step was made",
+        PAPER,
+    ),
 }
 _MOMENTS = {
     "": "last minibatch of the last epoch",
@@ -331,11 +379,12 @@ def _minibatch() -> list[Metric]:
         for name, (long_name, definition) in _MINIBATCH_NETWORK.items():
             whose = f"the {network} network (with share_trunk: the shared one)"
             rows[f"{network}_{name}"] = (f"{network} {long_name}", "", f"{definition}, of {whose}", PAPER)
-    return [
+    metrics = [
         _metric(f"{name}{suffix}", (long_name, units, f"{definition}; {moment}", source), "minibatch")
         for name, (long_name, units, definition, source) in rows.items()
         for suffix, moment in _MOMENTS.items()
     ]
+    return metrics + [_metric(name, row, "minibatch") for name, row in _UPDATE_PHASE.items()]
 
 
 def _table() -> dict[str, Metric]:

@@ -14,9 +14,11 @@ Array = jax.Array
 # Ratios are computed from log ratios of at most this: float32's exp overflows at 88, and the gradient of a *clipped*
 # sample, which is 0, would become 0 x inf = NaN.
 _LARGEST_LOG_RATIO = 60.0
+_LARGEST_SQUARED_RATIO = 1e15  # the square, times an advantage, over 2 eps, is still a float32
 
 
-def _ratio(log_prob: Array, old_log_prob: Array) -> Array:
+def probability_ratio(log_prob: Array, old_log_prob: Array) -> Array:
+    """r = exp(log_prob - old_log_prob), at most e^60."""
     return jnp.exp(jnp.minimum(log_prob - old_log_prob, _LARGEST_LOG_RATIO))
 
 
@@ -32,14 +34,36 @@ def ppo_clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: A
 
     All arrays are [B]; the advantage is used as it is (normalise it before).
     """
-    ratio = _ratio(log_prob, old_log_prob)
+    return -clip_surrogate(probability_ratio(log_prob, old_log_prob), advantage, clip_eps).mean()
+
+
+def clip_surrogate(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
+    """PPO-Clip's objective of each sample [B], to maximise: min(r A, clip(r, 1 - eps, 1 + eps) A)."""
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
-    return -jnp.minimum(ratio * advantage, clipped * advantage).mean()
+    return jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def spo_surrogate(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
+    """Simple Policy Optimization (Xie et al. 2024, arXiv 2401.16025), of each sample [B], to maximise.
+
+    r A - |A| (r - 1)^2 / (2 eps),   largest at r = 1 + eps sign(A)
+    """
+    ratio = jnp.minimum(ratio, _LARGEST_SQUARED_RATIO)
+    return ratio * advantage - jnp.abs(advantage) * jnp.square(ratio - 1.0) / (2.0 * clip_eps)
+
+
+def unclipped_surrogate(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
+    """r A of each sample [B], the objective of PPO-KL (arXiv 1707.06347, eq. 8) without its penalty; no clip_eps."""
+    del clip_eps
+    return ratio * advantage
+
+
+SURROGATES = {"clip": clip_surrogate, "spo": spo_surrogate, "unclipped": unclipped_surrogate}
 
 
 def clip_fraction(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Array | float) -> Array:
     """Share of the samples [B] on which the clipped branch is strictly the smaller one, so that their gradient is 0."""
-    ratio = _ratio(log_prob, old_log_prob)
+    ratio = probability_ratio(log_prob, old_log_prob)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return (clipped * advantage < ratio * advantage).mean()
 
@@ -50,7 +74,7 @@ def value_loss(value: Array, target: Array) -> Array:
 
 
 def pfo(pre_activation: Array, old_pre_activation: Array) -> Array:
-    """Proximal Feature Optimization: E ||phi_new(s) - phi_old(s)||^2 / D, for pre-activations [B, D].
+    """Proximal Feature Optimization: E ||phi_new(s) - phi_old(s)||^2 / D, for pre-activations (or features) [B, D].
 
     The mean over samples *and* dimensions, as in the reference implementation of "No Representation, No Trust"
     (arXiv 2405.00662); the paper writes the squared L2 norm, D times as large.
@@ -59,12 +83,31 @@ def pfo(pre_activation: Array, old_pre_activation: Array) -> Array:
 
 
 def pfo_cosine(pre_activation: Array, old_pre_activation: Array) -> Array:
-    """PFO with cosine distance: E[1 - cos(phi_new(s), phi_old(s))], for pre-activations [B, D].
+    """PFO with cosine distance: E[1 - cos(phi_new(s), phi_old(s))], for pre-activations (or features) [B, D].
 
     A sample whose pre-activations are all 0 counts as cosine 0 and gives no gradient.
     """
+    return 1.0 - cosine_of_samples(pre_activation, old_pre_activation).mean()
+
+
+def cosine_of_samples(pre_activation: Array, old_pre_activation: Array) -> Array:
+    """cos(phi_new(s), phi_old(s)) of each sample [B], for [B, D]; 0, without gradient, where either is all zeros."""
     product = jnp.sum(pre_activation * old_pre_activation, axis=-1)
     squares = jnp.sum(pre_activation**2, axis=-1) * jnp.sum(old_pre_activation**2, axis=-1)
     is_defined = squares > 0
     # The inner `where` keeps the gradient of the square root finite at 0.
-    return 1.0 - jnp.where(is_defined, product / jnp.sqrt(jnp.where(is_defined, squares, 1.0)), 0.0).mean()
+    return jnp.where(is_defined, product / jnp.sqrt(jnp.where(is_defined, squares, 1.0)), 0.0)
+
+
+def squared_change(pre_activation: Array, old_pre_activation: Array) -> Array:
+    """PFO's L2 distance of each sample [B]: ||phi_new(s) - phi_old(s)||^2 / D, for [B, D]."""
+    return jnp.square(pre_activation - old_pre_activation).mean(axis=-1)
+
+
+def cosine_change(pre_activation: Array, old_pre_activation: Array) -> Array:
+    """PFO's cosine distance of each sample [B]: 1 - cos(phi_new(s), phi_old(s)), for [B, D]."""
+    return 1.0 - cosine_of_samples(pre_activation, old_pre_activation)
+
+
+PFO_PENALTIES = {"l2": pfo, "cosine": pfo_cosine}
+PFO_CHANGES = {"l2": squared_change, "cosine": cosine_change}

@@ -10,8 +10,8 @@ from flax import struct
 
 from purejaxppo.envs.wrappers import sign_reward
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.networks import NetworkOutput
 from purejaxppo.ppo.advantages import gae
+from purejaxppo.ppo.interventions import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 
@@ -72,16 +72,9 @@ def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollo
         action=rollout.action,
         log_prob=learner.distribution.log_prob(policy.outputs, rollout.action),
         policy_outputs=policy.outputs,
-        policy_preactivations=regularized_preactivations(learner, policy),
-        critic_preactivations=regularized_preactivations(learner, critic),
+        policy_phi=pfo_representation(learner.config, policy),
+        critic_phi=pfo_representation(learner.config, critic),
         advantage=advantage,
         value_target=advantage + value,
     )
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-
-
-def regularized_preactivations(learner: Learner, output: NetworkOutput) -> Array:
-    """The pre-activations [..., D] that PFO holds on to: the penultimate layer's, or all layers' side by side."""
-    if learner.config.pfo_layers == "last":
-        return output.preactivations[-1]
-    return jnp.concatenate(output.preactivations, axis=-1)

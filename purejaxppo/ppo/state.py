@@ -18,6 +18,7 @@ from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import ActorCritic, Params, make_actor_critic
+from purejaxppo.ppo.interventions import KLControl
 
 Array = jax.Array
 
@@ -58,6 +59,10 @@ class RunState:
     """Number of updates done."""
     status: Array
     """0 while healthy; else the log point (counted from 1) at which the run diverged and was frozen."""
+    kl_control: KLControl | None = None
+    """Memory of kl_penalty and kl_stop; None without either."""
+    power_vectors: dict[str, Array] | None = None
+    """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
 
 
 @struct.dataclass(kw_only=True)
@@ -68,8 +73,9 @@ class Batch:
     action: Array
     log_prob: Array
     policy_outputs: Array
-    policy_preactivations: Array
-    critic_preactivations: Array
+    policy_phi: Array
+    """What PFO compares with, phi_old [..., D]: see `pfo_layers` and `pfo_features`."""
+    critic_phi: Array
     advantage: Array
     value_target: Array
 

@@ -29,6 +29,7 @@ from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
+from purejaxppo.ppo.interventions import init_kl_control, init_power_iteration
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
 from purejaxppo.ppo.update import init_optimizer, update_networks
@@ -107,6 +108,8 @@ def init_run(learner: Learner, key: Array) -> RunState:
         key=key_run,
         update=jnp.zeros((), jnp.int32),
         status=jnp.zeros((), jnp.int32),
+        kl_control=init_kl_control(learner.config),
+        power_vectors=init_power_iteration(learner.config, params),
     )
 
 

@@ -12,11 +12,12 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
-from purejaxppo.ppo import losses
-from purejaxppo.ppo.rollout import regularized_preactivations
+from purejaxppo.ppo import interventions, losses
+from purejaxppo.ppo.interventions import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-PFO_DISTANCES = {"l2": losses.pfo, "cosine": losses.pfo_cosine}
+History = tuple[Metrics, interventions.KLControl | None]
+"""Of one minibatch, or of all of them stacked: its metrics, and the memory of the KL interventions after it."""
 
 
 def minibatch_loss(
@@ -24,27 +25,30 @@ def minibatch_loss(
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
     """Total loss of one minibatch; its terms (each without its coefficient), and the policy's outputs.
 
-    PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic)
+    PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic), and
+    whatever penalties of `interventions` are switched on.
     """
     policy, critic = learner.networks.both(params, learner.network_input(state.observation_statistics, batch.obs))
     log_prob = learner.distribution.log_prob(policy.outputs, batch.action)
-    advantage = losses.normalize_advantage(batch.advantage)
     entropy = learner.distribution.entropy(policy.outputs, key).mean()
-    distance = PFO_DISTANCES[learner.config.pfo_distance]
+    distance = losses.PFO_PENALTIES[learner.config.pfo_distance]
+    policy_phi, critic_phi = (pfo_representation(learner.config, output) for output in (policy, critic))
     terms = {
-        "policy_loss": losses.ppo_clip(log_prob, batch.log_prob, advantage, hparams.clip_eps),
+        "policy_loss": interventions.policy_loss(learner.config, hparams, log_prob, policy_phi, batch),
         "entropy_loss": -entropy,
         "value_loss": losses.value_loss(critic.outputs[..., 0], batch.value_target),
-        "pfo_loss": distance(regularized_preactivations(learner, policy), batch.policy_preactivations),
-        "critic_pfo_loss": distance(regularized_preactivations(learner, critic), batch.critic_preactivations),
+        "pfo_loss": distance(policy_phi, batch.policy_phi),
+        "critic_pfo_loss": distance(critic_phi, batch.critic_phi),
     }
     total = (
-        terms["policy_loss"]
-        + hparams.entropy_coef * terms["entropy_loss"]
-        + hparams.value_coef * terms["value_loss"]
-        + hparams.pfo_coef * terms["pfo_loss"]
-        + hparams.critic_pfo_coef * terms["critic_pfo_loss"]
+        terms["policy_loss"] + hparams.entropy_coef * terms["entropy_loss"] + hparams.value_coef * terms["value_loss"]
     )
+    if learner.config.pfo_mode == "penalty":
+        total += hparams.pfo_coef * terms["pfo_loss"]
+    total += hparams.critic_pfo_coef * terms["critic_pfo_loss"]
+    for name, (coef, value) in interventions.penalties(learner, hparams, state, params, batch, policy, critic).items():
+        terms[name] = value
+        total += coef * value
     return total, (terms, policy.outputs)
 
 
@@ -85,12 +89,25 @@ def minibatch_update(
     is_measured: Array,
 ) -> tuple[RunState, Metrics]:
     """One gradient step of every network on one minibatch; its metrics, or zeros where it is not to be measured."""
+    if state.power_vectors is not None:
+        vectors = interventions.iterate_power(state.params, state.power_vectors)
+        state = dataclasses.replace(state, power_vectors=vectors)
     grads, (terms, outputs) = jax.grad(minibatch_loss, has_aux=True)(state.params, learner, hparams, state, batch, key)
     params, optimizer, steps = {}, {}, {}
     for name in state.params:
         params[name], optimizer[name], steps[name] = adam_step(
             hparams, learning_rate, grads[name], state.optimizer[name], state.params[name]
         )
+    if state.kl_control is not None:
+        kl = learner.distribution.kl(batch.policy_outputs, outputs).mean()
+        kl_control = interventions.watch_minibatch(learner.config, hparams, state.kl_control, kl)
+        if learner.config.kl_stop:  # masked, not skipped: under vmap every run computes every step anyway
+            params, optimizer, steps = jax.tree.map(
+                lambda old, new: jnp.where(kl_control.is_stopped, old, new),
+                (state.params, state.optimizer, jax.tree.map(jnp.zeros_like, steps)),
+                (params, optimizer, steps),
+            )
+        state = dataclasses.replace(state, kl_control=kl_control)
 
     def measure() -> Metrics:
         metrics = terms | {"learning_rate": learning_rate}
@@ -148,13 +165,19 @@ def update_networks(
     """
     config = learner.config
     learning_rate = scheduled_learning_rate(learner, hparams, state.update)
+    if config.reset_optimizer:
+        fresh = {name: init_optimizer(network) for name, network in state.params.items()}
+        state = dataclasses.replace(state, optimizer=fresh)
+    if state.kl_control is not None:
+        state = dataclasses.replace(state, kl_control=interventions.start_rollout(state.kl_control))
 
-    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, Metrics]:
+    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, History]:
         indices, key, is_corner = step
         rows = jax.tree.map(lambda x: x[indices], batch)
-        return minibatch_update(learner, hparams, learning_rate, state, rows, key, is_corner & is_measured)
+        state, metrics = minibatch_update(learner, hparams, learning_rate, state, rows, key, is_corner & is_measured)
+        return state, (metrics, state.kl_control)
 
-    def epoch(state: RunState, step: tuple[Array, Array]) -> tuple[RunState, Metrics]:
+    def epoch(state: RunState, step: tuple[Array, Array]) -> tuple[RunState, History]:
         key, is_corner = step
         key_shuffle, key_loss = jax.random.split(key)
         order = shuffled_indices(key_shuffle, config.batch_size)
@@ -163,8 +186,12 @@ def update_networks(
         return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
 
     is_corner = _is_first_or_last(config.num_epochs)[:, None] & _is_first_or_last(config.num_minibatches)[None]
-    state, metrics = jax.lax.scan(epoch, state, (jax.random.split(key, config.num_epochs), is_corner))
-    return state, corners(metrics)
+    state, (metrics, kl_history) = jax.lax.scan(epoch, state, (jax.random.split(key, config.num_epochs), is_corner))
+    metrics = corners(metrics)
+    if kl_history is not None:
+        kl_control, kl_metrics = interventions.finish_rollout(config, hparams, state, kl_history)
+        state, metrics = dataclasses.replace(state, kl_control=kl_control), metrics.joined(Metrics.of(kl_metrics))
+    return state, metrics
 
 
 def _is_first_or_last(size: int) -> Array:
