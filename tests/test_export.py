@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,10 @@ def test_wandb_keeps_history_and_configuration_offline(
     assert len(files) == 2
     found = {}
     for path in files:
-        records = read_wandb(path)
+        deadline = time.monotonic() + 60  # W&B's own process writes the file, and is not always done when we are
+        while not any(record.HasField("exit") for record in (records := read_wandb(path))):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         run = next(record.run for record in records if record.HasField("run"))
         found[run.display_name] = (run, [record.history for record in records if record.HasField("history")])
     assert sorted(found) == [

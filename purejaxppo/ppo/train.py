@@ -187,7 +187,8 @@ def diagnose_update(learner: Learner, hparams: HyperParams, state: RunState, las
 def layer_weights(params: Params, network: str) -> list[Array]:
     """Kernels [fan_in, fan_out] of a network's hidden layers (convolutions: of their patches), then of its head."""
     layers = params["shared"] if "shared" in params else params[network]
-    hidden = [layers[name]["kernel"] for name in sorted(layers) if name.startswith(("conv_", "hidden_"))]
+    names = [name for name in sorted(layers) if name.startswith(("conv_", "hidden_"))]
+    hidden = [layers[name]["kernel"] for name in names if "kernel" in layers[name]]  # a LayerNorm has none
     return [*hidden, layers[f"{network}_head"]["kernel"]]
 
 
