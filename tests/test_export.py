@@ -262,9 +262,11 @@ def test_wandb_keeps_history_and_configuration_offline(
     found = {}
     for path in files:
         deadline = time.monotonic() + 60  # W&B's own process writes the file, and is not always done when we are
-        while not any(record.HasField("exit") for record in (records := read_wandb(path))):
+        records = read_wandb(path)
+        while not any(record.HasField("exit") for record in records):
             assert time.monotonic() < deadline
             time.sleep(0.2)
+            records = read_wandb(path)
         run = next(record.run for record in records if record.HasField("run"))
         found[run.display_name] = (run, [record.history for record in records if record.HasField("history")])
     assert sorted(found) == [
