@@ -259,6 +259,16 @@ def test_the_early_stop_keeps_what_was_there_at_the_first_minibatch_beyond_the_l
     assert all(int(optimizer.count) > num_done for optimizer in again.optimizer.values())
 
 
+def test_a_stop_lasts_to_the_end_of_the_rollout_even_if_a_later_minibatch_is_within_the_limit() -> None:
+    config, hparams = pjp.TrainConfig(kl_stop=True), HyperParams(kl_stop_limit=0.02)
+    control, found = interventions.init_kl_control(config), []
+    for kl in (0.02, 0.03, 0.0):
+        control = interventions.watch_minibatch(config, hparams, control, jnp.float32(kl))
+        found.append(bool(control.is_stopped))
+    assert found == [False, True, True]
+    assert not interventions.start_rollout(control).is_stopped
+
+
 # --- Adam
 
 
