@@ -1,7 +1,7 @@
 """The host loop: one program per group, runs in chunks over the local devices, metrics and checkpoints on disk.
 
 Time, disk and the terminal live here and nowhere else; the compiled programs know nothing of them. Several processes
-(`jax.distributed`) share a directory: chunk number i of a group belongs to process i modulo their number.
+(`jax.distributed`) share a directory: the i-th chunk of its layout belongs to process i modulo their number.
 """
 
 from __future__ import annotations
@@ -331,10 +331,10 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
         session.progress.skip(chunk, start)
         _run_segments(session, chunk, program, hparams, state, start)
     except jax.errors.JaxRuntimeError as error:
-        num_devices = min(len(jax.local_devices()), chunk.width)
-        half = chunk.width // 2 // num_devices * num_devices
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        num_devices = min(len(jax.local_devices()), chunk.width)
+        half = chunk.width // 2 // num_devices * num_devices
         if half < 1:
             raise RunError(
                 f"{chunk.width} runs of program {chunk.group + 1} are more than the memory holds."
