@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +180,8 @@ class Session:
     budget: int | None
     tensorboard: bool
     seconds_compiling: float = 0.0
-    programs: dict[tuple[int, int], GroupProgram] = field(default_factory=dict)
+    program: GroupProgram | None = None
+    """The last one compiled; groups come one after the other, so no other is needed again."""
 
 
 def run_sweep(
@@ -339,7 +340,7 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
             raise RunError(
                 f"{chunk.width} runs of program {chunk.group + 1} are more than the memory holds."
             ) from error
-        session.programs.pop((chunk.group, chunk.width), None)
+        session.program = None
         raise _TooWide(half) from error
     shutil.rmtree(folder, ignore_errors=True)  # its final parameters are saved
 
@@ -347,19 +348,19 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
 def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, HyperParams, Array]:
     """The program of a chunk, compiled where it has not been yet, and its arguments."""
     begin = time.perf_counter()
-    key = (chunk.group, chunk.width)
-    is_new = key not in session.programs
-    if is_new:
+    group, program = session.groups[chunk.group], session.program
+    is_new = False
+    if program is None or program.group is not group or program.width != chunk.width:
+        is_new = True
         session.progress.compiling(chunk)
-        session.programs.clear()  # groups come one after the other: the one before is not needed again
-        session.programs[key] = GroupProgram(session.groups[chunk.group], chunk.width)
-    program = session.programs[key]
+        session.program = None  # lets go of the one before
+        program = session.program = GroupProgram(group, chunk.width)
     hparams, keys = program.arguments(chunk.runs(session.groups))
     program.compile(hparams, keys)
     session.seconds_compiling += time.perf_counter() - begin
     needed = program.needed_memory
     if is_new and session.budget is not None and needed > session.budget and chunk.width > program.num_devices:
-        del session.programs[key]
+        session.program = None
         raise _TooWide(program.narrower(session.budget))
     if is_new:
         session.progress.say(
