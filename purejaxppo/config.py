@@ -106,6 +106,12 @@ class TrainConfig:
     """Most points at which metrics are written, evenly spaced; fewer when the updates do not divide evenly."""
     diagnostics: bool = True
     """Whether representation and trust-region diagnostics are computed at the log points."""
+    num_plasticity_points: int = 40
+    """Most log points at which the plasticity loss is measured, evenly spaced; 0 (or no diagnostics) for none."""
+    num_plasticity_rollouts: int = 4
+    """Rollouts of the initial policy that the plasticity loss is measured on, in one epoch of minibatches."""
+    plasticity_curve: bool = False
+    """Whether the losses of all minibatches of a plasticity measurement are kept, not only of the last one."""
 
     @property
     def batch_size(self) -> int:
@@ -139,13 +145,29 @@ class TrainConfig:
         """Environment steps between two log points."""
         return self.updates_per_log * self.batch_size
 
+    @property
+    def measures_plasticity(self) -> bool:
+        """Whether the plasticity loss is measured at all."""
+        return self.diagnostics and self.num_plasticity_points > 0
+
+    @property
+    def num_plasticity_minibatches(self) -> int:
+        """Gradient steps of one measurement of the plasticity loss: whole minibatches of its rollouts."""
+        return self.num_plasticity_rollouts * self.batch_size // self.minibatch_size
+
+    def is_plasticity_point(self, log_point: int) -> bool:
+        """Whether the plasticity loss is measured at a log point (counted from 0); the last one always is."""
+        points = min(self.num_plasticity_points, self.num_logs) if self.diagnostics else 0
+        return (log_point + 1) * points // self.num_logs > log_point * points // self.num_logs
+
     def validate(self) -> TrainConfig:
         """Check every rule that needs no environment; returns self.
 
         Raises ConfigError with one sentence naming the field, the value and what is allowed.
         """
         check_types(self)
-        for name in ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points"):
+        sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
+        for name in (*sizes, "num_plasticity_rollouts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
@@ -154,6 +176,8 @@ class TrainConfig:
             )
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
+        if self.num_plasticity_points < 0:
+            raise ConfigError(f"num_plasticity_points is {self.num_plasticity_points}, but must be at least 0.")
         if self.minibatch_size > self.batch_size:
             raise ConfigError(
                 f"minibatch_size is {self.minibatch_size}, but must be at most num_envs x num_steps = "
@@ -165,6 +189,8 @@ class TrainConfig:
             "total_steps / (num_envs x num_steps), the number of updates,": self.num_updates,
             "the largest of hidden_sizes": max(self.hidden_sizes),
             "num_log_points": self.num_log_points,
+            "num_plasticity_rollouts x num_envs x num_steps": self.num_plasticity_rollouts * self.batch_size,
+            "num_plasticity_points": self.num_plasticity_points,
             "max_episode_steps": self.max_episode_steps or 1,
         }
         for name, count in counts.items():

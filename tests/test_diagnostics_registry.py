@@ -16,6 +16,7 @@ FAMILIES = {
     "neuron": 8,  # 2 networks x (dead, dormant) x (after, before)
     "output": 12,  # policy variance, value mean, deviation, explained variance, entropy, x (after, before); 2 probes
     "weight": 4,  # 2 networks x (largest of the hidden layers, head)
+    "plasticity": 4,  # 2 networks x (loss, curve)
     "trust_region": 18,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio
     "drift": 12,  # 2 networks x 3 subjects x (drift, cosine)
     "minibatch": 86,  # 21 quantities at 4 moments + 2 of the whole phase
@@ -63,12 +64,12 @@ def test_entries_are_well_formed() -> None:
         assert metric.name.isidentifier()
         assert metric.long_name
         assert len(metric.definition) > 20, metric.name
-        assert metric.dims in (("run",), ("run", "log"), ("run", "log", "D")), metric.name
+        assert metric.dims in (("run",), ("run", "log"), ("run", "log", "D"), ("run", "log", "minibatch")), metric.name
         assert not metric.definition.endswith("."), metric.name
 
 
 def test_tables() -> None:
-    assert 12 <= len(HEADLINE) <= 14
+    assert 12 <= len(HEADLINE) <= 16
     assert set(HEADLINE) <= METRICS.keys()
     whole = markdown_table().splitlines()
     assert len(whole) == len(METRICS) + 2

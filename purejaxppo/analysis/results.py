@@ -44,7 +44,7 @@ class GroupResult:
 def to_dataset(
     groups: Sequence[GroupResult], attrs: Mapping[str, Any], status_meaning: str = STATUS_MEANING
 ) -> xr.Dataset:
-    """One Dataset with dims (run, log[, D]) from the groups of a sweep, runs in the sweep's own order.
+    """One Dataset with dims (run, log[, D or minibatch]) from the groups of a sweep, runs in the sweep's own order.
 
     Groups with fewer log points and narrower spectra are padded with NaN. `env_steps` is (log) when all runs share it,
     else (run, log). `attrs` become plain strings, other values than strings as JSON. A metric that shares its name with
@@ -76,7 +76,7 @@ def to_dataset(
     for name in dict.fromkeys(name for group in groups for name in group.metrics):
         values = _padded([group.metrics.get(name) for group in groups], groups)[order]
         dataset[f"{name}_measured" if name in fields else name] = (
-            ("run", "log", "D")[: values.ndim],
+            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: values.ndim],
             values,
             _description(name),
         )

@@ -29,7 +29,8 @@ _BEFORE = "on the whole rollout, before the update phase"
 class Metric:
     """One variable of a results file: its name, its axes `dims`, and what a reader needs to check it.
 
-    `family` is one of spectral, norm, neuron, output, weight, trust_region, drift, minibatch, performance, run.
+    `family` is one of spectral, norm, neuron, output, weight, plasticity, trust_region, drift, minibatch,
+    performance, run.
     """
 
     name: str
@@ -222,6 +223,10 @@ _MINIBATCH_NETWORK = {
     "step_norm": ("step norm", "L2 norm of the change that Adam made to all its weights"),
     "weight_norm": ("weight norm", "L2 norm of all its weights and biases, after the step"),
 }
+_PLASTICITY = {
+    "policy": ("nat", "mean KL(target || output) of its action distributions"),
+    "critic": ("", "mean of (V_target - V)^2"),
+}
 _UPDATE_PHASE: dict[str, Row] = {
     "kl_coef": (
         "coefficient of the KL penalty",
@@ -272,6 +277,8 @@ HEADLINE = (
     "policy_dead_neurons",
     "critic_dead_neurons",
     "policy_variance",
+    "policy_plasticity_loss",
+    "critic_plasticity_loss",
     "entropy",
     "kl",
     "ratio_below_mean",
@@ -351,6 +358,23 @@ def _probes_and_weights() -> list[Metric]:
     return metrics
 
 
+def _plasticity() -> list[Metric]:
+    task = (
+        "a copy of the network is fitted, for one epoch of minibatches by a fresh Adam with the run's hyper-parameters "
+        "(learning rate as at the start), to a randomly initialised network's outputs on observations of the initial "
+        "policy, the same at every measurement"
+    )
+    metrics = []
+    for network, (units, loss) in _PLASTICITY.items():
+        last = f"{loss} on the last minibatch when {task}; NaN at log points without a measurement"
+        row = (f"{network} plasticity loss", units, last, PAPER)
+        metrics.append(_metric(f"{network}_plasticity_loss", row, "plasticity"))
+        curve = f"with plasticity_curve: {network}_plasticity_loss on every minibatch, before its gradient step"
+        row = (f"{network} plasticity curve", units, curve, PAPER)
+        metrics.append(_metric(f"{network}_plasticity_curve", row, "plasticity", ("run", "log", "minibatch")))
+    return metrics
+
+
 def _ratios() -> list[Metric]:
     metrics = []
     for subset, (long_name, where) in _RATIO_SUBSETS.items():
@@ -398,7 +422,7 @@ def _table() -> dict[str, Metric]:
     metrics = [_metric(name, row, "performance") for name, row in _PERFORMANCE.items()]
     metrics += _spectral() + _norms_and_neurons()
     metrics += [m for name, row in _OUTPUTS.items() for m in _before_and_after(name, row, "output")]
-    metrics += _probes_and_weights()
+    metrics += _probes_and_weights() + _plasticity()
     metrics += [_metric(name, row, "trust_region") for name, row in _TRUST_REGION.items()]
     metrics += _ratios() + _drift() + _minibatch() + [_metric("status", status, "run", ("run",))]
     return {metric.name: metric for metric in metrics}

@@ -43,6 +43,15 @@ class Learner:
 
 
 @struct.dataclass(kw_only=True)
+class PlasticityTask:
+    """Minibatches [M, B, ...] of observations, and what networks are to say to them; see diagnostics/plasticity.py."""
+
+    obs: Array
+    policy_outputs: Array
+    value: Array
+
+
+@struct.dataclass(kw_only=True)
 class RunState:
     """Everything needed to continue a run: a checkpoint is this and nothing else."""
 
@@ -61,6 +70,8 @@ class RunState:
     """0 while healthy; else the log point (counted from 1) at which the run diverged and was frozen."""
     kl_control: KLControl | None = None
     """Memory of kl_penalty and kl_stop; None without either."""
+    plasticity_task: PlasticityTask | None = None
+    """What networks are fitted to where the plasticity loss is measured; never changes. None where it never is."""
     power_vectors: dict[str, Array] | None = None
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
 

@@ -24,6 +24,7 @@ from jax.flatten_util import ravel_pytree
 
 from purejaxppo import blas
 from purejaxppo.config import TrainConfig
+from purejaxppo.diagnostics import plasticity
 from purejaxppo.diagnostics.diagnose import diagnose
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.hyperparams import HyperParams
@@ -36,13 +37,14 @@ from purejaxppo.ppo.update import init_optimizer, update_networks
 
 
 class Trainer(NamedTuple):
-    """A run as two pure functions: `init(hparams, key)` and `segment(hparams, state)`.
+    """A run as two pure functions: `init(hparams, key)` and `segment(hparams, state, is_plasticity_point=False)`.
 
-    A segment goes on to the next log point; `config.num_logs` of them make a run.
+    A segment goes on to the next log point; `config.num_logs` of them make a run. `config.is_plasticity_point` says at
+    which of them the plasticity loss is to be measured; under vmap that must be the same for all runs.
     """
 
     init: Callable[[HyperParams, Array], RunState]
-    segment: Callable[[HyperParams, RunState], tuple[RunState, Metrics]]
+    segment: Callable[..., tuple[RunState, Metrics]]
 
 
 @struct.dataclass(kw_only=True)
@@ -71,10 +73,11 @@ def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResul
     trainer = make_trainer(config)
 
     def train(hparams: HyperParams, key: Array) -> TrainResult:
-        def log_point(state: RunState, _: None) -> tuple[RunState, Metrics]:
-            return trainer.segment(hparams, state)
+        def log_point(state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
+            return trainer.segment(hparams, state, is_plasticity_point)
 
-        state, metrics = jax.lax.scan(log_point, trainer.init(hparams, key), length=config.num_logs)
+        due = jnp.asarray([config.is_plasticity_point(log) for log in range(config.num_logs)])
+        state, metrics = jax.lax.scan(log_point, trainer.init(hparams, key), due)
         return TrainResult(state=state, metrics=metrics)
 
     return train
@@ -88,17 +91,17 @@ def make_trainer(config: TrainConfig) -> Trainer:
     learner = make_learner(config)
     return Trainer(
         init=lambda hparams, key: init_run(learner, key),
-        segment=lambda hparams, state: run_segment(learner, hparams, state),
+        segment=partial(run_segment, learner),
     )
 
 
 def init_run(learner: Learner, key: Array) -> RunState:
     """Fresh networks and environments; the same key gives the same ones in every configuration."""
-    key_params, key_env, key_run = jax.random.split(key, 3)
+    key_params, key_env, key_run, key_plasticity = jax.random.split(key, 4)
     params = learner.networks.init(key_params)
     obs, env_state = jax.vmap(learner.env.reset)(jax.random.split(key_env, learner.config.num_envs))
     is_normalized = learner.config.normalize_observations
-    return RunState(
+    state = RunState(
         params=params,
         optimizer={name: init_optimizer(network) for name, network in params.items()},
         env_state=env_state,
@@ -111,6 +114,9 @@ def init_run(learner: Learner, key: Array) -> RunState:
         kl_control=init_kl_control(learner.config),
         power_vectors=init_power_iteration(learner.config, params),
     )
+    if not learner.config.measures_plasticity:
+        return state
+    return replace(state, plasticity_task=plasticity.make_task(learner, state, key_plasticity))
 
 
 def run_update(
@@ -133,7 +139,9 @@ def run_update(
     return replace(state, update=state.update + 1), last
 
 
-def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
+def run_segment(
+    learner: Learner, hparams: HyperParams, state: RunState, is_plasticity_point: Array | bool = False
+) -> tuple[RunState, Metrics]:
     """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did."""
     start = state
     state = replace(state, episodes=state.episodes.reset_interval())
@@ -152,6 +160,9 @@ def run_segment(learner: Learner, hparams: HyperParams, state: RunState) -> tupl
         # On a CPU run after run: matrices of one run stay in the cache, those of all runs do not.
         diagnose_one = blas.one_at_a_time(partial(diagnose_update, learner))
         metrics = metrics.joined(diagnose_one(*jax.lax.stop_gradient((hparams, state, last))))
+    if state.plasticity_task is not None:
+        arguments = jax.lax.stop_gradient((hparams, state.params, state.plasticity_task))
+        metrics = metrics.joined(plasticity.measure(learner, *arguments, is_plasticity_point))
     return freeze_if_diverged(learner, start, state, metrics)
 
 

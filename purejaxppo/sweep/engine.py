@@ -92,6 +92,10 @@ def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:
     return {name: local[name] for name in local}
 
 
+def _is_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 class GroupProgram:
     """A group's compiled program for `width` runs at a time, vmapped and split over the local devices.
 
@@ -110,18 +114,19 @@ class GroupProgram:
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
         trainer: Trainer = make_trainer(group.config)
 
-        def split(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Any:
-            mapped = jax.shard_map(
-                function, mesh=mesh, in_specs=PartitionSpec("runs"), out_specs=PartitionSpec("runs"), check_vma=False
-            )
+        runs, all_runs = PartitionSpec("runs"), PartitionSpec()
+
+        def split(function: Callable[..., Any], arguments: tuple[PartitionSpec, ...], donate: tuple[int, ...]) -> Any:
+            mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=runs, check_vma=False)
             return jax.jit(mapped, donate_argnums=donate)
 
-        def segment(hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
-            state, metrics = jax.vmap(trainer.segment)(hparams, state)
+        def segment(hparams: HyperParams, state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
+            state, metrics = jax.vmap(trainer.segment, (0, 0, None))(hparams, state, is_plasticity_point)
             return state, metrics.joined(Metrics.of({"status": state.status}))
 
-        self._init = split(jax.vmap(trainer.init))
-        self._segment = split(segment, donate=(1,))
+        self._init = split(jax.vmap(trainer.init), (runs, runs), donate=())
+        self._segment = split(segment, (runs, runs, all_runs), donate=(1,))
+        self._compiled_init: Any = None
         self._compiled: Any = None
 
     def arguments(self, runs: Sequence[Run] | None = None) -> tuple[HyperParams, Array]:
@@ -134,7 +139,10 @@ class GroupProgram:
 
     def init(self, hparams: HyperParams, keys: Array) -> RunState:
         """Fresh states of all runs."""
-        return self._init(hparams, keys)
+        if self._compiled_init is None:  # it runs once: what compiles fastest is best
+            options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+            self._compiled_init = self._init.lower(hparams, keys).compile(compiler_options=options if _is_cpu() else {})
+        return self._compiled_init(hparams, keys)
 
     def shapes(self, hparams: HyperParams, keys: Array) -> RunState:
         """The states of all runs, as shapes and types."""
@@ -148,11 +156,11 @@ class GroupProgram:
         """Compile the segment ahead of time, so that progress can tell compiling from running."""
         if self._compiled is None:
             # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
-            options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+            options = {"xla_backend_optimization_level": 1} if _is_cpu() else {}
             state = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), self.shapes(hparams, keys)
             )
-            self._compiled = self._segment.lower(hparams, state).compile(compiler_options=options)
+            self._compiled = self._segment.lower(hparams, state, np.bool_(False)).compile(compiler_options=options)
 
     @property
     def needed_memory(self) -> int:
@@ -163,9 +171,11 @@ class GroupProgram:
         """The width that fits into `budget` bytes, by what the compiled program takes; a multiple of the devices."""
         return max(int(self.width * budget / self.needed_memory) // self.num_devices, 1) * self.num_devices
 
-    def segment(self, hparams: HyperParams, state: RunState) -> tuple[RunState, Metrics]:
+    def segment(
+        self, hparams: HyperParams, state: RunState, is_plasticity_point: bool = False
+    ) -> tuple[RunState, Metrics]:
         """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
-        return (self._compiled or self._segment)(hparams, state)
+        return (self._compiled or self._segment)(hparams, state, np.bool_(is_plasticity_point))
 
 
 @dataclass(kw_only=True)
@@ -403,7 +413,8 @@ def _run_segments(
         session.progress.advance(chunk, metrics)
 
     for log_point in range(start, num_logs):
-        state, metrics = program.segment(hparams, state)
+        is_plasticity_point = program.group.config.is_plasticity_point(log_point)
+        state, metrics = program.segment(hparams, state, is_plasticity_point)
         if pending is not None:
             write(pending)
         pending = _Pending(log_point=log_point, metrics=metrics)
