@@ -439,7 +439,7 @@ def test_switched_off_interventions_are_not_in_the_program(plain: Any) -> None:
 
 def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
     """All at once: they compose."""
-    run = pjp.make_train(dataclasses.replace(TINY, **EVERYTHING, diagnostics=True))
+    run = pjp.make_train(dataclasses.replace(TINY, **EVERYTHING, diagnostics=True, plasticity_curve=True))
     found = set(jax.eval_shape(run, FAST, KEY).metrics)
     assert found == {name for name, metric in METRICS.items() if metric.family != "run"}
 
@@ -591,7 +591,7 @@ def test_every_combination_can_be_traced_or_is_refused(fields: dict[str, Any]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", COMBINATIONS)
 def test_every_combination_trains_or_is_refused(fields: dict[str, Any]) -> None:
-    run = build(fields)
+    run = build(fields | {"num_plasticity_points": 0})
     if run is None:
         return
     hparams = HyperParams(pfo_coef=1.0, critic_pfo_coef=1.0)

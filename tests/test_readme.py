@@ -2,8 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import jax
+import pytest
+
+import purejaxppo as pjp
 from purejaxppo.diagnostics.registry import HEADLINE, METRICS
+from purejaxppo.envs.names import CUSTOM
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- metrics: [^\n]*-->\n).*?(<!-- end of metrics -->)", re.DOTALL)
@@ -25,6 +31,28 @@ def test_the_metrics_table_is_the_registrys() -> None:
 def test_the_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text(encoding="utf-8")):
         assert (README.parent / target).exists(), target
+
+
+def test_the_environment_of_ones_own_trains_and_is_solved() -> None:
+    """Always right from the middle of the corridor pays 1; a random walk gets half of it."""
+    text = README.read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Corridor" in block]
+    names: dict[str, Any] = {}
+    try:
+        exec(code, names)
+        metrics = jax.jit(names["train"])(pjp.HyperParams(learning_rate=1e-3), jax.random.key(0)).metrics
+        assert "mine/Corridor" in pjp.envs.list_environments()
+    finally:
+        CUSTOM.clear()
+    assert 0.3 < metrics["return_mean"][0] < 0.95
+    assert metrics["return_mean"][-1] > 0.99
+
+
+@pytest.mark.parametrize("name", ["gymnax/Mine", "brax/mine", "probe/X", "mine", "mine/", "/x", "a/b/c", "a b/c"])
+def test_names_of_ones_own_environments_have_a_suite_of_their_own(name: str) -> None:
+    with pytest.raises(pjp.ConfigError, match=r"^env name is .*, but must be suite/Environment"):
+        pjp.envs.register(name, lambda limit: pjp.envs.make("gymnax/CartPole-v1"))
+    assert not CUSTOM
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def program() -> GroupProgram:
     """The one program that most tests here run; compiled once."""
     group = make_groups(make_sweep())[0]
     program = GroupProgram(group, NUM_RUNS)
+    program.init(*program.arguments())
     program.compile(*program.arguments())
     return program
 
@@ -65,7 +66,8 @@ def compiled_once(program: GroupProgram, monkeypatch: pytest.MonkeyPatch) -> lis
 
     def compile(self: GroupProgram, *arguments: Any) -> None:
         if self.group.config == program.group.config and self.width == program.width:
-            self._compiled, self._init, self.sharding = program._compiled, program._init, program.sharding
+            for name in ("_compiled", "_init", "_compiled_init", "sharding"):
+                setattr(self, name, getattr(program, name))
             return
         if self._compiled is None:
             compiled.append(self.width)
@@ -332,6 +334,18 @@ def test_a_diverging_run_is_marked_and_the_others_do_not_notice(tmp_path: Path, 
     assert np.isnan(sick["policy_rank"].values[4:6]).all()
     with np.load(tmp_path / "sick/policies/0000-0000.npz") as file:  # frozen where it was still finite
         assert all(np.isfinite(file[name]).all() for name in file.files)
+
+
+def test_ten_pfo_coefficients_with_eight_seeds_are_one_program(tmp_path: Path, compiled_once: list[int]) -> None:
+    coefs = [0.0, *(10.0**exponent for exponent in range(-4, 5))]
+    config = CONTENT["config"] | {"total_steps": 64, "num_log_points": 1, "num_plasticity_points": 0}
+    content = CONTENT | {"seeds": 8, "axes": {"pfo_coef": coefs}, "config": config, "hparams": {"learning_rate": 1e-2}}
+    dataset = run_sweep(parse_sweep(content), tmp_path / "out", is_quiet=True)
+    assert compiled_once == [80]
+    assert dataset.sizes["run"] == 80
+    assert (dataset["status"] == 0).all()
+    pfo_loss = dataset["pfo_loss"].values.reshape(10, 8)
+    assert (pfo_loss[-1] < 0.5 * pfo_loss[0]).all()
 
 
 def test_little_memory_makes_chunks_of_one_shape_and_one_compilation(

@@ -1,11 +1,12 @@
-"""What the diagnostics cost: the same sweep with them on and off, segment by segment in turn, in one process.
+"""What the diagnostics cost: the same sweep without, with, and with the plasticity loss, in turn, in one process.
 
     python experiments/benchmarks/diagnostics_cost.py                 # quickstart and CartPole; 10 segments of each
     python experiments/benchmarks/diagnostics_cost.py --segments 98   # whole runs of the quickstart
 
-Prints and writes (results/diagnostics_cost.json) for every program of a sweep the seconds of a segment with and without
-diagnostics (medians) and, for the sweep as a whole, cost = time on / time off - 1. Compilation is not counted: with it,
-the share would be smaller.
+Prints and writes (results/diagnostics_cost.json) for every program of a sweep the seconds of a segment (medians): bare,
+with diagnostics, and with diagnostics and a measurement of the plasticity loss, which only some log points have. For
+the sweep as a whole: what each adds, as a share of the bare time. Compilation is not counted: with it, the shares would
+be smaller.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -27,6 +29,11 @@ from purejaxppo.sweep.provenance import provenance
 
 HERE = Path(__file__).parent
 CONFIGS = [HERE.parent / "configs" / f"{name}.toml" for name in ("quickstart", "cartpole")]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bare": {"diagnostics": False},
+    "diagnostics": {"num_plasticity_points": 0},
+    "plasticity": {},
+}
 
 
 def main() -> None:
@@ -43,53 +50,61 @@ def main() -> None:
 
 
 def measure(file: Path, num_segments: int) -> dict[str, object]:
-    """Cost for one sweep: every program's median seconds a segment, times its number of segments."""
-    rows, total = [], {True: 0.0, False: 0.0}
+    """Costs for one sweep: every program's median seconds a segment, times its number of such segments."""
+    rows: list[dict[str, Any]] = []
+    bare = diagnostics = plasticity = 0.0
     for group in make_groups(Sweep.from_toml(file)):
-        seconds = alternate(group, min(num_segments, group.config.num_logs))
-        median = {is_on: statistics.median(times) for is_on, times in seconds.items()}
-        for is_on in total:
-            total[is_on] += median[is_on] * group.config.num_logs
+        num_logs = group.config.num_logs
+        num_points = sum(group.config.is_plasticity_point(log) for log in range(num_logs))
+        seconds = take_turns(group, min(num_segments, num_logs))
+        median = {variant: statistics.median(times) for variant, times in seconds.items()}
+        bare += num_logs * median["bare"]
+        diagnostics += num_logs * (median["diagnostics"] - median["bare"])
+        plasticity += num_points * (median["plasticity"] - median["diagnostics"])
         rows.append(
             {
                 "env": group.config.env,
                 "runs": len(group.runs),
                 "num_epochs": group.config.num_epochs,
-                "log_points": group.config.num_logs,
-                "seconds_on": seconds[True],
-                "seconds_off": seconds[False],
-                "cost": median[True] / median[False] - 1,
+                "log_points": num_logs,
+                "plasticity_points": num_points,
+                "seconds": seconds,
             }
         )
         print(
             f"{file.stem}: {len(group.runs)} runs, {group.config.num_epochs} epochs: a segment takes "
-            f"{median[False]:.3f} s without and {median[True]:.3f} s with diagnostics, +{rows[-1]['cost']:.1%}",
+            f"{median['bare']:.3f} s bare, {median['diagnostics']:.3f} s with diagnostics, {median['plasticity']:.3f} "
+            f"s with a measurement of plasticity",
             flush=True,
         )
-    cost = total[True] / total[False] - 1
     print(
-        f"{file.stem}: whole sweep, {total[False]:.0f} s without and {total[True]:.0f} s with diagnostics: +{cost:.1%}"
+        f"{file.stem}: whole sweep, {bare:.0f} s bare; diagnostics +{diagnostics / bare:.1%}, "
+        f"plasticity +{plasticity / bare:.1%}"
     )
-    return {"programs": rows, "cost": cost}
+    return {"programs": rows, "cost_diagnostics": diagnostics / bare, "cost_plasticity": plasticity / bare}
 
 
-def alternate(group: Group, num_segments: int) -> dict[bool, list[float]]:
-    """Seconds of each segment with and without diagnostics, in turn; the first pair warms up and is dropped."""
+def take_turns(group: Group, num_segments: int) -> dict[str, list[float]]:
+    """Seconds of each segment of each variant, in turn; the first round warms up and is dropped."""
     programs, arguments, states = {}, {}, {}
-    for is_on in (True, False):
-        config = dataclasses.replace(group.config, diagnostics=is_on)
-        programs[is_on] = GroupProgram(dataclasses.replace(group, config=config))
-        arguments[is_on], keys = programs[is_on].arguments()
-        states[is_on] = programs[is_on].init(arguments[is_on], keys)
-        programs[is_on].compile(arguments[is_on], keys)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for variant, fields in VARIANTS.items():
+        config = dataclasses.replace(group.config, **fields)
+        programs[variant] = GroupProgram(dataclasses.replace(group, config=config))
+        arguments[variant], keys = programs[variant].arguments()
+        states[variant] = programs[variant].init(arguments[variant], keys)
+        programs[variant].compile(arguments[variant], keys)
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    order = list(VARIANTS)
     for number in range(num_segments + 1):
-        for is_on in (True, False) if number % 2 else (False, True):
+        order.append(order.pop(0))
+        for variant in order:
             start = time.perf_counter()
-            states[is_on], metrics = programs[is_on].segment(arguments[is_on], states[is_on])
-            jax.block_until_ready((states[is_on], metrics))
+            states[variant], metrics = programs[variant].segment(
+                arguments[variant], states[variant], variant == "plasticity"
+            )
+            jax.block_until_ready((states[variant], metrics))
             if number:
-                seconds[is_on].append(time.perf_counter() - start)
+                seconds[variant].append(time.perf_counter() - start)
     return seconds
 
 

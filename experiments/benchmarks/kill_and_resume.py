@@ -86,7 +86,7 @@ def log_points(out: Path) -> int:
 
 def compare(one: Path, other: Path) -> list[str]:
     """Names of everything in which two finished sweeps differ, bit by bit."""
-    a, b = (xr.load_dataset(out / "results.nc", engine="h5netcdf") for out in (one, other))
+    a, b = (xr.load_dataset(out / "results.nc", engine="netcdf4") for out in (one, other))
     names = [str(name) for name in {**a.variables, **b.variables}]
     different = [name for name in names if name not in a.variables or name not in b.variables]
     different += [name for name in names if name not in different and not a[name].variable.equals(b[name].variable)]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from purejaxppo.envs.names import BRAX_BACKENDS, REFUSED, all_names
+from purejaxppo.envs.names import BRAX_BACKENDS, CUSTOM, REFUSED, all_names
 from purejaxppo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from purejaxppo.envs.base import Box, Discrete, Environment, Step
+    from purejaxppo.envs.base import Box, Discrete, Environment, Step, auto_reset
     from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics, TimeAware, sign_reward
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "ObservationStatistics",
     "Step",
     "TimeAware",
+    "auto_reset",
     "check_options",
     "list_environments",
     "make",
+    "register",
     "sign_reward",
 ]
 
@@ -38,6 +42,7 @@ _HOMES = {
     "EpisodeStatistics": "wrappers",
     "ObservationStatistics": "wrappers",
     "TimeAware": "wrappers",
+    "auto_reset": "base",
     "sign_reward": "wrappers",
 }
 
@@ -49,8 +54,23 @@ def __getattr__(name: str) -> Any:
 
 
 def list_environments() -> list[str]:
-    """Every name `make` accepts: `gymnax/...`, `brax/...` and `probe/...`."""
+    """Every name `make` accepts: `gymnax/...`, `brax/...`, `probe/...`, and those that were registered."""
     return all_names()
+
+
+def register(name: str, build: Callable[[int | None], Environment]) -> None:
+    """Let `make`, and so every configuration of this process, know an environment of your own.
+
+    name: `suite/Environment`; a new suite of yours, such as "mine/Corridor". Registering it again replaces it.
+    build: from `max_episode_steps` (None: the environment's own limit) to an `Environment`; called for every program.
+
+    Raises ConfigError for a name of another form, or of a suite that is taken.
+    """
+    if not re.fullmatch(r"[\w-]+/[\w.-]+", name) or name.split("/")[0] in ("gymnax", "brax", "probe"):
+        raise ConfigError(
+            f"env name is {name!r}, but must be suite/Environment, of another suite than gymnax, brax and probe."
+        )
+    CUSTOM[name] = build
 
 
 def make(
@@ -73,7 +93,9 @@ def make(
     check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
     suite, base_name = name.split("/", 1)
     env: Environment
-    if suite == "gymnax":
+    if name in CUSTOM:
+        env = CUSTOM[name](max_episode_steps)
+    elif suite == "gymnax":
         from purejaxppo.envs.gymnax import GymnaxEnvironment
 
         env = GymnaxEnvironment(base_name, max_episode_steps)

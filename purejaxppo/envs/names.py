@@ -5,6 +5,9 @@ A test holds these tuples against the registries of the installed gymnax and bra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 GYMNAX_NAMES = (
     "Acrobot-v1",
     "Asterix-MinAtar",
@@ -61,7 +64,11 @@ REFUSED = {
 }
 
 
+# Environments of users: name -> what builds one, given max_episode_steps; see `purejaxppo.envs.register`.
+CUSTOM: dict[str, Callable[[int | None], Any]] = {}
+
+
 def all_names() -> list[str]:
     """Every name `make` accepts, as `suite/Environment`, sorted within its suite."""
     suites = (("gymnax", GYMNAX_NAMES), ("brax", BRAX_NAMES), ("probe", PROBE_NAMES))
-    return [f"{suite}/{name}" for suite, names in suites for name in names]
+    return [*(f"{suite}/{name}" for suite, names in suites for name in names), *sorted(CUSTOM)]
