@@ -226,9 +226,12 @@ def main() -> None:
     except RunError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt as error:
-        print(f"purejaxppo: {error if isinstance(error, Stopped) else 'interrupted'}", file=sys.stderr)
+    except Stopped as error:
+        print(f"purejaxppo: {error}", file=sys.stderr)
         raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print("purejaxppo: interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -25,7 +25,9 @@ from purejaxppo.ppo.train import layer_weights
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
-    name: metric for name, metric in METRICS.items() if metric.family not in ("minibatch", "performance", "run")
+    name: metric
+    for name, metric in METRICS.items()
+    if metric.family not in ("minibatch", "performance", "plasticity", "run")
 }
 
 

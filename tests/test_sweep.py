@@ -536,8 +536,8 @@ def test_a_disk_that_is_really_full_ends_in_a_sentence_and_with_more_room_the_sw
 ) -> None:
     file, out = tmp_path / "sweep.toml", small_disk / "out"
     file.write_text(
-        'name = "full"\nseeds = 2\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 200_000\n'
-        "hidden_sizes = [8]\nnum_log_points = 100\n"
+        'name = "full"\nseeds = 2\n[config]\nenv = "gymnax/CartPole-v1"\ntotal_steps = 40_960\n'
+        "hidden_sizes = [8]\nnum_log_points = 40\n"
     )
     process = start("sweep", str(file), "--out", str(out), "--quiet")
     _, stderr = process.communicate(timeout=180)
@@ -551,4 +551,4 @@ def test_a_disk_that_is_really_full_ends_in_a_sentence_and_with_more_room_the_sw
     process = start("resume", str(out), "--quiet")
     _, stderr = process.communicate(timeout=180)
     assert process.returncode == 0, stderr
-    assert pjp.load_results(out).sizes["log"] == 98
+    assert pjp.load_results(out).sizes["log"] == 40

@@ -9,17 +9,20 @@ import pytest
 
 import purejaxppo as pjp
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.ppo.train import init_run, make_trainer, run_segment
+from purejaxppo.ppo.train import make_trainer
 
 SMALL = pjp.TrainConfig(
     env="gymnax/CartPole-v1", total_steps=1024, num_envs=4, num_steps=32, minibatch_size=64, num_epochs=2,
-    hidden_sizes=(16, 16), num_log_points=4,
+    hidden_sizes=(16, 16), num_log_points=4, num_plasticity_points=0,
 )  # fmt: skip
 PROBE = pjp.TrainConfig(
     env="probe/ValueOnly", total_steps=40_000, num_envs=8, num_steps=16, minibatch_size=64, num_epochs=4,
     hidden_sizes=(32,), activation="tanh", num_log_points=10, diagnostics=False,
 )  # fmt: skip
 PROBE_HPARAMS = pjp.HyperParams(learning_rate=3e-3, gamma=0.5, entropy_coef=0.0)
+# Shared by the tests, so that each is compiled once for every number of runs.
+train_one = jax.jit(pjp.make_train(SMALL))
+train_many = jax.jit(jax.vmap(pjp.make_train(SMALL)))
 
 
 def stack(*hparams):
@@ -43,12 +46,10 @@ def train_probe(name, **changes):
 
 @pytest.mark.parametrize("seed_count", [3])
 def test_runs_of_one_program_equal_the_runs_alone(seed_count):
-    train = pjp.make_train(SMALL)
     many = [pjp.HyperParams(learning_rate=10**-k, pfo_coef=float(k)) for k in range(2, 2 + seed_count)]
-    together = jax.jit(jax.vmap(train))(stack(*many), keys(*range(seed_count)))
-    alone = jax.jit(train)
+    together = train_many(stack(*many), keys(*range(seed_count)))
     for index, hparams in enumerate(many):
-        result = alone(hparams, jax.random.key(index))
+        result = train_one(hparams, jax.random.key(index))
         # Over the first updates only: rounding differs with the width of the program and then grows.
         for name in ("return_mean", "policy_loss", "value_loss", "pfo_loss", "entropy", "policy_preactivation_norm"):
             actual, expected = together.metrics[name][index, :2], result.metrics[name][:2]
@@ -56,9 +57,8 @@ def test_runs_of_one_program_equal_the_runs_alone(seed_count):
 
 
 def test_segments_make_the_run():
-    train, trainer = pjp.make_train(SMALL), make_trainer(SMALL)
-    hparams, key = pjp.HyperParams(), jax.random.key(1)
-    whole = jax.jit(train)(hparams, key)
+    trainer, hparams, key = make_trainer(SMALL), pjp.HyperParams(), jax.random.key(1)
+    whole = train_one(hparams, key)
     segment, state, points = jax.jit(trainer.segment), jax.jit(trainer.init)(hparams, key), []
     for _ in range(SMALL.num_logs):
         state, metrics = segment(hparams, state)
@@ -87,15 +87,15 @@ def test_a_sweep_over_floats_and_seeds_compiles_once_and_then_never_again():
 
 
 def test_same_seed_same_bits_and_other_seed_other_run():
-    train = jax.jit(pjp.make_train(SMALL))
-    first, again, other = (train(pjp.HyperParams(), jax.random.key(seed)) for seed in (3, 3, 4))
+    first, again, other = (train_one(pjp.HyperParams(), jax.random.key(seed)) for seed in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, first.metrics, again.metrics)
     assert not np.array_equal(first.metrics["policy_loss"], other.metrics["policy_loss"])
 
 
 def test_same_seed_gives_the_same_first_weights_in_every_configuration():
     variants = [{}, {"num_epochs": 7, "pfo_layers": "all"}, {"num_steps": 64, "lr_schedule": "linear"}]
-    states = [init_run(make_learner(dataclasses.replace(SMALL, **v)), jax.random.key(5)) for v in variants]
+    trainers = [make_trainer(dataclasses.replace(SMALL, **v)) for v in variants]
+    states = [jax.jit(trainer.init)(pjp.HyperParams(), jax.random.key(5)) for trainer in trainers]
     for state in states[1:]:
         jax.tree.map(np.testing.assert_array_equal, states[0].params, state.params)
         np.testing.assert_array_equal(states[0].obs, state.obs)
@@ -103,16 +103,15 @@ def test_same_seed_gives_the_same_first_weights_in_every_configuration():
 
 def test_no_key_is_used_twice():
     with jax.debug_key_reuse(True):
-        trainer = make_trainer(dataclasses.replace(SMALL, total_steps=128, num_log_points=1))
+        trainer = make_trainer(dataclasses.replace(SMALL, total_steps=128, num_log_points=1, num_plasticity_points=1))
         state = trainer.init(pjp.HyperParams(), jax.random.key(0))
-        jax.block_until_ready(trainer.segment(pjp.HyperParams(), state))
+        jax.block_until_ready(trainer.segment(pjp.HyperParams(), state, True))
 
 
 def test_a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice():
-    train = jax.jit(jax.vmap(pjp.make_train(SMALL)))
     healthy, broken = pjp.HyperParams(), pjp.HyperParams(learning_rate=1e30)
-    mixed = train(stack(healthy, broken, healthy), keys(0, 1, 2))
-    clean = train(stack(healthy, healthy, healthy), keys(0, 1, 2))
+    mixed = train_many(stack(healthy, broken, healthy), keys(0, 1, 2))
+    clean = train_many(stack(healthy, healthy, healthy), keys(0, 1, 2))
     assert mixed.state.status.tolist() == [0, 1, 0]
     assert all(np.isfinite(leaf[1]).all() for leaf in jax.tree.leaves(mixed.state.params))
     assert np.isnan(mixed.metrics["policy_loss"][1]).all()
@@ -127,21 +126,21 @@ def test_training_can_be_differentiated_with_respect_to_a_hyperparameter():
         return train(pjp.HyperParams(learning_rate=rate), jax.random.key(0)).metrics["value_loss"].sum()
 
     gradient = jax.jit(jax.grad(final_loss))(1e-3)
-    step = 1e-4
-    slope = (final_loss(1e-3 + step) - final_loss(1e-3 - step)) / (2 * step)
+    step, value = 1e-4, jax.jit(final_loss)
+    slope = (value(1e-3 + step) - value(1e-3 - step)) / (2 * step)
     assert np.isfinite(gradient)
     np.testing.assert_allclose(gradient, slope, rtol=0.1)
 
 
 def test_diagnostics_do_not_change_learning():
-    on = jax.jit(pjp.make_train(SMALL))(pjp.HyperParams(), jax.random.key(0))
+    on = train_one(pjp.HyperParams(), jax.random.key(0))
     off = jax.jit(pjp.make_train(dataclasses.replace(SMALL, diagnostics=False)))(pjp.HyperParams(), jax.random.key(0))
     assert_close(on.metrics["return_mean"][:2], off.metrics["return_mean"][:2])
     assert_close(on.metrics["policy_loss"][:2], off.metrics["policy_loss"][:2], rtol=1e-4)
 
 
 def test_before_and_after_agree_when_nothing_is_learned():
-    result = jax.jit(pjp.make_train(SMALL))(pjp.HyperParams(learning_rate=0.0), jax.random.key(0))
+    result = train_one(pjp.HyperParams(learning_rate=0.0), jax.random.key(0))
     metrics = result.metrics
     np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
     np.testing.assert_allclose(metrics["policy_rank_change"], 0.0)
@@ -151,16 +150,15 @@ def test_before_and_after_agree_when_nothing_is_learned():
 
 
 def test_linear_schedule_ends_near_zero():
-    config = dataclasses.replace(SMALL, lr_schedule="linear")
+    config = dataclasses.replace(SMALL, lr_schedule="linear", diagnostics=False)
     rates = jax.jit(pjp.make_train(config))(pjp.HyperParams(learning_rate=1.0e-3), jax.random.key(0)).metrics
     per_update = 1e-3 * (1 - np.arange(config.num_updates) / config.num_updates)
     np.testing.assert_allclose(rates["learning_rate"], per_update[config.updates_per_log - 1 :: config.updates_per_log])
 
 
 def test_pfo_holds_preactivations_back():
-    train = jax.jit(jax.vmap(pjp.make_train(SMALL)))
     settings = [pjp.HyperParams(learning_rate=1e-2, pfo_coef=c, critic_pfo_coef=c) for c in (0.0, 1.0, 100.0)]
-    drift = train(stack(*settings), keys(0, 0, 0)).metrics
+    drift = train_many(stack(*settings), keys(0, 0, 0)).metrics
     assert (np.diff(drift["policy_preactivation_drift"].mean(axis=1)) < 0).all()
     critic = drift["critic_preactivation_drift"].mean(axis=1)  # at 1 the value loss outweighs it, so only the ends
     assert critic[2] < 0.5 * critic[0]
@@ -179,8 +177,8 @@ def test_every_variant_trains(changes):
     result = jax.jit(jax.vmap(pjp.make_train(config), (None, 0)))(hparams, keys(0, 1))
     assert result.state.status.tolist() == [0, 0]
     assert np.isfinite(result.metrics["policy_effective_rank"]).all()
-    moved = jax.tree.map(lambda new, old: bool((new != old).any()), result.state.params,
-                         jax.vmap(make_trainer(config).init, (None, 0))(hparams, keys(0, 1)).params)  # fmt: skip
+    start = jax.jit(jax.vmap(make_trainer(config).init, (None, 0)))(hparams, keys(0, 1))
+    moved = jax.tree.map(lambda new, old: bool((new != old).any()), result.state.params, start.params)
     assert all(jax.tree.leaves(moved))
 
 
@@ -188,11 +186,12 @@ def test_the_last_update_is_diagnosed_on_its_own_rollout():
     """Two updates between log points: the diagnosis compares the networks around the second one only."""
     config = dataclasses.replace(SMALL, total_steps=256, num_log_points=1)
     assert config.updates_per_log == 2
-    learner, hparams = make_learner(config), pjp.HyperParams(learning_rate=1e-2)
-    _, both = run_segment(learner, hparams, init_run(learner, jax.random.key(0)))
-    single = make_learner(dataclasses.replace(config, num_log_points=2))
-    state, _ = run_segment(single, hparams, init_run(single, jax.random.key(0)))
-    _, second = run_segment(single, hparams, state)
+    hparams = pjp.HyperParams(learning_rate=1e-2)
+    double, single = (make_trainer(dataclasses.replace(config, num_log_points=n)) for n in (1, 2))
+    start = jax.jit(double.init)(hparams, jax.random.key(0))
+    _, both = jax.jit(double.segment)(hparams, start)
+    segment = jax.jit(single.segment)
+    _, second = segment(hparams, segment(hparams, start)[0])
     for name in ("kl", "policy_rank", "policy_feature_drift", "value_mean_before", "minibatch_kl_first_epoch_first"):
         np.testing.assert_allclose(both[name], second[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
