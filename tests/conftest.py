@@ -7,10 +7,16 @@ from pathlib import Path
 
 # Tests compile a lot and compute little: leave most of LLVM's optimisation out. Set before JAX is imported. jaxlib 0.10
 # still has its older kernels for loops, which compile in half of the time; later ones end at a flag they don't know.
-FLAGS = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if version("jaxlib").startswith("0.10."):
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FLAGS
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *(
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_backend_optimization_level=0",
+            "--xla_llvm_disable_expensive_passes=true",
+        ),
+        "--xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+    ]
+)
 
 import jax
 import pytest
