@@ -57,7 +57,11 @@ class Page:
     panel_height: float = 2.05
     gap_x: float = 0.78
     gap_y: float = 0.5
+    share_x: bool = True
+    share_y: bool = False
     title_height: float = 0.72
+    line_height: float = 0.15
+    """Of each further line of the subtitle."""
     above_panels: float = 0.22
     below_legend: float = 0.2
     colour_bar: float = 1.0
@@ -118,6 +122,7 @@ def lay_out(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    title_height = page.title_height + page.line_height * subtitle.count("\n")
     bars = [channel for channel in channels if channel.kind == "colour_bar"]
     right = page.width - page.right - page.colour_bar * bool(bars)
     figure = Figure(figsize=(page.width, 1.0))
@@ -125,17 +130,18 @@ def lay_out(
     legend_height = draw_legends(figure, channels, page.left, right)
     rows = -(-num_panels // page.columns)
     panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
-    header = page.title_height + legend_height + page.below_legend * bool(legend_height) + page.above_panels
+    header = title_height + legend_height + page.below_legend * bool(legend_height) + page.above_panels
     height = page.bottom + panels_height + header
     figure.set_size_inches(page.width, height)
-    place_legends(figure, height - page.title_height)
+    place_legends(figure, height - title_height)
     figure.text(page.left / page.width, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
     figure.text(page.left / page.width, 1 - 0.44 / height, subtitle, size=8.5, color="0.35", va="top")
     panel_width = (right - page.left - (page.columns - 1) * page.gap_x) / page.columns
     grid = figure.subplots(
         rows,
         page.columns,
-        sharex=True,
+        sharex=page.share_x,
+        sharey=page.share_y,
         squeeze=False,
         gridspec_kw={
             "left": page.left / page.width,
