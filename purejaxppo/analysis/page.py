@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
             partial.unlink(missing_ok=True)
         written.append(target)
     return written[0], written[1]
+
+
+def wrap(text: str, width: int = 160) -> str:
+    """A subtitle in lines that fit on the page."""
+    return "\n".join(textwrap.wrap(text, width))
 
 
 def format_steps(value: float, _position: float | None = None) -> str:

@@ -163,7 +163,7 @@ def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -
         margin = max(0.05 * (high - low), 0.5 * (0.6 - (high - low)))  # at least a factor of 4, so that ticks appear
         ax.set_yscale("log", nonpositive="clip")
         ax.set_ylim(10 ** (low - margin), 10 ** (high + margin))
-        subs = (1.0, 2.0, 5.0) if high - low < 1.5 else (1.0,)
+        subs = (1.0, 2.0, 5.0) if high - low < 2 else (1.0,)
         ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
         ax.yaxis.set_major_formatter(format_steps)
         ax.yaxis.set_minor_formatter(NullFormatter())
