@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from purejaxppo.analysis.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
     from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
 
 _MODULE_OF = {
+    "SurvivalCurve": "collapse",
+    "detect_collapse": "collapse",
+    "survival": "collapse",
+    "survival_by_point": "collapse",
     "overview": "plotting",
     "save_figure": "page",
     "GroupResult": "results",
@@ -32,11 +37,13 @@ _MODULE_OF = {
     "format_table": "summary",
     "summary_table": "summary",
 }
-_MODULES = ("encoding", "page", "plotting", "results", "statistics", "summary")
+_MODULES = ("collapse", "encoding", "page", "plotting", "results", "statistics", "summary")
 
 __all__ = [
     "GroupResult",
+    "SurvivalCurve",
     "bootstrap_interval",
+    "detect_collapse",
     "final_values",
     "format_csv",
     "format_markdown",
@@ -48,6 +55,8 @@ __all__ = [
     "save",
     "save_figure",
     "summary_table",
+    "survival",
+    "survival_by_point",
     "swept_fields",
     "to_dataset",
 ]
