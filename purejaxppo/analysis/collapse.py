@@ -1,8 +1,9 @@
 """When runs collapse: what each run lost at which step, which diagnostic warned first, and survival curves over seeds.
 
-A collapse here is for good: from its step to the end of what was measured, every value is beyond the limit (paper: no
-recovery), and there are enough of them that a low last point is none. It is thus known in hindsight only. Nothing is
-smoothed; log points without a value (no episode finished) count neither way.
+The return has collapsed where it is beyond its limit for good, to the end of what was measured (paper: no recovery), so
+that is known in hindsight only. The diagnostics, which are to warn, need no hindsight: the first time that they are
+beyond their limit for 5 % of the log points in a row. Nothing is smoothed; log points without a value (no episode
+finished) count neither way.
 """
 
 from __future__ import annotations
@@ -36,12 +37,26 @@ VARIANCE_FRACTION = 0.01
 LASTING_FRACTION = 0.05
 
 EVENTS = {
-    "return": ("return_mean", "every return is below half of the way up to the running best, or the run diverged"),
-    "rank": ("policy_rank", "every policy rank (PCA) is at most a quarter of its running maximum, or 1"),
-    "dead": ("policy_dead_neurons", "at least 95 % of the policy's penultimate units are dead"),
-    "variance": ("policy_variance", "every policy variance is at most 1 % of its running maximum"),
+    "return": (
+        "return_mean",
+        "every return, to the end, is below half of the way from the run's lower end (its first or its last return) up "
+        "to the running best; or the run diverged",
+    ),
+    "rank": (
+        "policy_rank",
+        "the policy's rank (PCA) is at most a quarter of its running maximum, or has fallen to 1, for 5 % of the run's "
+        "log points in a row",
+    ),
+    "dead": (
+        "policy_dead_neurons",
+        "at least 95 % of the policy's penultimate units are dead for 5 % of the run's log points in a row",
+    ),
+    "variance": (
+        "policy_variance",
+        "the policy variance is below 1 % of its running maximum for 5 % of the run's log points in a row",
+    ),
 }
-"""What can collapse: its metric, and the definition of its collapse, all "from that step to the end"."""
+"""What can collapse: its metric, and from which step on it has."""
 WARNINGS = ("rank", "dead", "variance")
 
 
@@ -114,29 +129,30 @@ def detect_collapse(dataset: xr.Dataset) -> xr.Dataset:
 
     `return_collapse_step`, `rank_collapse_step`, `dead_collapse_step`, `variance_collapse_step`: environment step at
     which each of `EVENTS` begins, NaN for never. `first_warning`: which of rank, dead and variance collapsed first, and
-    not after the return (`rank+dead` at the same step), else "none"; `warning_lead_steps`: by how many steps before the
-    return, NaN without one. `last_step`: last step measured.
+    before the return did (`rank+dead` at the same step), else "none"; `warning_lead_steps`: by how many steps before
+    the return, NaN without one. `last_step`: last step measured.
     Raises ConfigError for results without one of the metrics, which means without diagnostics.
     """
     steps = {event: collapse_steps(dataset, event) for event in EVENTS}
     first = np.min(np.nan_to_num([steps[event] for event in WARNINGS], nan=np.inf), axis=0)
-    is_warned = first <= np.nan_to_num(steps["return"], nan=-1.0)
+    is_warned = first < np.nan_to_num(steps["return"], nan=-np.inf)
     names = ["+".join(event for event in WARNINGS if steps[event][run] == first[run]) for run in range(first.size)]
-    texts = {f"{event}_collapse_step": f"environment step from which on {EVENTS[event][1]}" for event in EVENTS}
-    values: dict[str, tuple[np.ndarray, str]] = {
-        f"{event}_collapse_step": (steps[event], texts[f"{event}_collapse_step"] + "; NaN for never")
-        for event in EVENTS
+    table = {
+        f"{event}_collapse_step": (steps[event], f"environment step from which on {definition}; NaN for never")
+        for event, (_, definition) in EVENTS.items()
     }
-    values["first_warning"] = (
-        np.array([name if is_warned[run] else "none" for run, name in enumerate(names)], dtype=str),
-        "which of rank, dead and variance collapsed first, not after the return; none where the return has not",
+    table["first_warning"] = (
+        np.where(is_warned, np.array(names, dtype=str), "none"),
+        "which of rank, dead and variance collapsed first, before the return; none where none or not the return did",
     )
-    lead = np.where(is_warned, steps["return"] - np.where(is_warned, first, 0.0), np.nan)
-    values["warning_lead_steps"] = (lead, "return_collapse_step minus the step of first_warning")
-    values["last_step"] = (last_steps(dataset), "last environment step at which anything was measured")
-    coords = {name: value for name, value in dataset.coords.items() if value.dims == ("run",)}
+    table["warning_lead_steps"] = (
+        np.where(is_warned, steps["return"] - np.where(is_warned, first, 0.0), np.nan),
+        "return_collapse_step minus the step of first_warning",
+    )
+    table["last_step"] = (last_steps(dataset), "last environment step at which anything was measured")
     return xr.Dataset(
-        {name: ("run", value, {"definition": text}) for name, (value, text) in values.items()}, coords=coords
+        {name: ("run", values, {"definition": text}) for name, (values, text) in table.items()},
+        coords={name: value for name, value in dataset.coords.items() if value.dims == ("run",)},
     )
 
 
@@ -153,7 +169,8 @@ def collapse_steps(dataset: xr.Dataset, event: str) -> np.ndarray:
     steps = np.full(len(values), np.nan)
     for run, reached in enumerate(_steps(dataset)):
         has_value = np.isfinite(values[run])
-        index = _begin(_is_beyond(event, values[run][has_value], limits[run]), np.flatnonzero(has_value))
+        beyond = _is_beyond(event, values[run][has_value], limits[run])
+        index = _begin(beyond, np.flatnonzero(has_value), is_to_end=event == "return")
         if index is None and event == "return" and 0 < status[run] <= reached.size:
             index = int(status[run]) - 1
         steps[run] = np.nan if index is None else reached[index]
@@ -189,11 +206,11 @@ def _is_beyond(event: str, values: np.ndarray, width: float) -> np.ndarray:
         return np.zeros(0, dtype=bool)
     best = np.maximum.accumulate(values)
     if event == "rank":
-        return values <= np.maximum(RANK_FRACTION * best, 1.0)
+        return (values <= np.maximum(RANK_FRACTION * best, 1.0)) & (values < best)
     if event == "dead":
         return values >= DEAD_FRACTION * width
     if event == "variance":
-        return values <= VARIANCE_FRACTION * best
+        return values < VARIANCE_FRACTION * best
     # The way up begins where the run began or where it ended, whichever is lower: the first log point can come after
     # much of the learning, and a return that fell below it has fallen all the more.
     floor = min(values[0], values[-1])
@@ -202,15 +219,17 @@ def _is_beyond(event: str, values: np.ndarray, width: float) -> np.ndarray:
     return (values < best - fall) & (fall > RETURN_JUMPS * typical_jump)
 
 
-def _begin(is_beyond: np.ndarray, log_points: np.ndarray) -> int | None:
-    """Log point at which the last stretch beyond a limit begins, if it goes to the end and is long enough.
+def _begin(is_beyond: np.ndarray, log_points: np.ndarray, is_to_end: bool) -> int | None:
+    """Log point at which the first lasting stretch beyond a limit begins; with `is_to_end`, the one that ends the run.
 
-    is_beyond, log_points: [L], the log points that have a value. Long enough: 5 % of them, and at least two.
+    is_beyond, log_points: [L], the log points that have a value. Lasting: 5 % of them in a row, and at least two.
     """
-    length = is_beyond.size if is_beyond.all() else int(np.argmin(is_beyond[::-1]))
-    if length < max(2, math.ceil(round(LASTING_FRACTION * is_beyond.size, 9))):
-        return None
-    return int(log_points[is_beyond.size - length])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_beyond, [False]])))
+    begins, ends = edges[::2], edges[1::2]
+    lasting = ends - begins >= max(2, math.ceil(round(LASTING_FRACTION * is_beyond.size, 9)))
+    if is_to_end:
+        lasting &= ends == is_beyond.size
+    return int(log_points[begins[lasting][0]]) if np.any(lasting) else None
 
 
 def _metric(dataset: xr.Dataset, name: str) -> np.ndarray:
