@@ -86,6 +86,11 @@ def test_the_return_collapses_where_half_of_what_was_gained_is_lost_for_good(ret
     np.testing.assert_array_equal(step_of("return", return_mean=returns), step)
 
 
+def test_one_point_never_makes_a_collapse():
+    returns = changed(9, 10, 0.0, RISE[:10])
+    assert np.isnan(step_of("return", num_logs=10, return_mean=returns))
+
+
 def test_noise_has_nothing_to_lose():
     noise = np.random.default_rng(0).normal(size=(300, 100))
     steps = collapse_steps(dataset(num_runs=300, num_logs=100, return_mean=noise), "return")

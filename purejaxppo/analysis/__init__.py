@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
     from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
-    from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+    from purejaxppo.analysis.statistics import (
+        Estimate,
+        bootstrap_interval,
+        iqm,
+        kendall_tau,
+        mean_over_settings,
+        paired_difference,
+        probability_of_improvement,
+        spearman_rho,
+    )
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
 
 _MODULE_OF = {
@@ -31,6 +40,12 @@ _MODULE_OF = {
     "to_dataset": "results",
     "bootstrap_interval": "statistics",
     "iqm": "statistics",
+    "Estimate": "statistics",
+    "kendall_tau": "statistics",
+    "mean_over_settings": "statistics",
+    "paired_difference": "statistics",
+    "probability_of_improvement": "statistics",
+    "spearman_rho": "statistics",
     "final_values": "summary",
     "format_csv": "summary",
     "format_markdown": "summary",
@@ -40,6 +55,7 @@ _MODULE_OF = {
 _MODULES = ("collapse", "encoding", "page", "plotting", "results", "statistics", "summary")
 
 __all__ = [
+    "Estimate",
     "GroupResult",
     "SurvivalCurve",
     "bootstrap_interval",
@@ -49,11 +65,16 @@ __all__ = [
     "format_markdown",
     "format_table",
     "iqm",
+    "kendall_tau",
     "load",
+    "mean_over_settings",
     "overview",
+    "paired_difference",
     "points",
+    "probability_of_improvement",
     "save",
     "save_figure",
+    "spearman_rho",
     "summary_table",
     "survival",
     "survival_by_point",
