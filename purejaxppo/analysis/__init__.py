@@ -9,13 +9,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from purejaxppo.analysis.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
     from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
-    from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+    from purejaxppo.analysis.statistics import (
+        Estimate,
+        bootstrap_interval,
+        iqm,
+        kendall_tau,
+        mean_over_settings,
+        paired_difference,
+        probability_of_improvement,
+        spearman_rho,
+    )
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
 
 _MODULE_OF = {
+    "SurvivalCurve": "collapse",
+    "detect_collapse": "collapse",
+    "survival": "collapse",
+    "survival_by_point": "collapse",
     "overview": "plotting",
     "save_figure": "page",
     "GroupResult": "results",
@@ -26,28 +40,44 @@ _MODULE_OF = {
     "to_dataset": "results",
     "bootstrap_interval": "statistics",
     "iqm": "statistics",
+    "Estimate": "statistics",
+    "kendall_tau": "statistics",
+    "mean_over_settings": "statistics",
+    "paired_difference": "statistics",
+    "probability_of_improvement": "statistics",
+    "spearman_rho": "statistics",
     "final_values": "summary",
     "format_csv": "summary",
     "format_markdown": "summary",
     "format_table": "summary",
     "summary_table": "summary",
 }
-_MODULES = ("encoding", "page", "plotting", "results", "statistics", "summary")
+_MODULES = ("collapse", "encoding", "page", "plotting", "results", "statistics", "summary")
 
 __all__ = [
+    "Estimate",
     "GroupResult",
+    "SurvivalCurve",
     "bootstrap_interval",
+    "detect_collapse",
     "final_values",
     "format_csv",
     "format_markdown",
     "format_table",
     "iqm",
+    "kendall_tau",
     "load",
+    "mean_over_settings",
     "overview",
+    "paired_difference",
     "points",
+    "probability_of_improvement",
     "save",
     "save_figure",
+    "spearman_rho",
     "summary_table",
+    "survival",
+    "survival_by_point",
     "swept_fields",
     "to_dataset",
 ]
