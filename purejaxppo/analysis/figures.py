@@ -78,6 +78,7 @@ _FUNCTIONS = {
     "6": ("boxes", "box_plots"),
     "7": ("correlations", "rank_matrices"),
     "spectrum": ("spectrum", "spectrum_figure"),
+    "survival": ("survival", "survival_figure"),
 }
 FIGURES = tuple(_FUNCTIONS)
 """Names of the figures: those of the paper by number, and ours."""

@@ -60,6 +60,8 @@ class Page:
     gap_y: float = 0.5
     share_x: bool = True
     share_y: bool = False
+    text_left: float | None = None
+    """Where title and subtitle begin; None: where the panels do."""
     title_height: float = 0.72
     line_height: float = 0.15
     """Of each further line of the subtitle."""
@@ -140,8 +142,9 @@ def lay_out(
     height = page.bottom + panels_height + header
     figure.set_size_inches(page.width, height)
     place_legends(figure, height - title_height)
-    figure.text(page.left / page.width, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
-    figure.text(page.left / page.width, 1 - 0.44 / height, subtitle, size=8.5, color="0.35", va="top")
+    text_left = (page.left if page.text_left is None else page.text_left) / page.width
+    figure.text(text_left, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
+    figure.text(text_left, 1 - 0.44 / height, subtitle, size=8.5, color="0.35", va="top")
     panel_width = (right - page.left - (page.columns - 1) * page.gap_x) / page.columns
     grid = figure.subplots(
         rows,

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["OVERVIEW", "Panel", "Point", "describe_runs", "draw_curves", "how_to_read", "overview", "save_figure"]
+__all__ = [
+    "OVERVIEW",
+    "Panel",
+    "Point",
+    "curves",
+    "describe_runs",
+    "draw_curves",
+    "how_to_read",
+    "overview",
+    "save_figure",
+]
 
 # Swept values, and the positions of their runs.
 Point = tuple[dict[str, Any], np.ndarray]
@@ -94,7 +104,7 @@ def _draw_panel(
     for number, (point, runs) in enumerate(everything):
         if panel.metric not in dataset:
             break
-        steps, values = _curves(dataset, panel.metric, runs)
+        steps, values = curves(dataset, panel.metric, runs)
         values = panel.sign * values
         has_diverged = dataset["status"].values[runs] != 0
         style = line_style(channels, point) | {"label": describe(point)}
@@ -147,10 +157,10 @@ def _draw_point(
             ax.plot(*mark, "x", color=colour, markersize=5, markeredgewidth=1.4, zorder=5, clip_on=False)
 
 
-def say_empty(ax: Axes) -> None:
-    """Mark a panel as one without values."""
+def say_empty(ax: Axes, is_vertical: bool = True) -> None:
+    """Mark a panel as one without values, by a sentence in place of the ticks of its vertical (or horizontal) axis."""
     ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", va="center", color="0.5")
-    ax.set_yticks([])
+    (ax.yaxis if is_vertical else ax.xaxis).set_ticks([])
 
 
 def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -> None:
@@ -181,7 +191,7 @@ def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -
             ax.yaxis.set_major_formatter(format_steps)
 
 
-def _curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Steps [L] and values [S, L] of the runs of one point, as far as the sweep has come.
 
     Log points without a measurement of plasticity, by design most of them, are left out of it; gaps of other metrics
