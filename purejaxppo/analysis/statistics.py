@@ -158,9 +158,9 @@ def paired_difference(
 def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
     """Mean over settings of the interquartile mean over seeds of x [S seeds, P settings].
 
-    Every setting counts the same; NaN means missing. Runs of one seed start from the same weights in every setting, so they are no independent
-    evidence: the percentile bootstrap draws seeds, each with its runs in all settings. With fewer than two seeds the
-    interval is NaN.
+    Every setting counts the same; NaN means missing. Runs of one seed start from the same weights in every setting, so
+    they are no independent evidence: the percentile bootstrap draws seeds, each with its runs in all settings. With
+    fewer than two seeds the interval is NaN.
     """
     values = np.asarray(x, dtype=np.float64)
     values = values[~np.all(np.isnan(values), axis=1)]
@@ -176,13 +176,13 @@ def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 
 def kendall_tau(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall's tau-b of the pairs (x_i, y_i) [S] without a NaN; NaN where a side is constant or missing."""
     pairs = _varying_pairs(x, y)
-    return float(stats.kendalltau(*pairs)[0]) if pairs is not None else np.nan
+    return float(stats.kendalltau(*pairs).statistic) if pairs else np.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def spearman_rho(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of the pairs (x_i, y_i) [S] without a NaN; NaN as for `kendall_tau`."""
     pairs = _varying_pairs(x, y)
-    return float(stats.spearmanr(*pairs)[0]) if pairs is not None else np.nan
+    return float(stats.spearmanr(*pairs).statistic) if pairs else np.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _present_runs(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
