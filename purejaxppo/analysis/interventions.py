@@ -33,6 +33,7 @@ class Intervention:
     is_papers: Callable[[Fields], bool] = lambda fields: False
 
 
+# A falling learning rate is none: the paper's settings have it both ways.
 INTERVENTIONS = (
     # The paper's coefficients are 1 and 10, on pre-activations, as a penalty on the squared distance.
     Intervention(
@@ -72,7 +73,6 @@ INTERVENTIONS = (
             run["feature_spectral"] and max(run["feature_spectral_coef"], run["critic_feature_spectral_coef"]) > 0
         ),
     ),
-    Intervention(("lr_schedule",), lambda run: run["lr_schedule"] != "constant"),
 )
 _FIELDS = tuple(field for intervention in INTERVENTIONS for field in intervention.fields)
 
@@ -87,6 +87,10 @@ class Setup:
     """Whether it is one of the four interventions of claim C6, and nothing else."""
     setting: tuple[tuple[str, Any], ...]
     """All other swept fields and their values; runs are compared at equal settings."""
+
+    def get(self, field: str) -> Any:
+        """Value of a field of the setting; None where it is not swept."""
+        return dict(self.setting).get(field)
 
 
 def setups(dataset: xr.Dataset) -> list[Setup]:

@@ -116,9 +116,9 @@ def probability_of_improvement(
     for stratum in np.intersect1d(x_labels, y_labels):
         ours, theirs = x[x_labels == stratum], y[y_labels == stratum]
         wins = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
-        shares = [_resample_shares(side.size, num_resamples, rng) for side in (ours, theirs)]
+        counts = [_resample_counts(side.size, num_resamples, rng) for side in (ours, theirs)]
         values.append(np.mean(wins))
-        replicates.append(np.sum(shares[0] @ wins * shares[1], axis=1))
+        replicates.append(np.sum(counts[0] @ wins * counts[1], axis=1) / wins.size)
         has_interval &= min(wins.shape) > 1
     if not values:
         return Estimate(np.nan, np.nan, np.nan, 0)
@@ -201,9 +201,9 @@ def _varying_pairs(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return None if x.size < 2 or np.all(x == x[0]) or np.all(y == y[0]) else (x, y)
 
 
-def _resample_shares(num_runs: int, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Share of each run in each resample with replacement, [R, S]; rows sum to 1."""
-    return rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), num_resamples) / num_runs
+def _resample_counts(num_runs: int, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each run is in each resample with replacement, [R, S]; rows sum to S."""
+    return rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), num_resamples)
 
 
 def _mean_present(x: np.ndarray) -> np.ndarray:
