@@ -133,6 +133,20 @@ def summary(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     print(_tabulate(load_results(directory), directory))
 
 
+def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, inconclusive or not tested.
+
+    Args:
+        directory: Directory of a sweep.
+    """
+    from purejaxppo.analysis.claims import evaluate_claims, format_claims
+    from purejaxppo.sweep.store import load_results
+
+    table = evaluate_claims(load_results(directory))
+    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
+    print(f"{format_claims(table)}\nTable: {path}")
+
+
 def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
 
@@ -241,6 +255,7 @@ COMMANDS = {
     "resume": resume,
     "plot": plot,
     "summary": summary,
+    "claims": claims,
     "report": report,
     "toy": toy,
     "evaluate": evaluate,

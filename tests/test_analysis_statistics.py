@@ -239,6 +239,8 @@ def test_strata_are_compared_within():
         np.array([5, 0, 0, 0]), np.ones(4), (np.array([0, 1, 1, 1]), np.array([0, 1, 1, 1]))
     )
     assert uneven.value == 0.5
+    half = probability_of_improvement(np.array([1, 3, 9, 9]), np.array([2, 2, 0, 0]), (labels, labels))
+    assert (half.value, half.low, half.high) == (0.75, 0.5, 1)  # one stratum is a toss-up, the other always won
     assert np.isnan(uneven.low)  # a stratum of one run has no spread to draw from
     assert np.isnan(probability_of_improvement(x, y, (labels, np.full(4, "c"))).value)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
+from purejaxppo.analysis.results import save
 from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.envs import list_environments
 from purejaxppo.sweep.store import load_results
@@ -63,7 +64,19 @@ def test_help_answers_at_once_and_names_every_command(tmp_path: Path, environmen
     process = call(["--help"], tmp_path, environment)
     assert time.perf_counter() - begin < 3
     assert (process.returncode, process.stderr) == (0, "")
-    for command in ("train", "sweep", "resume", "plot", "summary", "evaluate", "render", "export", "envs", "metrics"):
+    for command in (
+        "train",
+        "sweep",
+        "resume",
+        "plot",
+        "summary",
+        "claims",
+        "evaluate",
+        "render",
+        "export",
+        "envs",
+        "metrics",
+    ):
         assert command in process.stdout
 
 
@@ -148,6 +161,43 @@ def test_plot_draws_the_figure_again(swept: tuple[Path, Any], environment: dict[
     process = call(["plot", "runs/tiny"], folder, environment)
     assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: runs/tiny/overview.png\n", "")
     assert (folder / "runs" / "tiny" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_claims_are_printed_and_kept(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    """Two seeds of two log points decide nothing, and the sweep has no axis num_epochs."""
+    folder, _ = swept
+    process = call(["claims", "runs/tiny"], folder, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.endswith("Table: runs/tiny/claims.csv\n")
+    table = pd.read_csv(folder / "runs" / "tiny" / "claims.csv")
+    verdicts = table[table["part"].isna()].set_index("claim")["verdict"]
+    assert list(verdicts.index) == ["C1", "C2", "C3", "C4", "C5", "C6"]
+    assert set(verdicts) <= {"INCONCLUSIVE", "NOT TESTED"}
+    assert verdicts["C2"] == "NOT TESTED"
+    assert "C2     NOT TESTED" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("damage", "fragments"),
+    [
+        (lambda dataset: dataset.attrs.pop("sweep"), ("attribute sweep is missing or damaged",)),
+        (lambda dataset: dataset.attrs.update(sweep="[1]"), ("attribute sweep is missing or damaged",)),
+        (lambda dataset: dataset.attrs.update(sweep="{"), ("attribute sweep is missing or damaged",)),
+        (
+            lambda dataset: dataset.attrs.update(sweep='{"config": {"share_trunk": "no"}, "hparams": {}}'),
+            ("share_trunk",),
+        ),
+    ],
+)
+def test_claims_about_an_unknown_sweep_are_refused(
+    damage: Any, fragments: tuple[str, ...], swept: tuple[Path, Any], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    dataset = load_results(swept[0] / "runs" / "tiny")
+    damage(dataset)
+    save(dataset, tmp_path / "results.nc")
+    before = contents(tmp_path)
+    assert_refused(call(["claims", "results.nc"], tmp_path, environment), fragments)
+    assert contents(tmp_path) == before
 
 
 def test_export_names_the_file_it_wrote(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
@@ -294,6 +344,8 @@ MISTAKES = [
     command("summary nothing", "nothing", "no results"),
     command("plot empty", "empty", "no results", files={"empty/": ""}),
     command("summary empty", "empty", "no results", files={"empty/": ""}),
+    command("claims nothing", "nothing", "no results"),
+    command("claims empty", "empty", "no results", files={"empty/": ""}),
     command("export nothing --to csv", "nothing", "no results"),
     command("resume nothing", "nothing", "not a sweep's"),
     command("plot out", "results.nc", "damaged", files={"out/results.nc": "this is no netCDF"}),
@@ -355,7 +407,7 @@ def test_truncated_results_are_refused(swept: tuple[Path, Any], tmp_path: Path, 
     whole = (swept[0] / "runs" / "tiny" / "results.nc").read_bytes()
     write(tmp_path, {"out/results.nc": whole[: len(whole) // 2]})
     before = contents(tmp_path)
-    for name in ("plot", "summary"):
+    for name in ("plot", "summary", "claims"):
         assert_refused(call([name, "out"], tmp_path, environment), ("results.nc", "damaged"))
     assert contents(tmp_path) == before
 

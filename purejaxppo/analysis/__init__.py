@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from purejaxppo.analysis.claims import evaluate_claims, format_claims
     from purejaxppo.analysis.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
 
 _MODULE_OF = {
+    "evaluate_claims": "claims",
+    "format_claims": "claims",
     "SurvivalCurve": "collapse",
     "detect_collapse": "collapse",
     "survival": "collapse",
@@ -52,7 +55,18 @@ _MODULE_OF = {
     "format_table": "summary",
     "summary_table": "summary",
 }
-_MODULES = ("collapse", "encoding", "page", "plotting", "results", "statistics", "summary")
+_MODULES = (
+    "claims",
+    "collapse",
+    "effects",
+    "encoding",
+    "interventions",
+    "page",
+    "plotting",
+    "results",
+    "statistics",
+    "summary",
+)
 
 __all__ = [
     "Estimate",
@@ -60,7 +74,9 @@ __all__ = [
     "SurvivalCurve",
     "bootstrap_interval",
     "detect_collapse",
+    "evaluate_claims",
     "final_values",
+    "format_claims",
     "format_csv",
     "format_markdown",
     "format_table",

@@ -180,6 +180,8 @@ def collapse_steps(dataset: xr.Dataset, event: str) -> np.ndarray:
 def last_steps(dataset: xr.Dataset) -> np.ndarray:
     """Last environment step at which any of the collapse metrics has a value in each run [S]; NaN where none has."""
     names = [name for name, _ in EVENTS.values() if name in dataset]
+    if not names:
+        return np.full(dataset.sizes["run"], np.nan)
     measured = np.any([np.isfinite(dataset[name].values) for name in names], axis=0)
     steps = np.where(measured, _steps(dataset), -1.0).max(axis=1, initial=-1.0)
     return np.where(steps < 0, np.nan, steps)

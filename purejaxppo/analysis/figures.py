@@ -12,12 +12,12 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.analysis.encoding import describe
+from purejaxppo.analysis.interventions import DEFAULTS, INTERVENTIONS
 from purejaxppo.analysis.page import wrap
-from purejaxppo.analysis.plotting import Panel, describe_runs, draw_curves, how_to_read, recorded
+from purejaxppo.analysis.plotting import Panel, describe_runs, draw_curves, how_to_read, recorded, recorded_fields
 from purejaxppo.analysis.results import points
 from purejaxppo.analysis.summary import final_values
-from purejaxppo.config import TrainConfig, unknown_name
-from purejaxppo.hyperparams import HyperParams
+from purejaxppo.config import unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,12 +61,6 @@ FIGURE_3 = (
     VARIANCE,
     Panel(metric="policy_loss", title="PPO objective, last minibatch", label="normalised advantage", sign=-1),
 )
-
-# Fields that, away from the value that turns them off, act on the representation (the paper's interventions and ours).
-INTERVENTIONS = (
-    "pfo_coef", "critic_pfo_coef", "share_trunk", "layer_norm", "reset_optimizer", "adam_beta1", "adam_beta2",
-    "kl_penalty", "kl_stop", "policy_objective", "weight_spectral", "feature_spectral", "lr_schedule",
-)  # fmt: skip
 
 # Name -> (module of this package, function Dataset -> Figure).
 _FUNCTIONS = {
@@ -145,7 +139,7 @@ def individual_runs(dataset: xr.Dataset) -> Figure:
 def typical_best_worst(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, int]]:
     """The point whose runs figure 3 shows, and the positions of its `typical`, `best` and `worst` run.
 
-    The point: of those with the fewest INTERVENTIONS, those with the most epochs (`num_epochs`), of these the first.
+    The point: of those with the fewest interventions, those with the most epochs (`num_epochs`), of these the first.
     Worst and best have the lowest and the highest final return (`final_values`), typical has the median, of an even
     number the lower of the two in the middle. Ties go to the lower seed; a run without a final return counts as the
     lowest. Both are empty for a dataset without runs.
@@ -153,7 +147,7 @@ def typical_best_worst(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, i
     everything = points(dataset)
     if not everything:
         return {}, {}
-    point, runs = min(everything, key=lambda item: (num_interventions(item[0]), -item[0].get("num_epochs", 0)))
+    point, runs = min(everything, key=lambda item: (num_interventions(dataset, item[0]), -item[0].get("num_epochs", 0)))
     has_return = "return_mean" in dataset
     finals = final_values(dataset, "return_mean").values[runs] if has_return else np.zeros(runs.size)
     finals = np.where(np.isnan(finals), -np.inf, finals)
@@ -164,11 +158,10 @@ def typical_best_worst(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, i
     return point, {name: int(by_seed[np.flatnonzero(finals == level)[0]]) for name, level in levels.items()}
 
 
-def num_interventions(point: dict[str, Any]) -> int:
-    """How many of the swept fields of a point are interventions that are not at their default."""
-    config, hparams = TrainConfig(), HyperParams()
-    defaults = {name: getattr(config, name, getattr(hparams, name, None)) for name in INTERVENTIONS}
-    return sum(point[name] != default for name, default in defaults.items() if name in point)
+def num_interventions(dataset: xr.Dataset, point: dict[str, Any]) -> int:
+    """How many interventions (`interventions.INTERVENTIONS`) are on at a point of the axes."""
+    fields = DEFAULTS | recorded_fields(dataset) | point
+    return sum(bool(intervention.is_on(fields)) for intervention in INTERVENTIONS)
 
 
 def _lines(dataset: xr.Dataset, panels: tuple[Panel, ...], title: str) -> Figure:

@@ -68,6 +68,7 @@ class Page:
     above_panels: float = 0.22
     below_legend: float = 0.2
     colour_bar: float = 1.0
+    before_colour_bar: float = 0.25
 
 
 PAGE = Page()
@@ -162,6 +163,11 @@ def lay_out(
         },
     )
     for bar in bars:
-        box = ((right + 0.25) / page.width, page.bottom / height, 0.16 / page.width, panels_height / height)
+        box = (
+            (right + page.before_colour_bar) / page.width,
+            page.bottom / height,
+            0.16 / page.width,
+            panels_height / height,
+        )
         draw_colour_bar(figure, bar, box)
     return figure, list(grid.ravel())[:num_panels]

@@ -229,9 +229,14 @@ def recorded(dataset: xr.Dataset, field: str) -> list[Any]:
     """Values of a field: those swept, else the one in the sweep's own record; empty if it is not told."""
     if field in dataset.coords:
         return list(dict.fromkeys(dataset[field].values.tolist()))
-    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
-    fields = sweep.get("config", {}) | sweep.get("hparams", {})
+    fields = recorded_fields(dataset)
     return [fields[field]] if field in fields else []
+
+
+def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
+    """Configuration and hyper-parameters in the sweep's own record; empty if there is none."""
+    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
+    return sweep.get("config", {}) | sweep.get("hparams", {})
 
 
 def describe_runs(dataset: xr.Dataset) -> str:

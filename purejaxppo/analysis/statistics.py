@@ -116,9 +116,9 @@ def probability_of_improvement(
     for stratum in np.intersect1d(x_labels, y_labels):
         ours, theirs = x[x_labels == stratum], y[y_labels == stratum]
         wins = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
-        shares = [_resample_shares(side.size, num_resamples, rng) for side in (ours, theirs)]
+        counts = [_resample_counts(side.size, num_resamples, rng) for side in (ours, theirs)]
         values.append(np.mean(wins))
-        replicates.append(np.sum(shares[0] @ wins * shares[1], axis=1))
+        replicates.append(np.sum(counts[0] @ wins * counts[1], axis=1) / wins.size)
         has_interval &= min(wins.shape) > 1
     if not values:
         return Estimate(np.nan, np.nan, np.nan, 0)
@@ -158,9 +158,9 @@ def paired_difference(
 def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
     """Mean over settings of the interquartile mean over seeds of x [S seeds, P settings].
 
-    Every setting counts the same; NaN means missing. Runs of one seed start from the same weights in every setting, so they are no independent
-    evidence: the percentile bootstrap draws seeds, each with its runs in all settings. With fewer than two seeds the
-    interval is NaN.
+    Every setting counts the same; NaN means missing. Runs of one seed start from the same weights in every setting, so
+    they are no independent evidence: the percentile bootstrap draws seeds, each with its runs in all settings. With
+    fewer than two seeds the interval is NaN.
     """
     values = np.asarray(x, dtype=np.float64)
     values = values[~np.all(np.isnan(values), axis=1)]
@@ -176,13 +176,13 @@ def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 
 def kendall_tau(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall's tau-b of the pairs (x_i, y_i) [S] without a NaN; NaN where a side is constant or missing."""
     pairs = _varying_pairs(x, y)
-    return float(stats.kendalltau(*pairs)[0]) if pairs is not None else np.nan
+    return float(stats.kendalltau(*pairs).statistic) if pairs else np.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def spearman_rho(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of the pairs (x_i, y_i) [S] without a NaN; NaN as for `kendall_tau`."""
     pairs = _varying_pairs(x, y)
-    return float(stats.spearmanr(*pairs)[0]) if pairs is not None else np.nan
+    return float(stats.spearmanr(*pairs).statistic) if pairs else np.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _present_runs(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,9 +201,9 @@ def _varying_pairs(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return None if x.size < 2 or np.all(x == x[0]) or np.all(y == y[0]) else (x, y)
 
 
-def _resample_shares(num_runs: int, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Share of each run in each resample with replacement, [R, S]; rows sum to 1."""
-    return rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), num_resamples) / num_runs
+def _resample_counts(num_runs: int, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each run is in each resample with replacement, [R, S]; rows sum to S."""
+    return rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), num_resamples)
 
 
 def _mean_present(x: np.ndarray) -> np.ndarray:

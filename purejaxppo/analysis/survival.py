@@ -24,7 +24,7 @@ TITLES = {
     "dead": "Dead policy neurons",
     "variance": "Policy variance",
 }
-_PAGE = Page(columns=2, right=1.35, panel_height=2.3, gap_x=1.9)
+_PAGE = Page(columns=2, right=1.35, panel_height=2.3, gap_x=1.9, before_colour_bar=1.45)
 _MOST_COUNTS = 20
 
 
