@@ -153,12 +153,12 @@ def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         directory: Directory of a sweep, finished or still running.
     """
-    from purejaxppo.analysis.report import write_report
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.analysis.report import report
+    from purejaxppo.sweep.store import load_results, write_atomically
 
-    dataset = load_results(directory)
+    page = report(load_results(directory)).encode()
     path = _folder(directory) / "report.html"
-    print(f"Report: {_write(lambda path: write_report(dataset, path), path)}")
+    print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
 def toy(out: Path = Path("figure5.png"), learning_rate: float = 0.05, steps: int = 60) -> None:

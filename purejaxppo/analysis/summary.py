@@ -106,7 +106,7 @@ def format_table(table: pd.DataFrame, width: int = 100) -> str:
 
     Columns that do not fit into `width` characters follow in another block below, under the same row labels.
     """
-    labels, cells = _columns(table)
+    labels, cells = table_cells(table)
     labels = {name: _aligned(name, column) for name, column in labels.items()}
     cells = {name: _aligned(name, column) for name, column in cells.items()}
     gap = "  "
@@ -129,7 +129,7 @@ def format_table(table: pd.DataFrame, width: int = 100) -> str:
 
 def format_markdown(table: pd.DataFrame) -> str:
     """The table in Markdown, cells as in `format_table`."""
-    labels, cells = _columns(table)
+    labels, cells = table_cells(table)
     columns = {**labels, **cells}
     lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
     for row in zip(*columns.values(), strict=True):
@@ -155,7 +155,7 @@ def format_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _columns(table: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def table_cells(table: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Header -> texts of the row labels, and of the metrics."""
     measured = {name + part for name in SUMMARY_METRICS for part in ("", _LOW, _HIGH)}
     labels = {
