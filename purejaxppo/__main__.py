@@ -153,10 +153,10 @@ def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         directory: Directory of a sweep, finished or still running.
     """
-    from purejaxppo.analysis.report import report
+    from purejaxppo.analysis.report import html_report
     from purejaxppo.sweep.store import load_results, write_atomically
 
-    page = report(load_results(directory)).encode()
+    page = html_report(load_results(directory)).encode()
     path = _folder(directory) / "report.html"
     print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 

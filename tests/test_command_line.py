@@ -102,6 +102,14 @@ def test_environments_are_listed_one_a_line(tmp_path: Path, environment: dict[st
     assert (process.returncode, process.stdout.splitlines(), process.stderr) == (0, list_environments(), "")
 
 
+def test_the_toy_prints_its_ratios_and_writes_its_figure(tmp_path: Path, environment: dict[str, str]) -> None:
+    process = call(["toy", "--out", "new/toy.png", "--steps", "20", "--learning-rate", "1.5"], tmp_path, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.splitlines()[-1] == "Figure: new/toy.png"
+    assert "    3      1.635      1.978    1.635    2.000" in process.stdout.splitlines()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["toy.pdf", "toy.png"]
+
+
 def test_metrics_are_listed_with_unit_and_definition(tmp_path: Path, environment: dict[str, str]) -> None:
     process = call(["metrics"], tmp_path, environment)
     assert (process.returncode, process.stderr) == (0, "")
@@ -127,6 +135,23 @@ def swept(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     folder = tmp_path_factory.mktemp("swept")
     (folder / "tiny.toml").write_text(SWEEP)
     return folder, call(["sweep", "tiny.toml"], folder, environment)
+
+
+@pytest.mark.parametrize("name", ["1", "6", "spectrum", "survival"])
+def test_figures_are_drawn_into_the_directory(swept: tuple[Path, Any], name: str, environment: dict[str, str]) -> None:
+    process = call(["plot", "runs/tiny", "--figure", name], swept[0], environment)
+    base = f"runs/tiny/figure{name}" if name.isdigit() else f"runs/tiny/{name}"
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"Figure: {base}.png\n", "")
+    assert (swept[0] / f"{base}.png").read_bytes().startswith(b"\x89PNG")
+    assert (swept[0] / f"{base}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_report_is_written_into_the_directory(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    process = call(["report", "runs/tiny"], swept[0], environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Report: runs/tiny/report.html\n", "")
+    page = (swept[0] / "runs" / "tiny" / "report.html").read_text()
+    assert "gymnax/CartPole-v1, 4 runs" in page
+    assert page.endswith("</html>\n")
 
 
 def test_a_sweep_ends_in_a_dataset_a_table_and_a_figure(swept: tuple[Path, Any]) -> None:
@@ -342,6 +367,15 @@ MISTAKES = [
     # Directories without results.
     command("plot nothing", "nothing", "no results"),
     command("summary nothing", "nothing", "no results"),
+    command("plot nothing --figure 1", "nothing", "no results"),
+    command("plot nothing --figure 8", "figure '8' is unknown", "spectrum"),
+    command("plot nothing --figure spectum", "figure 'spectum' is unknown", "did you mean spectrum"),
+    command("report nothing", "nothing", "no results"),
+    command("report empty", "empty", "no results", files={"empty/": ""}),
+    command("toy --learning-rate 0", "learning_rate is 0.0", "greater than 0"),
+    command("toy --learning-rate nan", "learning_rate is nan", "finite"),
+    command("toy --steps 0", "steps is 0", "at least 1"),
+    command("toy --steps 1000000", "steps is 1000000", "at most 100000"),
     command("plot empty", "empty", "no results", files={"empty/": ""}),
     command("summary empty", "empty", "no results", files={"empty/": ""}),
     command("claims nothing", "nothing", "no results"),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from purejaxppo.analysis.claims import evaluate_claims, format_claims
     from purejaxppo.analysis.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
+    from purejaxppo.analysis.figures import FIGURES, draw_figure
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
+    from purejaxppo.analysis.report import html_report
     from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
     from purejaxppo.analysis.statistics import (
         Estimate,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         spearman_rho,
     )
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
+    from purejaxppo.analysis.toy import toy_figure
 
 _MODULE_OF = {
     "evaluate_claims": "claims",
@@ -33,6 +36,10 @@ _MODULE_OF = {
     "detect_collapse": "collapse",
     "survival": "collapse",
     "survival_by_point": "collapse",
+    "FIGURES": "figures",
+    "draw_figure": "figures",
+    "html_report": "report",
+    "toy_figure": "toy",
     "overview": "plotting",
     "save_figure": "page",
     "GroupResult": "results",
@@ -56,30 +63,40 @@ _MODULE_OF = {
     "summary_table": "summary",
 }
 _MODULES = (
+    "boxes",
     "claims",
     "collapse",
+    "correlations",
     "effects",
     "encoding",
+    "figures",
     "interventions",
     "page",
     "plotting",
+    "report",
     "results",
+    "spectrum",
     "statistics",
     "summary",
+    "survival_curves",
+    "toy",
 )
 
 __all__ = [
+    "FIGURES",
     "Estimate",
     "GroupResult",
     "SurvivalCurve",
     "bootstrap_interval",
     "detect_collapse",
+    "draw_figure",
     "evaluate_claims",
     "final_values",
     "format_claims",
     "format_csv",
     "format_markdown",
     "format_table",
+    "html_report",
     "iqm",
     "kendall_tau",
     "load",
@@ -96,6 +113,7 @@ __all__ = [
     "survival_by_point",
     "swept_fields",
     "to_dataset",
+    "toy_figure",
 ]
 
 

@@ -72,7 +72,7 @@ _FUNCTIONS = {
     "6": ("boxes", "box_plots"),
     "7": ("correlations", "rank_matrices"),
     "spectrum": ("spectrum", "spectrum_figure"),
-    "survival": ("survival", "survival_figure"),
+    "survival": ("survival_curves", "survival_figure"),
 }
 FIGURES = tuple(_FUNCTIONS)
 """Names of the figures: those of the paper by number, and ours."""

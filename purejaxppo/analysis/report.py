@@ -41,8 +41,8 @@ _FIGURES = {
     "spectrum": ("Spectrum of the features", "policy_singular_values"),
     "survival": ("Survival", "policy_rank"),
 }
-_DPI = 110
-_COLOURS = 192
+_DPI = 140
+_COLOURS = 255
 _MOST_ROWS = 200
 
 _STYLE = """
@@ -55,6 +55,7 @@ h3 { font-size: 1.05rem; margin: 1.5rem 0 .5rem; }
 p { max-width: 46rem; }
 .lead { color: #444; margin-top: 0; }
 nav ol { columns: 2 18rem; padding-left: 1.4rem; }
+nav ul { padding-left: 1rem; font-size: .9rem; }
 a { color: #0b5394; }
 .wide { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
@@ -62,29 +63,33 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; 
 th { font-weight: 600; border-bottom: 2px solid #999; white-space: nowrap; }
 td.n { white-space: nowrap; }
 td.t { overflow-wrap: anywhere; }
-tr.head td { font-weight: 600; }
+tr.head td { font-weight: 600; padding-top: .7rem; }
 img { width: 100%; height: auto; display: block; }
-figure { margin: 0; }
+figure { margin: 0 0 2rem; }
 @media (max-width: 45rem) { body { padding: .5rem .75rem 3rem; } figure img { width: 48rem; max-width: none; } }
-@media print { body { font-size: 10pt; max-width: none; padding: 0; } nav { display: none; } a { color: inherit; }
+@media print {
+  body { font-size: 10pt; max-width: none; padding: 0; } nav { display: none; } a { color: inherit; }
   .wide { overflow: visible; } figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  figure img { width: 100%; max-height: 22cm; object-fit: contain; object-position: left; } table { font-size: 7.5pt; } }
+  figure img { width: 100%; max-height: 22cm; object-fit: contain; object-position: left; } table { font-size: 7.5pt; }
+}
 """
 
 
-def report(dataset: xr.Dataset) -> str:
-    """The page, as HTML: summary, figures that the data allow, claims, runs that diverged, configuration, provenance."""
+def html_report(dataset: xr.Dataset) -> str:
+    """The page: summary, figures that the data allow, claims, runs that diverged, configuration, provenance."""
     name = dataset.attrs.get("name", "") or "Sweep"
+    shown = [key for key, (_, metric) in _FIGURES.items() if _has_values(dataset, metric)]
     sections = [
         ("summary", "Summary", _summary(dataset)),
-        ("figures", "Figures", _figures(dataset)),
+        ("figures", "Figures", _figures(dataset, shown)),
         ("claims", "The paper's claims", _claims(dataset)),
         ("runs", "State of the runs", _runs(dataset)),
         ("configuration", "Configuration", _configuration(dataset)),
         ("provenance", "Provenance", _provenance(dataset)),
         ("metrics", "Metrics", _metrics(dataset)),
     ]
-    contents = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections)
+    links = {key: [] for key, _, _ in sections} | {"figures": [(f"figure-{key}", _FIGURES[key][0]) for key in shown]}
+    contents = "".join(f"<li>{_link(key, title)}{_contents(links[key])}</li>" for key, title, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{escape(title)}</h2>{text}</section>' for key, title, text in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -102,17 +107,27 @@ def _summary(dataset: xr.Dataset) -> str:
     return _table(list(columns), rows) + _paragraph(EXPLANATION)
 
 
-def _figures(dataset: xr.Dataset) -> str:
-    parts, missing = [], []
-    for key, (title, metric) in _FIGURES.items():
-        if metric not in dataset or not bool(np.any(np.isfinite(dataset[metric].values))):
-            missing.append(f"{title} (no {metric})")
-            continue
+def _has_values(dataset: xr.Dataset, metric: str) -> bool:
+    return metric in dataset and bool(np.any(np.isfinite(dataset[metric].values)))
+
+
+def _link(key: str, title: str) -> str:
+    return f'<a href="#{escape(key)}">{escape(title)}</a>'
+
+
+def _contents(links: Sequence[tuple[str, str]]) -> str:
+    return f"<ul>{''.join(f'<li>{_link(key, title)}</li>' for key, title in links)}</ul>" if links else ""
+
+
+def _figures(dataset: xr.Dataset, shown: Sequence[str]) -> str:
+    parts = []
+    for key in shown:
         figure = overview(dataset) if key == "overview" else draw_figure(dataset, key)
+        alt = escape(f"{_FIGURES[key][0]}; {describe_runs(dataset)}")
         data = base64.b64encode(_png(figure)).decode()
-        alt = escape(f"{title}, {describe_runs(dataset)}")
         image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
-        parts.append(f'<h3>{escape(title)}</h3><figure class="wide">{image}</figure>\n')
+        parts.append(f'<figure class="wide" id="figure-{key}">{image}</figure>\n')
+    missing = [f"{title} (no {metric})" for key, (title, metric) in _FIGURES.items() if key not in shown]
     note = _paragraph(f"Not drawn, as the results lack what they show: {'; '.join(missing)}.") if missing else ""
     return "".join(parts) + note
 
@@ -151,9 +166,7 @@ def _runs(dataset: xr.Dataset) -> str:
     status = dataset["status"].values
     diverged = np.flatnonzero(status != 0)
     total = dataset.sizes["run"]
-    text = _paragraph(
-        f"{_progress(dataset)} {total - diverged.size} of {total} runs stayed finite, {diverged.size} diverged."
-    )
+    text = _paragraph(f"{total - diverged.size} of {total} runs stayed finite, {diverged.size} diverged.")
     if diverged.size == 0:
         return text
     steps = np.broadcast_to(dataset["env_steps"].values.astype(np.float64), (total, dataset.sizes["log"]))

@@ -24,8 +24,9 @@ TITLES = {
     "dead": "Dead policy neurons",
     "variance": "Policy variance",
 }
-_PAGE = Page(columns=2, right=1.35, panel_height=2.3, gap_x=1.9, before_colour_bar=1.45)
+_PAGE = Page(columns=2, right=1.6, panel_height=2.3, gap_x=2.1, before_colour_bar=1.7)
 _MOST_COUNTS = 20
+_LONGEST_LABEL = 15
 
 
 def survival_figure(dataset: xr.Dataset) -> Figure:
@@ -101,6 +102,7 @@ def _count_events(
     texts = []
     for point, curve in curves:
         label = ", ".join(format_value(point[field]) for field in fields)
+        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
         texts.append((line_style(channels, point)["color"], label, f"{curve.num_events} / {curve.num_runs}"))
     size = 7.5 if len(texts) <= 14 else 5.5
     for number, (colour, label, count) in enumerate(texts):
