@@ -71,6 +71,8 @@ def test_help_answers_at_once_and_names_every_command(tmp_path: Path, environmen
         "plot",
         "summary",
         "claims",
+        "report",
+        "toy",
         "evaluate",
         "render",
         "export",

@@ -142,7 +142,7 @@ def rank_matrices(dataset: xr.Dataset) -> Figure:
     )
     with house_style():
         figure, axes = lay_out(4, [], title, wrap(subtitle, 115), _MATRICES)
-        image = None
+        image: Any = None
         for row, network in enumerate(("policy", "critic")):
             matrices = rank_correlations(dataset, network)
             with np.errstate(invalid="ignore"):

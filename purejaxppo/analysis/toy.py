@@ -115,8 +115,9 @@ def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS)
                 ax.axhline(edge, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
             for point, ratios in zip(styles, lines.values(), strict=True):
                 is_control = point["gradient steps"] == _ALONE
-                style = line_style(channels, point) | {"linewidth": 1.1 if is_control else 1.8}
-                ax.plot(np.arange(num_steps + 1), ratios, label=" ".join(point.values()), **style)
+                style = line_style(channels, point)
+                width = 1.1 if is_control else 1.8
+                ax.plot(np.arange(num_steps + 1), ratios, label=" ".join(point.values()), linewidth=width, **style)
             ax.set_xlim(0, num_steps)
             ax.set_ylim(min(everything.min(), 1 - CLIP_EPS) - 0.04, max(everything.max(), 1 + CLIP_EPS) + 0.04)
             if number % 3 == 0:
