@@ -179,7 +179,7 @@ def collapse_steps(dataset: xr.Dataset, event: str) -> np.ndarray:
 
 def last_steps(dataset: xr.Dataset) -> np.ndarray:
     """Last environment step at which any of the collapse metrics has a value in each run [S]; NaN where none has."""
-    names = [name for name, _ in EVENTS.values() if name in dataset]
+    names = [name for name, _ in EVENTS.values() if name in dataset and dataset[name].dims == ("run", "log")]
     if not names:
         return np.full(dataset.sizes["run"], np.nan)
     measured = np.any([np.isfinite(dataset[name].values) for name in names], axis=0)
