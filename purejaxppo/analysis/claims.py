@@ -102,12 +102,11 @@ def format_claims(table: pd.DataFrame) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", EXPLANATION, ""])
 
 
-EXPLANATION = (
-    "SUPPORTED: the interval lies above what the part needs; CONTRADICTED: below 0; INCONCLUSIVE: neither, or fewer\n"
-    f"than {MIN_SEEDS} seeds. A claim needs all of its parts; one contradicted part contradicts it. Effects: mean over\n"
-    "settings of the interquartile mean over seeds; intervals: bootstrap over seeds, too narrow for few of them and\n"
-    "not corrected for the number of parts."
-)
+EXPLANATION = f"""\
+SUPPORTED: the interval lies above what the part needs; CONTRADICTED: below 0; INCONCLUSIVE: neither, or fewer
+than {MIN_SEEDS} seeds. A claim needs all of its parts; one contradicted part contradicts it. Effects: mean over
+settings of the interquartile mean over seeds; intervals: bootstrap over seeds, too narrow for few of them and
+not corrected for the number of parts."""
 
 
 def _conjunction(claim: str, parts: list[dict[str, Any]]) -> str:

