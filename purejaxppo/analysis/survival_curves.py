@@ -38,7 +38,9 @@ def survival_figure(dataset: xr.Dataset) -> Figure:
     return draw_survival(panels, last_step(dataset), describe_runs(dataset))
 
 
-def draw_survival(panels: Mapping[str, Sequence[tuple[dict[str, Any], SurvivalCurve]]], end: float, runs: str) -> Figure:
+def draw_survival(
+    panels: Mapping[str, Sequence[tuple[dict[str, Any], SurvivalCurve]]], end: float, runs: str
+) -> Figure:
     """One panel per event with a step line and its 95 % band per point, up to `end` steps.
 
     Beside a panel: the values of each point, the runs that collapsed, and all runs (at risk at the start).
