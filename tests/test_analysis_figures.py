@@ -245,11 +245,8 @@ def test_the_scatter_has_its_points_and_scipys_correlations():
                 y.append(np.nanmin(ratios[run, part]))
     tau, rho = stats.kendalltau(x, y)[0], stats.spearmanr(x, y)[0]
     title = figure.axes[0].get_title(loc="left").replace("\N{MINUS SIGN}", "-")
-    assert (
     t, r = "\N{GREEK SMALL LETTER TAU}", "\N{GREEK SMALL LETTER RHO}"
-        title
-        == f"Dead policy neurons\n{t} = {tau:.2f}, {r} = {rho:.2f}, n = {len(x)}"
-    )
+    assert title == f"Dead policy neurons\n{t} = {tau:.2f}, {r} = {rho:.2f}, n = {len(x)}"
     drawn = np.concatenate(
         [part.get_offsets() for part in figure.axes[0].collections if isinstance(part, PathCollection)]
     )
