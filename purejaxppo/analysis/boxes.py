@@ -61,9 +61,10 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
     over = f", over all values of {' and '.join(names)}" if names else ""
     counts = sorted({runs.size for _, runs in everything}) or [0]
     per_box = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    plural = "s" * (counts != [1])
     has_infinite = any(values is not None and np.any(np.isinf(values)) for values in finals.values())
     subtitle = (
-        f"{describe_runs(dataset)}. Each box: the final values of {per_box} runs{over}; a final value is the mean over "
+        f"{describe_runs(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the mean over "
         "the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of measurements). Line: "
         "median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: outliers."
         + f" {_INFINITY}: number of infinite values; they count as the largest."
@@ -160,6 +161,8 @@ def _draw_boxes(ax: Axes, panel: Panel, groups: Sequence[np.ndarray], colours: S
     else:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=panel.is_count, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(format_steps)
+    if finite.size == 0:  # all infinite: counted, at no place on an axis
+        ax.set_xticks([])
     ax.set_xlim(left, right)
     for row, (box, colour) in enumerate(zip(boxes, colours, strict=True)):
         if box is not None:

@@ -25,6 +25,7 @@ TITLES = {
     "variance": "Policy variance",
 }
 _PAGE = Page(columns=2, right=1.6, panel_height=2.3, gap_x=2.1, before_colour_bar=1.7)
+_PAGE_WITHOUT_COUNTS = Page(columns=2, panel_height=2.3)
 _MOST_COUNTS = 20
 _LONGEST_LABEL = 15
 
@@ -43,19 +44,22 @@ def draw_survival(
 ) -> Figure:
     """One panel per event with a step line and its 95 % band per point, up to `end` steps.
 
-    Beside a panel: the values of each point, the runs that collapsed, and all runs (at risk at the start).
+    Beside a panel, with up to 20 points: their values, the runs that collapsed, and all runs (at risk at the start).
     """
     everything = [point for curves in panels.values() for point, _ in curves]
+    is_counted = max(map(len, panels.values()), default=0) <= _MOST_COUNTS
     subtitle = (
         f"{runs}. Kaplan-Meier estimates; bands: pointwise 95 % intervals (Greenwood, log-log). A run that ends "
-        "without the event is censored. On the right: runs that collapsed / all runs. Return: below half of what was "
-        "gained, to the end. Rank: a quarter of its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its "
+        "without the event is censored." + " On the right: runs that collapsed / all runs." * is_counted + " Return: "
+        "below half of what was gained, to the end. Rank: a quarter of its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its "
         "maximum."
     )
     with house_style():
         channels = choose_channels(everything)
         title = "Survival: share of runs that have not collapsed yet"
-        figure, axes = lay_out(len(panels), channels, title, wrap(subtitle), _PAGE)
+        figure, axes = lay_out(
+            len(panels), channels, title, wrap(subtitle), _PAGE if is_counted else _PAGE_WITHOUT_COUNTS
+        )
         for number, (ax, (event, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
             ax.set_title(TITLES.get(event, event))
             ax.xaxis.set_major_formatter(format_steps)
@@ -67,7 +71,8 @@ def draw_survival(
                 continue
             for point, curve in curves:
                 _draw_curve(ax, curve, line_style(channels, point) | {"label": describe(point)}, end, len(curves))
-            _count_events(ax, channels, curves)
+            if is_counted:
+                _count_events(ax, channels, curves)
             if number % _PAGE.columns == 0:
                 ax.set_ylabel("share of runs")
         for ax in axes[-_PAGE.columns :]:
@@ -97,9 +102,7 @@ def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: floa
 def _count_events(
     ax: Axes, channels: Sequence[Channel], curves: Sequence[tuple[dict[str, Any], SurvivalCurve]]
 ) -> None:
-    """Collapsed / all runs of each curve beside the panel, in its colour; left out where they would not fit."""
-    if len(curves) > _MOST_COUNTS:
-        return
+    """Collapsed / all runs of each curve beside the panel, in its colour."""
     fields = [field for channel in channels for field in channel.fields]
     texts = []
     for point, curve in curves:
