@@ -48,11 +48,11 @@ def draw_survival(
     """
     everything = [point for curves in panels.values() for point, _ in curves]
     is_counted = max(map(len, panels.values()), default=0) <= _MOST_COUNTS
+    counts = " On the right: runs that collapsed / all runs." * is_counted
     subtitle = (
         f"{runs}. Kaplan-Meier estimates; bands: pointwise 95 % intervals (Greenwood, log-log). A run that ends "
-        "without the event is censored." + " On the right: runs that collapsed / all runs." * is_counted + " Return: "
-        "below half of what was gained, to the end. Rank: a quarter of its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its "
-        "maximum."
+        f"without the event is censored.{counts} Return: below half of what was gained, to the end. Rank: a quarter of "
+        "its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its maximum."
     )
     with house_style():
         channels = choose_channels(everything)
