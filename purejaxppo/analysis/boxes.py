@@ -65,8 +65,8 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
     has_infinite = any(values is not None and np.any(np.isinf(values)) for values in finals.values())
     infinite = f" {_INFINITY}: number of infinite values; they count as the largest." * has_infinite
     subtitle = (
-        f"{describe_runs(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the mean "
-        "over the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of measurements). "
+        f"{describe_runs(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the "
+        "mean over the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of measurements). "
         f"Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: outliers.{infinite}"
     )
     varying = ", ".join(_varying(everything))
