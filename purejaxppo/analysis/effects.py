@@ -24,7 +24,7 @@ from purejaxppo.analysis.statistics import kendall_tau
 Measure = Callable[[xr.Dataset], np.ndarray]
 """Dataset -> one value per run [S], NaN where a run has none."""
 
-# One doubling or halving: the smallest change that shows on the paper's logarithmic axes.
+# One doubling or halving: the paper draws the norm on a logarithmic axis (figure 1), on which less hardly shows.
 DOUBLING = 1.0
 # The return has fallen when half of what was gained is lost, as in collapse.py.
 HALF = 0.5
