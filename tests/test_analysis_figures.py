@@ -339,11 +339,14 @@ def test_infinite_excess_ratios_are_counted_and_not_hidden():
 
 def test_final_plasticity_is_of_the_last_measurements():
     dataset = diverged()
-    values = dataset["policy_plasticity_loss"].values
+    values = dataset["policy_plasticity_loss"].values.copy()
     finals = final_values(dataset, "policy_plasticity_loss", 0.2).values
     expected = values[:, MEASURED][:, -2:].mean(axis=1)  # 20 % of 10 measurements
     np.testing.assert_allclose(finals, expected)
     assert np.isnan(finals[3])
+    dataset["policy_plasticity_loss"][:, -1] = np.nan  # the last log points have none, and are not the last measurement
+    finals = final_values(dataset, "policy_plasticity_loss", 0.02).values
+    np.testing.assert_array_equal(finals, values[:, 44])
 
 
 # --- Spectrum and survival
