@@ -67,7 +67,8 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
     subtitle = (
         f"{describe_runs(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the "
         "mean over the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of "
-        f"measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: outliers.{infinite}"
+        "measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: "
+        f"outliers.{infinite}"
     )
     varying = ", ".join(_varying(everything))
     with house_style():
