@@ -102,15 +102,24 @@ def resume(
     _run(read_sweep(directory), directory, options, False)
 
 
-def plot(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Draw the overview figure of a sweep's directory, finished or still running.
+def plot(directory: Annotated[Path, tyro.conf.Positional], figure: str | None = None) -> None:
+    """Draw a figure of a sweep's directory, finished or still running, as PNG and PDF.
 
     Args:
         directory: Directory of a sweep.
+        figure: 1 to 7 for the paper's figures, spectrum or survival; the overview by default.
     """
+    from purejaxppo.analysis.figures import check_figure, draw_figure, file_name
     from purejaxppo.sweep.store import load_results
 
-    print(f"Figure: {_draw(load_results(directory), directory)}")
+    if figure is not None:
+        check_figure(figure)
+    dataset = load_results(directory)
+    if figure is None:
+        print(f"Figure: {_draw(dataset, directory)}")
+        return
+    drawn = draw_figure(dataset, figure)
+    print(f"Figure: {_save(drawn, _folder(directory) / f'{file_name(figure)}.png')}")
 
 
 def summary(directory: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -122,6 +131,48 @@ def summary(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     from purejaxppo.sweep.store import load_results
 
     print(_tabulate(load_results(directory), directory))
+
+
+def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, inconclusive or not tested.
+
+    Args:
+        directory: Directory of a sweep.
+    """
+    from purejaxppo.analysis.claims import evaluate_claims, format_claims
+    from purejaxppo.sweep.store import load_results
+
+    table = evaluate_claims(load_results(directory))
+    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
+    print(f"{format_claims(table)}\nTable: {path}")
+
+
+def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
+
+    Args:
+        directory: Directory of a sweep, finished or still running.
+    """
+    from purejaxppo.analysis.report import html_report
+    from purejaxppo.sweep.store import load_results, write_atomically
+
+    page = html_report(load_results(directory)).encode()
+    path = _folder(directory) / "report.html"
+    print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
+
+
+def toy(out: Path = Path("figure5.png"), learning_rate: float = 0.05, steps: int = 60) -> None:
+    """Draw the paper's figure 5: two states with collinear features, clipped steps on each in turn; trains nothing.
+
+    Args:
+        out: File to write, as PNG and PDF.
+        learning_rate: Size of the gradient steps.
+        steps: Number of gradient steps, on both states together.
+    """
+    from purejaxppo.analysis.toy import describe_toy, toy_figure
+
+    figure = toy_figure(learning_rate, steps)
+    print(f"Last probability ratios:\n{describe_toy(learning_rate, steps)}\nFigure: {_save(figure, out)}")
 
 
 def envs() -> None:
@@ -204,6 +255,9 @@ COMMANDS = {
     "resume": resume,
     "plot": plot,
     "summary": summary,
+    "claims": claims,
+    "report": report,
+    "toy": toy,
     "evaluate": evaluate,
     "render": render,
     "export": export,
@@ -301,10 +355,15 @@ def _tabulate(dataset: Any, directory: Path) -> str:
 
 
 def _draw(dataset: Any, directory: Path) -> Path:
-    from purejaxppo.analysis.plotting import overview, save_figure
+    from purejaxppo.analysis.plotting import overview
 
-    figure = overview(dataset)
-    return _write(lambda path: save_figure(figure, path), _folder(directory) / "overview.png")
+    return _save(overview(dataset), _folder(directory) / "overview.png")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    from purejaxppo.analysis.page import save_figure
+
+    return _write(lambda path: save_figure(figure, path), path)
 
 
 def _folder(path: Path) -> Path:

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from purejaxppo.analysis import bootstrap_interval, iqm, statistics
+from purejaxppo.analysis import (
+    bootstrap_interval,
+    iqm,
+    kendall_tau,
+    mean_over_settings,
+    paired_difference,
+    probability_of_improvement,
+    spearman_rho,
+    statistics,
+)
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -173,3 +182,155 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 def test_impossible_requests_are_told(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         bootstrap_interval(np.zeros(4), iqm, **wrong)
+
+
+# --- Comparisons
+
+
+RUNS = hnp.arrays(np.float64, st.integers(2, 9), elements=st.integers(-4, 4))
+
+
+def test_probability_of_improvement_by_hand():
+    # Nine pairs: 1 beats nothing and ties once, 2 beats one and ties none, 5 beats all three.
+    assert probability_of_improvement(np.array([1, 2, 5]), np.array([1, 3, 4])).value == (0.5 + 1 + 3) / 9
+
+
+@settings(max_examples=100, deadline=None)
+@given(RUNS, RUNS)
+def test_probability_of_improvement_is_mann_whitneys_u_over_the_pairs(x, y):
+    found = probability_of_improvement(x, y, num_resamples=50)
+    np.testing.assert_allclose(found.value, stats.mannwhitneyu(x, y).statistic / (x.size * y.size))
+    assert 0 <= found.low <= found.high <= 1
+    assert found.num_runs == min(x.size, y.size)
+
+
+@settings(max_examples=50, deadline=None)
+@given(RUNS, RUNS)
+def test_probability_of_improvement_is_antisymmetric_and_about_order_only(x, y):
+    found = probability_of_improvement(x, y, num_resamples=50)
+    np.testing.assert_allclose(found.value + probability_of_improvement(y, x, num_resamples=50).value, 1)
+    assert found == probability_of_improvement(np.exp(x), np.exp(y), num_resamples=50)
+    assert found == probability_of_improvement(3 * x**3 + 1, 3 * y**3 + 1, num_resamples=50)
+    downwards = probability_of_improvement(-x, -y, num_resamples=50)
+    np.testing.assert_allclose([downwards.low, downwards.high], [1 - found.high, 1 - found.low], atol=1e-12)
+
+
+def test_its_interval_agrees_with_scipy():
+    rng = np.random.default_rng(11)
+    x, y = rng.normal(0.6, size=14), rng.normal(size=10)
+
+    def statistic(x, y, axis):
+        return np.mean(np.expand_dims(x, -1) > np.expand_dims(y, -2), axis=(-1, -2))
+
+    expected = stats.bootstrap((x, y), statistic, method="percentile", n_resamples=20_000, rng=rng)
+    found = probability_of_improvement(x, y, num_resamples=20_000)
+    np.testing.assert_allclose([found.low, found.high], expected.confidence_interval, atol=0.01)
+
+
+def test_strata_are_compared_within():
+    # Within each stratum x loses; across them most of its runs would win.
+    x, y = np.array([1.0, 2.0, 11.0, 12.0]), np.array([3.0, 4.0, 13.0, 14.0])
+    labels = np.array(["a", "a", "b", "b"])
+    assert probability_of_improvement(x, y).value == 4 / 16
+    found = probability_of_improvement(x, y, strata=(labels, labels))
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    # Every stratum counts the same, whatever its size: 1 of 2 strata won, not 1 of 4 runs.
+    uneven = probability_of_improvement(
+        np.array([5, 0, 0, 0]), np.ones(4), (np.array([0, 1, 1, 1]), np.array([0, 1, 1, 1]))
+    )
+    assert uneven.value == 0.5
+    half = probability_of_improvement(np.array([1, 3, 9, 9]), np.array([2, 2, 0, 0]), (labels, labels))
+    assert (half.value, half.low, half.high) == (0.75, 0.5, 1)  # one stratum is a toss-up, the other always won
+    assert np.isnan(uneven.low)  # a stratum of one run has no spread to draw from
+    assert np.isnan(probability_of_improvement(x, y, (labels, np.full(4, "c"))).value)
+
+
+def test_missing_runs_do_not_compare():
+    x, y = np.array([1.0, np.nan, 3.0]), np.array([2.0, 2.5, np.nan, 0.0])
+    assert probability_of_improvement(x, y) == probability_of_improvement(x[[0, 2]], y[[0, 1, 3]])
+    assert np.isnan(probability_of_improvement(x, np.full(2, np.nan)).value)
+    assert probability_of_improvement(x, np.zeros(0)).num_runs == 0
+
+
+def test_paired_differences_are_matched_by_seed():
+    x, x_seeds = np.array([10.0, 21.0, 32.0, 43.0, 7.0]), np.array([0, 1, 2, 3, 9])
+    y, y_seeds = np.array([40.0, 30.0, 20.0, 10.0, np.nan, 1.0]), np.array([3, 2, 1, 0, 9, 8])
+    found = paired_difference(x, y, x_seeds, y_seeds)
+    differences = np.array([0.0, 1.0, 2.0, 3.0])
+    assert (found.value, found.num_runs) == (iqm(differences), 4)
+    assert (found.low, found.high) == bootstrap_interval(differences)
+    back = paired_difference(y, x, y_seeds, x_seeds)
+    np.testing.assert_allclose((back.value, back.low, back.high), (-found.value, -found.high, -found.low), atol=0.3)
+    assert paired_difference(x, y, x_seeds, y_seeds, statistic=mean).value == 1.5
+    assert paired_difference(x, y, x_seeds, y_seeds + 100).num_runs == 0
+
+
+def test_pairing_takes_out_what_seeds_share():
+    rng = np.random.default_rng(12)
+    luck, seeds = 100 * rng.normal(size=12), np.arange(12)
+    x, y = luck + 1 + 0.1 * rng.normal(size=12), luck + 0.1 * rng.normal(size=12)
+    found = paired_difference(x, y, seeds, seeds)
+    assert 0.8 < found.low < 1 < found.high < 1.2
+    expected = stats.bootstrap((x - y,), mean, method="percentile", n_resamples=20_000, rng=rng)
+    of_mean = paired_difference(x, y, seeds, seeds, statistic=mean, num_resamples=20_000)
+    np.testing.assert_allclose([of_mean.low, of_mean.high], expected.confidence_interval, atol=0.005)
+
+
+def test_a_setting_alone_is_the_ordinary_interval():
+    x = np.sort(np.random.default_rng(13).normal(size=9))  # sorted, as then the draws are the same ones
+    found = mean_over_settings(x[:, None])
+    np.testing.assert_allclose((found.value, found.low, found.high), (iqm(x), *bootstrap_interval(x)), rtol=1e-12)
+
+
+def test_settings_count_the_same_and_seeds_are_drawn_whole():
+    rng = np.random.default_rng(14)
+    x = rng.normal(size=(8, 1))
+    # Eight copies of the same runs are no more evidence than one.
+    once, often = mean_over_settings(x), mean_over_settings(np.tile(x, (1, 8)))
+    np.testing.assert_allclose([once.value, once.low, once.high], [often.value, often.low, often.high])
+    assert (once.num_runs, often.num_runs) == (8, 64)
+    two = np.concatenate([x, x + 10], axis=1)
+    two[:4, 1] = np.nan
+    np.testing.assert_allclose(mean_over_settings(two).value, (iqm(x[:, 0]) + iqm(x[4:, 0] + 10)) / 2)
+    assert np.isnan(mean_over_settings(np.array([[1.0, 2.0], [np.nan, np.nan]])).low)
+    assert mean_over_settings(np.full((3, 2), np.nan)).num_runs == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=2, max_size=12))
+def test_rank_correlations_are_about_order_only(pairs):
+    x, y = np.array(pairs, dtype=float).T
+    for correlation in (kendall_tau, spearman_rho):
+        found = correlation(x, y)
+        if np.ptp(x) == 0 or np.ptp(y) == 0:
+            assert np.isnan(found)
+            continue
+        np.testing.assert_allclose(found, correlation(y, x), atol=1e-12)
+        np.testing.assert_allclose(found, -correlation(-x, y), atol=1e-12)
+        np.testing.assert_allclose(found, correlation(np.exp(x), y**3), atol=1e-12)
+        np.testing.assert_allclose(correlation(x, x), 1)
+
+
+def test_rank_correlations_by_hand():
+    # Six pairs of pairs: (1,2) tied in x; of the other five, four agree: tau-b = (4 - 1) / sqrt(5 * 6).
+    x, y = np.array([1, 1, 2, 3.0, np.nan]), np.array([1, 2, 4, 3.0, 9.0])
+    np.testing.assert_allclose(kendall_tau(x, y), 3 / np.sqrt(30))
+    # Ranks 1.5 1.5 3 4 against 1 2 4 3: their Pearson correlation.
+    np.testing.assert_allclose(spearman_rho(x, y), np.corrcoef([1.5, 1.5, 3, 4], [1, 2, 4, 3])[0, 1])
+    assert np.isnan(kendall_tau(np.ones(1), np.ones(1)))
+    assert kendall_tau(np.array([1, 2, np.inf]), np.array([1, 2, 3])) == 1
+
+
+def test_impossible_comparisons_are_told():
+    with pytest.raises(ValueError, match=r"must be \[S\]"):
+        probability_of_improvement(np.zeros((2, 2)), np.zeros(2))
+    with pytest.raises(ValueError, match="one label for each run"):
+        probability_of_improvement(np.zeros(2), np.zeros(2), (np.zeros(2), np.zeros(3)))
+    with pytest.raises(ValueError, match="a seed comes twice"):
+        paired_difference(np.zeros(2), np.zeros(2), np.array([1, 1]), np.array([1, 2]))
+    for function in (
+        lambda: mean_over_settings(np.eye(3), level=1.0),
+        lambda: probability_of_improvement(np.eye(3)[0], np.eye(3)[0], level=0.0),
+    ):
+        with pytest.raises(ValueError, match="level"):
+            function()

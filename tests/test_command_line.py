@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 
+from purejaxppo.analysis.results import save
 from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.envs import list_environments
 from purejaxppo.sweep.store import load_results
@@ -63,7 +64,21 @@ def test_help_answers_at_once_and_names_every_command(tmp_path: Path, environmen
     process = call(["--help"], tmp_path, environment)
     assert time.perf_counter() - begin < 3
     assert (process.returncode, process.stderr) == (0, "")
-    for command in ("train", "sweep", "resume", "plot", "summary", "evaluate", "render", "export", "envs", "metrics"):
+    for command in (
+        "train",
+        "sweep",
+        "resume",
+        "plot",
+        "summary",
+        "claims",
+        "report",
+        "toy",
+        "evaluate",
+        "render",
+        "export",
+        "envs",
+        "metrics",
+    ):
         assert command in process.stdout
 
 
@@ -87,6 +102,14 @@ def test_light_commands_do_not_import_jax(arguments: list[str], tmp_path: Path, 
 def test_environments_are_listed_one_a_line(tmp_path: Path, environment: dict[str, str]) -> None:
     process = call(["envs"], tmp_path, environment)
     assert (process.returncode, process.stdout.splitlines(), process.stderr) == (0, list_environments(), "")
+
+
+def test_the_toy_prints_its_ratios_and_writes_its_figure(tmp_path: Path, environment: dict[str, str]) -> None:
+    process = call(["toy", "--out", "new/toy.png", "--steps", "20", "--learning-rate", "1.5"], tmp_path, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.splitlines()[-1] == "Figure: new/toy.png"
+    assert "    3      1.635      1.978    1.635    2.000" in process.stdout.splitlines()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["toy.pdf", "toy.png"]
 
 
 def test_metrics_are_listed_with_unit_and_definition(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -114,6 +137,23 @@ def swept(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
     folder = tmp_path_factory.mktemp("swept")
     (folder / "tiny.toml").write_text(SWEEP)
     return folder, call(["sweep", "tiny.toml"], folder, environment)
+
+
+@pytest.mark.parametrize("name", ["1", "6", "spectrum", "survival"])
+def test_figures_are_drawn_into_the_directory(swept: tuple[Path, Any], name: str, environment: dict[str, str]) -> None:
+    process = call(["plot", "runs/tiny", "--figure", name], swept[0], environment)
+    base = f"runs/tiny/figure{name}" if name.isdigit() else f"runs/tiny/{name}"
+    assert (process.returncode, process.stdout, process.stderr) == (0, f"Figure: {base}.png\n", "")
+    assert (swept[0] / f"{base}.png").read_bytes().startswith(b"\x89PNG")
+    assert (swept[0] / f"{base}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_report_is_written_into_the_directory(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    process = call(["report", "runs/tiny"], swept[0], environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Report: runs/tiny/report.html\n", "")
+    page = (swept[0] / "runs" / "tiny" / "report.html").read_text()
+    assert "gymnax/CartPole-v1, 4 runs" in page
+    assert page.endswith("</html>\n")
 
 
 def test_a_sweep_ends_in_a_dataset_a_table_and_a_figure(swept: tuple[Path, Any]) -> None:
@@ -148,6 +188,32 @@ def test_plot_draws_the_figure_again(swept: tuple[Path, Any], environment: dict[
     process = call(["plot", "runs/tiny"], folder, environment)
     assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: runs/tiny/overview.png\n", "")
     assert (folder / "runs" / "tiny" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_claims_are_printed_and_kept(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    """Two seeds of two log points decide nothing, and the sweep has no axis num_epochs."""
+    folder, _ = swept
+    process = call(["claims", "runs/tiny"], folder, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.endswith("Table: runs/tiny/claims.csv\n")
+    table = pd.read_csv(folder / "runs" / "tiny" / "claims.csv")
+    verdicts = {row["claim"]: row["verdict"] for row in table.to_dict("records") if pd.isna(row["part"])}
+    assert list(verdicts) == ["C1", "C2", "C3", "C4", "C5", "C6"]
+    assert set(verdicts.values()) <= {"INCONCLUSIVE", "NOT TESTED"}
+    assert verdicts["C2"] == "NOT TESTED"
+    assert "C2     NOT TESTED" in process.stdout
+
+
+def test_claims_about_an_unknown_sweep_are_refused(
+    swept: tuple[Path, Any], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    dataset = load_results(swept[0] / "runs" / "tiny")
+    del dataset.attrs["sweep"]
+    save(dataset, tmp_path / "results.nc")
+    before = contents(tmp_path)
+    fragments = ("attribute sweep is missing or damaged", "plain PPO")
+    assert_refused(call(["claims", "results.nc"], tmp_path, environment), fragments)
+    assert contents(tmp_path) == before
 
 
 def test_export_names_the_file_it_wrote(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
@@ -292,8 +358,19 @@ MISTAKES = [
     # Directories without results.
     command("plot nothing", "nothing", "no results"),
     command("summary nothing", "nothing", "no results"),
+    command("plot nothing --figure 1", "nothing", "no results"),
+    command("plot nothing --figure 8", "figure '8' is unknown", "spectrum"),
+    command("plot nothing --figure spectum", "figure 'spectum' is unknown", "did you mean spectrum"),
+    command("report nothing", "nothing", "no results"),
+    command("report empty", "empty", "no results", files={"empty/": ""}),
+    command("toy --learning-rate 0", "learning_rate is 0.0", "greater than 0"),
+    command("toy --learning-rate nan", "learning_rate is nan", "finite"),
+    command("toy --steps 0", "steps is 0", "at least 1"),
+    command("toy --steps 1000000", "steps is 1000000", "at most 100000"),
     command("plot empty", "empty", "no results", files={"empty/": ""}),
     command("summary empty", "empty", "no results", files={"empty/": ""}),
+    command("claims nothing", "nothing", "no results"),
+    command("claims empty", "empty", "no results", files={"empty/": ""}),
     command("export nothing --to csv", "nothing", "no results"),
     command("resume nothing", "nothing", "not a sweep's"),
     command("plot out", "results.nc", "damaged", files={"out/results.nc": "this is no netCDF"}),
@@ -355,7 +432,7 @@ def test_truncated_results_are_refused(swept: tuple[Path, Any], tmp_path: Path, 
     whole = (swept[0] / "runs" / "tiny" / "results.nc").read_bytes()
     write(tmp_path, {"out/results.nc": whole[: len(whole) // 2]})
     before = contents(tmp_path)
-    for name in ("plot", "summary"):
+    for name in ("plot", "summary", "claims"):
         assert_refused(call([name, "out"], tmp_path, environment), ("results.nc", "damaged"))
     assert contents(tmp_path) == before
 

@@ -9,13 +9,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from purejaxppo.analysis.claims import evaluate_claims, format_claims
+    from purejaxppo.analysis.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
+    from purejaxppo.analysis.figures import FIGURES, draw_figure
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
+    from purejaxppo.analysis.report import html_report
     from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
-    from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+    from purejaxppo.analysis.statistics import (
+        Estimate,
+        bootstrap_interval,
+        iqm,
+        kendall_tau,
+        mean_over_settings,
+        paired_difference,
+        probability_of_improvement,
+        spearman_rho,
+    )
     from purejaxppo.analysis.summary import final_values, format_csv, format_markdown, format_table, summary_table
+    from purejaxppo.analysis.toy import toy_figure
 
 _MODULE_OF = {
+    "evaluate_claims": "claims",
+    "format_claims": "claims",
+    "SurvivalCurve": "collapse",
+    "detect_collapse": "collapse",
+    "survival": "collapse",
+    "survival_by_point": "collapse",
+    "FIGURES": "figures",
+    "draw_figure": "figures",
+    "html_report": "report",
+    "toy_figure": "toy",
     "overview": "plotting",
     "save_figure": "page",
     "GroupResult": "results",
@@ -26,30 +50,70 @@ _MODULE_OF = {
     "to_dataset": "results",
     "bootstrap_interval": "statistics",
     "iqm": "statistics",
+    "Estimate": "statistics",
+    "kendall_tau": "statistics",
+    "mean_over_settings": "statistics",
+    "paired_difference": "statistics",
+    "probability_of_improvement": "statistics",
+    "spearman_rho": "statistics",
     "final_values": "summary",
     "format_csv": "summary",
     "format_markdown": "summary",
     "format_table": "summary",
     "summary_table": "summary",
 }
-_MODULES = ("encoding", "page", "plotting", "results", "statistics", "summary")
+_MODULES = (
+    "boxes",
+    "claims",
+    "collapse",
+    "correlations",
+    "effects",
+    "encoding",
+    "figures",
+    "interventions",
+    "page",
+    "plotting",
+    "report",
+    "results",
+    "spectrum",
+    "statistics",
+    "summary",
+    "survival_curves",
+    "toy",
+)
 
 __all__ = [
+    "FIGURES",
+    "Estimate",
     "GroupResult",
+    "SurvivalCurve",
     "bootstrap_interval",
+    "detect_collapse",
+    "draw_figure",
+    "evaluate_claims",
     "final_values",
+    "format_claims",
     "format_csv",
     "format_markdown",
     "format_table",
+    "html_report",
     "iqm",
+    "kendall_tau",
     "load",
+    "mean_over_settings",
     "overview",
+    "paired_difference",
     "points",
+    "probability_of_improvement",
     "save",
     "save_figure",
+    "spearman_rho",
     "summary_table",
+    "survival",
+    "survival_by_point",
     "swept_fields",
     "to_dataset",
+    "toy_figure",
 ]
 
 

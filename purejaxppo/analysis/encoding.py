@@ -6,6 +6,7 @@ One axis of the sweep is one visual channel with a legend of its own: a sweep of
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,19 @@ def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
         levels = _levels(points, fields)
         channels.append(Channel(fields=fields, levels=levels, styles=_styles(kind, len(levels)), kind=kind))
     return channels
+
+
+def with_markers(channels: Sequence[Channel]) -> list[Channel]:
+    """The channels for points in place of lines: colours stay, the other fields share the markers."""
+    colour, others = list(channels[:1]), channels[1:]
+    if not others:
+        return colour
+    fields = tuple(field for channel in others for field in channel.fields)
+    levels = tuple(
+        tuple(part for level in combination for part in level)
+        for combination in itertools.product(*(channel.levels for channel in others))
+    )
+    return [*colour, Channel(fields=fields, levels=levels, styles=_styles("marker", len(levels)), kind="marker")]
 
 
 def describe(point: dict[str, Any]) -> str:

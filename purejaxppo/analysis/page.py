@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,10 +58,17 @@ class Page:
     panel_height: float = 2.05
     gap_x: float = 0.78
     gap_y: float = 0.5
+    share_x: bool = True
+    share_y: bool = False
+    text_left: float | None = None
+    """Where title and subtitle begin; None: where the panels do."""
     title_height: float = 0.72
+    line_height: float = 0.15
+    """Of each further line of the subtitle."""
     above_panels: float = 0.22
     below_legend: float = 0.2
     colour_bar: float = 1.0
+    before_colour_bar: float = 0.25
 
 
 PAGE = Page()
@@ -100,6 +108,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
     return written[0], written[1]
 
 
+def wrap(text: str, width: int = 160) -> str:
+    """A subtitle in lines that fit on the page."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
 def format_steps(value: float, _position: float | None = None) -> str:
     """A count as people say it: 500, 100k, 1.5M, 2B."""
     for limit, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -118,6 +131,7 @@ def lay_out(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    title_height = page.title_height + page.line_height * subtitle.count("\n")
     bars = [channel for channel in channels if channel.kind == "colour_bar"]
     right = page.width - page.right - page.colour_bar * bool(bars)
     figure = Figure(figsize=(page.width, 1.0))
@@ -125,17 +139,19 @@ def lay_out(
     legend_height = draw_legends(figure, channels, page.left, right)
     rows = -(-num_panels // page.columns)
     panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
-    header = page.title_height + legend_height + page.below_legend * bool(legend_height) + page.above_panels
+    header = title_height + legend_height + page.below_legend * bool(legend_height) + page.above_panels
     height = page.bottom + panels_height + header
     figure.set_size_inches(page.width, height)
-    place_legends(figure, height - page.title_height)
-    figure.text(page.left / page.width, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
-    figure.text(page.left / page.width, 1 - 0.44 / height, subtitle, size=8.5, color="0.35", va="top")
+    place_legends(figure, height - title_height)
+    text_left = (page.left if page.text_left is None else page.text_left) / page.width
+    figure.text(text_left, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
+    figure.text(text_left, 1 - 0.44 / height, subtitle, size=8.5, color="0.35", va="top")
     panel_width = (right - page.left - (page.columns - 1) * page.gap_x) / page.columns
     grid = figure.subplots(
         rows,
         page.columns,
-        sharex=True,
+        sharex=page.share_x,
+        sharey=page.share_y,
         squeeze=False,
         gridspec_kw={
             "left": page.left / page.width,
@@ -147,6 +163,11 @@ def lay_out(
         },
     )
     for bar in bars:
-        box = ((right + 0.25) / page.width, page.bottom / height, 0.16 / page.width, panels_height / height)
+        box = (
+            (right + page.before_colour_bar) / page.width,
+            page.bottom / height,
+            0.16 / page.width,
+            panels_height / height,
+        )
         draw_colour_bar(figure, bar, box)
     return figure, list(grid.ravel())[:num_panels]

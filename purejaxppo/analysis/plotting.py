@@ -14,12 +14,23 @@ from purejaxppo.analysis.encoding import Channel, choose_channels, describe, lin
 from purejaxppo.analysis.page import PAGE, format_steps, house_style, lay_out, save_figure
 from purejaxppo.analysis.results import points
 from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+from purejaxppo.diagnostics.registry import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["OVERVIEW", "Panel", "overview", "save_figure"]
+__all__ = [
+    "OVERVIEW",
+    "Panel",
+    "Point",
+    "curves",
+    "describe_runs",
+    "draw_curves",
+    "how_to_read",
+    "overview",
+    "save_figure",
+]
 
 # Swept values, and the positions of their runs.
 Point = tuple[dict[str, Any], np.ndarray]
@@ -32,6 +43,8 @@ class Panel:
     metric: str
     title: str
     label: str
+    sign: int = 1
+    """-1 shows minus the metric."""
     is_log: bool = False
     is_from_zero: bool = False
     is_count: bool = False
@@ -54,11 +67,20 @@ def overview(dataset: xr.Dataset) -> Figure:
     runs; cross: a diverged run's last value. Lines have gaps where a metric has no value. Metrics that the dataset
     lacks leave an empty panel that says so. The figure belongs to no pyplot state; `save_figure` writes it.
     """
+    return draw_curves(dataset, OVERVIEW, points(dataset), describe_runs(dataset), how_to_read(dataset))
+
+
+def draw_curves(
+    dataset: xr.Dataset, panels: Sequence[Panel], everything: Sequence[Point], title: str, subtitle: str
+) -> Figure:
+    """Panels against environment steps, with one line per point; `everything` may hold any choice of runs.
+
+    Lines as in `overview`. Plasticity losses are measured at some log points only: their lines join the measurements.
+    """
     with house_style():
-        everything = points(dataset)
         channels = choose_channels([point for point, _ in everything])
-        figure, axes = lay_out(len(OVERVIEW), channels, _title(dataset), _subtitle(dataset))
-        for ax, panel in zip(axes, OVERVIEW, strict=True):
+        figure, axes = lay_out(len(panels), channels, title, subtitle)
+        for ax, panel in zip(axes, panels, strict=True):
             _draw_panel(ax, panel, dataset, everything, channels)
         for ax in axes[-PAGE.columns :]:
             ax.set_xlabel("environment steps")
@@ -73,16 +95,17 @@ def _draw_panel(
     channels: Sequence[Channel],
 ) -> None:
     """Title, labels, one curve per point, and axis limits."""
-    width = _feature_width(dataset) if panel.metric == "policy_dead_neurons" else None
+    width = feature_width(dataset) if panel.metric == "policy_dead_neurons" else None
     ax.set_title(f"{panel.title} (of {width})" if width else panel.title)
     ax.set_ylabel(panel.label)
     ax.xaxis.set_major_formatter(format_steps)
-    ax.set_xlim(0, _last_step(dataset))
+    ax.set_xlim(0, last_step(dataset))
     shown = []
     for number, (point, runs) in enumerate(everything):
         if panel.metric not in dataset:
             break
-        steps, values = _curves(dataset, panel.metric, runs)
+        steps, values = curves(dataset, panel.metric, runs)
+        values = panel.sign * values
         has_diverged = dataset["status"].values[runs] != 0
         style = line_style(channels, point) | {"label": describe(point)}
         if "marker" in style:  # a few marks, at other places on every line
@@ -92,8 +115,7 @@ def _draw_panel(
         shown.append(values)
     finite = np.concatenate([values[np.isfinite(values)] for values in shown] or [np.zeros(0)])
     if finite.size == 0:
-        ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", va="center", color="0.5")
-        ax.set_yticks([])
+        say_empty(ax)
         return
     if width:
         ax.axhline(width, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
@@ -135,6 +157,12 @@ def _draw_point(
             ax.plot(*mark, "x", color=colour, markersize=5, markeredgewidth=1.4, zorder=5, clip_on=False)
 
 
+def say_empty(ax: Axes, is_vertical: bool = True) -> None:
+    """Mark a panel as one without values, by a sentence in place of the ticks of its vertical (or horizontal) axis."""
+    ax.text(0.5, 0.5, "no values", transform=ax.transAxes, ha="center", va="center", color="0.5")
+    (ax.yaxis if is_vertical else ax.xaxis).set_ticks([])
+
+
 def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -> None:
     """Scale and limits of the vertical axis from all finite values shown."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -145,7 +173,7 @@ def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -
         margin = max(0.05 * (high - low), 0.5 * (0.6 - (high - low)))  # at least a factor of 4, so that ticks appear
         ax.set_yscale("log", nonpositive="clip")
         ax.set_ylim(10 ** (low - margin), 10 ** (high + margin))
-        subs = (1.0, 2.0, 5.0) if high - low < 1.5 else (1.0,)
+        subs = (1.0, 2.0, 5.0) if high - low < 2 else (1.0,)
         ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
         ax.yaxis.set_major_formatter(format_steps)
         ax.yaxis.set_minor_formatter(NullFormatter())
@@ -163,42 +191,57 @@ def _set_limits(ax: Axes, panel: Panel, finite: np.ndarray, width: int | None) -
             ax.yaxis.set_major_formatter(format_steps)
 
 
-def _curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [L] and values [S, L] of the runs of one point, as far as the sweep has come."""
+def curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [L] and values [S, L] of the runs of one point, as far as the sweep has come.
+
+    Log points without a measurement of plasticity, by design most of them, are left out of it; gaps of other metrics
+    stay.
+    """
     grid = dataset["env_steps"].values.astype(np.float64)
     # Runs of one point share their configuration and so their grid; the one that came furthest has all of it.
     steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
-    reached = np.isfinite(steps)
-    return steps[reached], dataset[name].values[runs].astype(np.float64)[:, reached]
+    values = dataset[name].values[runs].astype(np.float64)
+    shown = np.isfinite(steps)
+    if name in METRICS and METRICS[name].family == "plasticity":
+        shown &= np.any(~np.isnan(values), axis=0)
+    return steps[shown], values[:, shown]
 
 
-def _last_step(dataset: xr.Dataset) -> float:
+def last_step(dataset: xr.Dataset) -> float:
+    """Environment steps at the last log point of the run that came furthest; 1 where there is none."""
     steps = dataset["env_steps"].values.astype(np.float64)
     return float(np.max(steps[np.isfinite(steps)], initial=0.0)) or 1.0
 
 
-def _feature_width(dataset: xr.Dataset) -> int | None:
+def feature_width(dataset: xr.Dataset) -> int | None:
     """Number of penultimate policy neurons, when all runs have the same and the dataset tells it."""
     if "policy_singular_values" in dataset:
         counts = np.sum(~np.isnan(dataset["policy_singular_values"].values), axis=2).max(axis=1, initial=0)
         widths = set(counts[counts > 0].tolist())
     else:
         # A list as the sweep has it, or "64-64" where it is swept.
-        sizes = [size.split("-") if isinstance(size, str) else size for size in _recorded(dataset, "hidden_sizes")]
+        sizes = [size.split("-") if isinstance(size, str) else size for size in recorded(dataset, "hidden_sizes")]
         widths = {int(size[-1]) for size in sizes}
     return int(widths.pop()) if len(widths) == 1 else None
 
 
-def _recorded(dataset: xr.Dataset, field: str) -> list[Any]:
-    """Values of a configuration field: those swept, else the one in the sweep's own record; empty if it is not told."""
+def recorded(dataset: xr.Dataset, field: str) -> list[Any]:
+    """Values of a field: those swept, else the one in the sweep's own record; empty if it is not told."""
     if field in dataset.coords:
         return list(dict.fromkeys(dataset[field].values.tolist()))
-    config = json.loads(dataset.attrs.get("sweep", "{}")).get("config", {})
-    return [config[field]] if field in config else []
+    fields = recorded_fields(dataset)
+    return [fields[field]] if field in fields else []
 
 
-def _title(dataset: xr.Dataset) -> str:
-    environments = [str(name) for name in _recorded(dataset, "env")]
+def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
+    """Configuration and hyper-parameters in the sweep's own record; empty if there is none."""
+    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
+    return sweep.get("config", {}) | sweep.get("hparams", {})
+
+
+def describe_runs(dataset: xr.Dataset) -> str:
+    """Environment and number of runs: `gymnax/Acrobot-v1, 16 runs`."""
+    environments = [str(name) for name in recorded(dataset, "env")]
     num_runs = dataset.sizes["run"]
     runs = f"{num_runs} run" + "s" * (num_runs != 1)
     if len(environments) > 2:
@@ -206,8 +249,8 @@ def _title(dataset: xr.Dataset) -> str:
     return ", ".join([*environments, runs])
 
 
-def _subtitle(dataset: xr.Dataset) -> str:
-    """How to read the figure, and how many runs are behind a line."""
+def how_to_read(dataset: xr.Dataset) -> str:
+    """How to read lines against steps, and how many runs are behind a line."""
     counts = [runs.size for _, runs in points(dataset)]
     if max(counts, default=0) <= 1:
         text = "Each line is one run."

@@ -1,4 +1,4 @@
-"""Interquartile means and bootstrap intervals over runs.
+"""Interquartile means, comparisons, rank correlations and bootstrap intervals over runs.
 
 Few runs, heavy tails, bimodal outcomes: the interquartile mean with a percentile bootstrap interval is the summary that
 Agarwal et al. 2021 ("Deep Reinforcement Learning at the Edge of the Statistical Precipice") recommend for them.
@@ -7,13 +7,26 @@ Agarwal et al. 2021 ("Deep Reinforcement Learning at the Edge of the Statistical
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 Statistic = Callable[..., np.ndarray]
 
 # Resampled values that one block of positions may hold: 16 MiB of doubles, and a few times that for temporaries.
 _BLOCK_VALUES = 2**21
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its bootstrap interval; all NaN where there is nothing to measure."""
+
+    value: float
+    low: float
+    high: float
+    num_runs: int
+    """Runs that it comes from: of the smaller side of a comparison, or pairs."""
 
 
 def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -53,8 +66,7 @@ def bootstrap_interval(
     """
     values = np.asarray(x, dtype=np.float64)
     num_runs = values.shape[0]
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}, but must lie between 0 and 1.")
+    tails = np.array(_tails(level))
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}, but must be at least 1.")
     labels = np.zeros(num_runs, dtype=int) if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
@@ -64,7 +76,6 @@ def bootstrap_interval(
     if values.size == 0:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
     flat = values.reshape(num_runs, -1)
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
     interval = np.full((2, flat.shape[1]), np.nan)
     # Positions where the same runs are missing share one set of draws; most of the time that is all positions.
     patterns, members = np.unique(~np.isnan(flat), axis=1, return_inverse=True)
@@ -80,6 +91,132 @@ def bootstrap_interval(
                 interval[:, block] = _quantiles(replicates, tails)
     low, high = interval.reshape((2, *values.shape[1:]))
     return low, high
+
+
+def probability_of_improvement(
+    x: np.ndarray,
+    y: np.ndarray,
+    strata: tuple[np.ndarray, np.ndarray] | None = None,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """P(X > Y) of a run from x [S] and one from y [S'], over all pairs, ties half (Agarwal et al. 2021, section 4.3).
+
+    Equal to the Mann-Whitney U statistic divided by S S'. With `strata` (labels of x, labels of y; say environments)
+    only runs of one stratum are compared, and the mean is over strata that both sides have. The percentile interval
+    draws each side of each stratum with replacement; it is NaN where a side has fewer than two runs. NaN means missing.
+    Raises ValueError for arrays that are not one-dimensional and labels of another length.
+    """
+    labels = (np.zeros(np.shape(x)), np.zeros(np.shape(y))) if strata is None else strata
+    x, x_labels = _present_runs(x, labels[0])
+    y, y_labels = _present_runs(y, labels[1])
+    rng = np.random.default_rng(seed)
+    values, replicates, has_interval = [], [], True
+    for stratum in np.intersect1d(x_labels, y_labels):
+        ours, theirs = x[x_labels == stratum], y[y_labels == stratum]
+        wins = (ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)
+        counts = [_resample_counts(side.size, num_resamples, rng) for side in (ours, theirs)]
+        values.append(np.mean(wins))
+        replicates.append(np.sum(counts[0] @ wins * counts[1], axis=1) / wins.size)
+        has_interval &= min(wins.shape) > 1
+    if not values:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    low, high = np.quantile(np.mean(replicates, axis=0), _tails(level)) if has_interval else (np.nan, np.nan)
+    return Estimate(float(np.mean(values)), float(low), float(high), min(x.size, y.size))
+
+
+def paired_difference(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_seeds: np.ndarray,
+    y_seeds: np.ndarray,
+    statistic: Statistic = iqm,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Statistic of the differences x - y between runs of the same seed, with its percentile bootstrap interval.
+
+    x, x_seeds: [S]; y, y_seeds: [S']. The same seed means the same initial weights and environment keys, which the
+    difference takes out. Seeds that only one side has, and pairs with a NaN, are left out.
+    Raises ValueError for a seed that comes twice on one side.
+    """
+    for seeds in (x_seeds, y_seeds):
+        if np.unique(seeds).size != np.size(seeds):
+            raise ValueError("a seed comes twice on one side, so that its pair cannot be told.")
+    _, ours, theirs = np.intersect1d(x_seeds, y_seeds, return_indices=True)
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN
+        differences = np.asarray(x, dtype=np.float64)[ours] - np.asarray(y, dtype=np.float64)[theirs]
+    differences = differences[~np.isnan(differences)]
+    if differences.size == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    low, high = bootstrap_interval(differences, statistic, num_resamples, level, seed)
+    return Estimate(float(statistic(differences, axis=0)), float(low), float(high), differences.size)
+
+
+def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean over settings of the interquartile mean over seeds of x [S seeds, P settings].
+
+    Every setting counts the same; NaN means missing. Runs of one seed start from the same weights in every setting, so
+    they are no independent evidence: the percentile bootstrap draws seeds, each with its runs in all settings. With
+    fewer than two seeds the interval is NaN.
+    """
+    values = np.asarray(x, dtype=np.float64)
+    values = values[~np.all(np.isnan(values), axis=1)]
+    if values.size == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    low = high = np.nan
+    if values.shape[0] > 1:
+        draws = _draw_runs(np.zeros(values.shape[0]), num_resamples, np.random.default_rng(seed))
+        low, high = _quantiles(_mean_present(iqm(values[draws], axis=1))[:, None], np.array(_tails(level)))[:, 0]
+    return Estimate(float(_mean_present(iqm(values))), float(low), float(high), int(np.sum(~np.isnan(values))))
+
+
+def kendall_tau(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-b of the pairs (x_i, y_i) [S] without a NaN; NaN where a side is constant or missing."""
+    pairs = _varying_pairs(x, y)
+    return float(stats.kendalltau(*pairs).statistic) if pairs else np.nan  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def spearman_rho(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation of the pairs (x_i, y_i) [S] without a NaN; NaN as for `kendall_tau`."""
+    pairs = _varying_pairs(x, y)
+    return float(stats.spearmanr(*pairs).statistic) if pairs else np.nan  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _present_runs(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of x [S] that are not NaN, and their labels; raises ValueError for other shapes."""
+    x, labels = np.asarray(x, dtype=np.float64), np.asarray(labels)
+    if x.ndim != 1 or labels.shape != x.shape:
+        raise ValueError(f"x and y must be [S] with one label for each run, not {x.shape} with labels {labels.shape}.")
+    return x[~np.isnan(x)], labels[~np.isnan(x)]
+
+
+def _varying_pairs(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pairs without a NaN; None where fewer than two are left or a side is constant, so that ranks say nothing."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    present = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[present], y[present]
+    return None if x.size < 2 or np.all(x == x[0]) or np.all(y == y[0]) else (x, y)
+
+
+def _resample_counts(num_runs: int, num_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each run is in each resample with replacement, [R, S]; rows sum to S."""
+    return rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), num_resamples)
+
+
+def _mean_present(x: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; every row has something."""
+    present = ~np.isnan(x)
+    return np.sum(np.where(present, x, 0.0), axis=-1) / np.maximum(np.sum(present, axis=-1), 1)
+
+
+def _tails(level: float) -> tuple[float, float]:
+    """Probabilities of the two ends of an interval; raises ValueError for a level outside (0, 1)."""
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}, but must lie between 0 and 1.")
+    return (1 - level) / 2, (1 + level) / 2
 
 
 def _quantiles(replicates: np.ndarray, tails: np.ndarray) -> np.ndarray:

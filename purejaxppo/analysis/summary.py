@@ -11,6 +11,7 @@ import xarray as xr
 
 from purejaxppo.analysis.results import points, swept_fields
 from purejaxppo.analysis.statistics import bootstrap_interval, iqm
+from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
 
 # Column of the table: what a person reads above it. The order is the order of the columns.
@@ -30,7 +31,9 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
 
     The window is a share of the log points that the run has reached (rounded up, at least one). Ratios outside the clip
     range are NaN wherever no sample is outside, in collapsed runs for good: for them it is the mean over as many
-    of the last points that have any (the paper's figure 6). NaN where there is nothing to average.
+    of the last points that have any (the paper's figure 6). Of plasticity losses it is the last `fraction` of the
+    measurements, that is of the log points at which any run of the group has one. NaN where there is nothing to
+    average.
     Raises ConfigError for an unknown metric, one that has no single value per log point, or a fraction outside (0, 1].
     """
     if name not in dataset or dataset[name].dims != ("run", "log"):
@@ -42,8 +45,10 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
         raise ConfigError(f"fraction is {fraction}, but must be above 0 and at most 1.")
     values = dataset[name].values.astype(np.float64)
     reached = np.isfinite(np.broadcast_to(dataset["env_steps"].values, values.shape))
-    window = np.maximum(np.ceil(np.round(fraction * np.sum(reached, axis=1), 9)), 1)
     has_value = ~np.isnan(values)
+    if name in METRICS and METRICS[name].family == "plasticity":
+        reached &= _measured(has_value, dataset["group"].values)
+    window = np.maximum(np.ceil(np.round(fraction * np.sum(reached, axis=1), 9)), 1)
     countable = has_value if _is_outside_ratio(name) else reached
     # Number of countable log points after this one; the window holds those with fewer than its length.
     later = np.cumsum(countable[:, ::-1], axis=1)[:, ::-1] - countable
@@ -54,6 +59,14 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
     return xr.DataArray(
         np.where(counts > 0, means, np.nan), dims=("run",), coords=coords, name=name, attrs=dataset[name].attrs
     )
+
+
+def _measured(has_value: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Whether a log point is one at which the run's group measures, [S, L]: any of its runs has a value there."""
+    measured = np.zeros_like(has_value)
+    for group in np.unique(groups):
+        measured[groups == group] = np.any(has_value[groups == group], axis=0)
+    return measured
 
 
 def _is_outside_ratio(name: str) -> bool:
@@ -93,7 +106,7 @@ def format_table(table: pd.DataFrame, width: int = 100) -> str:
 
     Columns that do not fit into `width` characters follow in another block below, under the same row labels.
     """
-    labels, cells = _columns(table)
+    labels, cells = table_cells(table)
     labels = {name: _aligned(name, column) for name, column in labels.items()}
     cells = {name: _aligned(name, column) for name, column in cells.items()}
     gap = "  "
@@ -116,7 +129,7 @@ def format_table(table: pd.DataFrame, width: int = 100) -> str:
 
 def format_markdown(table: pd.DataFrame) -> str:
     """The table in Markdown, cells as in `format_table`."""
-    labels, cells = _columns(table)
+    labels, cells = table_cells(table)
     columns = {**labels, **cells}
     lines = ["| " + " | ".join(columns) + " |", "|" + " ---: |" * len(columns)]
     for row in zip(*columns.values(), strict=True):
@@ -142,7 +155,7 @@ def format_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _columns(table: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def table_cells(table: pd.DataFrame) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Header -> texts of the row labels, and of the metrics."""
     measured = {name + part for name in SUMMARY_METRICS for part in ("", _LOW, _HIGH)}
     labels = {

@@ -1,0 +1,247 @@
+"""Claims C1 to C6 of the paper (Moalla et al. 2024, arXiv 2405.00662), held against the results of a sweep.
+
+Each part of a claim is one effect with a sign: above 0 is what the paper says. A part is SUPPORTED where the 95 %
+interval of its effect lies above its threshold, CONTRADICTED where it lies below 0, INCONCLUSIVE else and with fewer
+than four seeds, NOT TESTED where the sweep lacks what it needs. A claim is CONTRADICTED if a part of it is, SUPPORTED
+if all parts are, NOT TESTED if no part was tested, INCONCLUSIVE else.
+
+The parts, their thresholds, and what is left out are in effects.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from purejaxppo.analysis.collapse import last_steps
+from purejaxppo.analysis.effects import EPOCHS, HELP, WITHIN_RUNS, Part, values_of
+from purejaxppo.analysis.interventions import Setup, setups
+from purejaxppo.analysis.statistics import mean_over_settings
+from purejaxppo.errors import ConfigError
+
+SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "SUPPORTED", "CONTRADICTED", "INCONCLUSIVE", "NOT TESTED"
+MIN_SEEDS = 4
+"""With three seeds a bootstrap has ten different resamples: no 95 % interval can be read from those."""
+
+COLUMNS = ["claim", "part", "verdict", "effect", "low", "high", "threshold", "unit", "runs", "note"]
+TITLES = {
+    "C1": "plain PPO loses its representation, and its return with it",
+    "C2": "more epochs: more severe, and sooner",
+    "C3": "plasticity is lost at the same time",
+    "C4": "clipping stops protecting around the collapse",
+    "C5": "a collapsed policy is the same in all states, dead, and without an objective",
+    "C6": "interventions on the representation help",
+    "more": "interventions and strengths that claim C6 does not name",
+}
+
+
+class Member(NamedTuple):
+    """A run: its position in the results, its seed, how it was trained."""
+
+    position: int
+    seed: int
+    setup: Setup
+
+
+Cells = dict[tuple[int, Any], float]
+"""Something measured, by (seed, setting)."""
+
+
+def evaluate_claims(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per claim (`part` empty) and one per part below it: `verdict`, `effect` with its 95 % interval `low` to
+    `high`, `threshold`, `unit`, number of `runs` (comparisons: pairs of runs), and a `note` where there is no effect.
+
+    C1 to C5 use runs without interventions, C2 those with most against those with fewest epochs; C6 each intervention
+    against plain PPO, at otherwise equal settings and of the same seed. The effect is the mean over settings of the
+    interquartile mean over seeds, its interval a bootstrap over seeds (`mean_over_settings`). Start and end of a run
+    are the first and last 5 % of the log points that have a value (the paper's figure 6). A run that diverged counts
+    with what it measured before, its return with the lowest.
+    Raises ConfigError for results without seeds, and for those that do not say from which sweep they come.
+    """
+    if not {"seed", "env_steps"} <= set(dataset.coords):
+        raise ConfigError("these results have no coordinates seed and env_steps, so runs cannot be compared.")
+    seeds = dataset["seed"].values.tolist()
+    members = [Member(position, seeds[position], setup) for position, setup in enumerate(setups(dataset))]
+    plain = [member for member in members if not member.setup.interventions]
+    rows = {claim: [_within(dataset, plain, part) for part in parts] for claim, parts in WITHIN_RUNS.items()}
+    most, fewest = _by_epochs(plain)
+    rows["C2"] = [_more_epochs(dataset, most, fewest, part) for part in EPOCHS]
+    rows["C6"] = _against_plain(dataset, [member for member in members if member.setup.is_papers], plain)
+    others = [member for member in members if member.setup.interventions and not member.setup.is_papers]
+    rows["more"] = _against_plain(dataset, others, plain)
+    notes = {"C1": _about(dataset, plain), "C6": "" if rows["C6"] else "no such intervention in this sweep"}
+    if most and fewest:
+        notes["C2"] = f"{most[0].setup.get('num_epochs')} against {fewest[0].setup.get('num_epochs')} epochs"
+    table = []
+    for claim in TITLES:
+        if claim != "more" or rows["more"]:
+            head = {"part": "", "verdict": _conjunction(claim, rows[claim]), "runs": 0, "note": notes.get(claim, "")}
+            table += [{"claim": claim} | row for row in [head, *rows[claim]]]
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+def format_claims(table: pd.DataFrame) -> str:
+    """The table of `evaluate_claims` as aligned text, with what the verdicts mean below it."""
+    cells = [["claim", "verdict", "what the paper says", "effect [95 % interval]", "needs", "runs"]]
+    for row in table.to_dict("records"):
+        if not row["part"]:
+            title = TITLES[row["claim"]] + (f" ({row['note']})" if row["note"] else "")
+            cells.append([row["claim"], row["verdict"], title])
+        elif row["note"]:
+            cells.append(["", row["verdict"], f"- {row['part']}", row["note"]])
+        else:
+            effect = f"{row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {row['unit']}"
+            cells.append(["", row["verdict"], f"- {row['part']}", effect, f"> {row['threshold']:g}", str(row["runs"])])
+    # The last cell of a line, a title or a note, may run on.
+    widths = [max(len(line[i]) for line in cells if len(line) > i + 1) for i in range(5)] + [4]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=False)).rstrip() for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", EXPLANATION, ""])
+
+
+EXPLANATION = f"""\
+SUPPORTED: the interval lies above what the part needs; CONTRADICTED: below 0; INCONCLUSIVE: neither, or fewer
+than {MIN_SEEDS} seeds. A claim needs all of its parts; one contradicted part contradicts it. Effects: mean over
+settings of the interquartile mean over seeds; intervals: bootstrap over seeds, too narrow for few of them and
+not corrected for the number of parts."""
+
+
+def _conjunction(claim: str, parts: list[dict[str, Any]]) -> str:
+    """The verdict of a claim from those of its parts; none for what is no claim of the paper."""
+    verdicts = [part["verdict"] for part in parts]
+    if claim == "more":
+        return ""
+    if all(verdict == NOT_TESTED for verdict in verdicts):
+        return NOT_TESTED
+    if CONTRADICTED in verdicts:
+        return CONTRADICTED
+    return SUPPORTED if all(verdict == SUPPORTED for verdict in verdicts) else INCONCLUSIVE
+
+
+def _about(dataset: xr.Dataset, plain: list[Member]) -> str:
+    """How many runs of plain PPO there are, how many diverged, and whether the others have come equally far."""
+    positions = [member.position for member in plain]
+    is_diverged = dataset["status"].values[positions] != 0
+    about = f"{len(plain)} runs of plain PPO, {int(is_diverged.sum())} of them diverged"
+    steps = last_steps(dataset)[positions][~is_diverged]
+    if np.unique(steps).size > 1:
+        about += f"; they have come to between {np.nanmin(steps):g} and {np.nanmax(steps):g} steps"
+    return about
+
+
+def _judge(part: Part, cells: Cells, name: str = "") -> dict[str, Any]:
+    """The row of a part from its effects by seed and setting; `name` is the intervention that it is about."""
+    cells = {key: value for key, value in cells.items() if not math.isnan(value)}
+    if not cells:
+        return _not_tested(part, "no run has the values that it needs", name)
+    seeds, settings = sorted({seed for seed, _ in cells}), list(dict.fromkeys(setting for _, setting in cells))
+    matrix = np.full((len(seeds), len(settings)), np.nan)
+    for (seed, setting), value in cells.items():
+        matrix[seeds.index(seed), settings.index(setting)] = value
+    effect = mean_over_settings(matrix)
+    row = _not_tested(part, "", name)
+    row |= {"effect": effect.value, "low": effect.low, "high": effect.high, "runs": effect.num_runs}
+    if len(seeds) < MIN_SEEDS:
+        return row | {"verdict": INCONCLUSIVE, "note": f"only {len(seeds)} of the {MIN_SEEDS} seeds that it needs"}
+    if effect.low > part.threshold:
+        return row | {"verdict": SUPPORTED}
+    return row | {"verdict": CONTRADICTED if effect.high < 0 else INCONCLUSIVE}
+
+
+def _not_tested(part: Part, reason: str, name: str = "") -> dict[str, Any]:
+    """The row of a part without an effect."""
+    row = {"part": f"{name}: {part.text}" if name else part.text, "verdict": NOT_TESTED, "runs": 0, "note": reason}
+    return row | {"threshold": part.threshold, "unit": part.unit}
+
+
+def _lacks(dataset: xr.Dataset, part: Part, plain: list[Member]) -> str:
+    """What is missing for a part, in words; empty where nothing is."""
+    if not plain:
+        return "no run of plain PPO in this sweep"
+    for name in part.metrics:
+        is_there = name in dataset and dataset[name].dims[:2] == ("run", "log")
+        if not is_there or not np.any(np.isfinite(dataset[name].values)):
+            return f"{name} has no values in these results"
+    return ""
+
+
+def _cells(values: np.ndarray, members: list[Member], without: str = "") -> Cells:
+    """Values [S] of some runs by seed and setting; several there are averaged, and NaN is none.
+
+    without: a field that is not to tell settings apart.
+    """
+    found: dict[tuple[int, Any], list[float]] = {}
+    for member in members:
+        setting = tuple((field, value) for field, value in member.setup.setting if field != without)
+        if not math.isnan(values[member.position]):
+            found.setdefault((member.seed, setting), []).append(float(values[member.position]))
+    return {key: float(np.mean(same)) for key, same in found.items()}
+
+
+def _minus(ours: Cells, theirs: Cells) -> Cells:
+    """Differences at the seeds and settings that both have."""
+    return {key: ours[key] - theirs[key] for key in ours if key in theirs}
+
+
+def _within(dataset: xr.Dataset, plain: list[Member], part: Part) -> dict[str, Any]:
+    """A part about what happens within runs of plain PPO."""
+    if missing := _lacks(dataset, part, plain):
+        return _not_tested(part, missing)
+    row = _judge(part, _cells(part.measure(dataset), plain))
+    if row["verdict"] == NOT_TESTED and part in WITHIN_RUNS["C5"]:
+        row["note"] = "the return of no run of plain PPO collapsed"
+    return row
+
+
+def _by_epochs(plain: list[Member]) -> tuple[list[Member], list[Member]]:
+    """Runs of plain PPO with most, and those with fewest epochs; none where the sweep has no axis num_epochs."""
+    epochs = {member.setup.get("num_epochs") for member in plain}
+    if len(epochs) < 2:
+        return [], []
+    most, fewest = ([m for m in plain if m.setup.get("num_epochs") == end(epochs)] for end in (max, min))
+    return most, fewest
+
+
+def _more_epochs(dataset: xr.Dataset, most: list[Member], fewest: list[Member], part: Part) -> dict[str, Any]:
+    """A part about runs of plain PPO with most epochs against those with fewest."""
+    if not most:
+        return _not_tested(part, "no axis num_epochs among the runs of plain PPO")
+    if missing := _lacks(dataset, part, most):
+        return _not_tested(part, missing)
+    values = part.measure(dataset)
+    return _judge(part, _minus(*(_cells(values, side, without="num_epochs") for side in (most, fewest))))
+
+
+def _against_plain(dataset: xr.Dataset, members: list[Member], plain: list[Member]) -> list[dict[str, Any]]:
+    """The parts of C6 for each of the interventions that some runs have."""
+    values = {}
+    for part in HELP:
+        if not _lacks(dataset, part, plain):
+            scale = _return_ranges(dataset, [*members, *plain]) if part.metrics == ("return_mean",) else 1.0
+            values[part.text] = part.measure(dataset) / scale
+    rows = []
+    for name in dict.fromkeys(member.setup.interventions for member in members):
+        ours = [member for member in members if member.setup.interventions == name]
+        for part in HELP:
+            if missing := _lacks(dataset, part, plain):
+                rows.append(_not_tested(part, missing, name))
+            else:
+                effects = _minus(_cells(values[part.text], ours), _cells(values[part.text], plain))
+                rows.append(_judge(part, effects, name))
+    return rows
+
+
+def _return_ranges(dataset: xr.Dataset, members: list[Member]) -> np.ndarray:
+    """Largest minus smallest return among the members that share each one's setting, [S]; NaN where there is none."""
+    settings: dict[Any, list[int]] = {}
+    for member in members:
+        settings.setdefault(member.setup.setting, []).append(member.position)
+    returns, ranges = values_of(dataset, "return_mean"), np.full(dataset.sizes["run"], np.nan)
+    for positions in settings.values():
+        values = np.concatenate([returns[position] for position in positions])
+        if values.size and np.ptp(values) > 0:
+            ranges[positions] = np.ptp(values)
+    return ranges

@@ -1,0 +1,124 @@
+"""Survival curves: the share of runs that have not collapsed yet, by point of the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from purejaxppo.analysis.collapse import EVENTS, SurvivalCurve, survival_by_point
+from purejaxppo.analysis.encoding import Channel, choose_channels, describe, format_value, line_style
+from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
+from purejaxppo.analysis.plotting import describe_runs, last_step, say_empty
+from purejaxppo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {
+    "return": "Return",
+    "rank": "Policy rank",
+    "dead": "Dead policy neurons",
+    "variance": "Policy variance",
+}
+_PAGE = Page(columns=2, right=1.6, panel_height=2.3, gap_x=2.1, before_colour_bar=1.7)
+_PAGE_WITHOUT_COUNTS = Page(columns=2, panel_height=2.3)
+_MOST_COUNTS = 20
+_LONGEST_LABEL = 15
+
+
+def survival_figure(dataset: xr.Dataset) -> Figure:
+    """Share of runs that have not lost their return, rank, live neurons and variance yet, against steps.
+
+    What each collapse is: `collapse.EVENTS`. A panel whose metric the dataset lacks says so.
+    """
+    panels = {event: _curves_of(dataset, event) for event in EVENTS}
+    return draw_survival(panels, last_step(dataset), describe_runs(dataset))
+
+
+def draw_survival(
+    panels: Mapping[str, Sequence[tuple[dict[str, Any], SurvivalCurve]]], end: float, runs: str
+) -> Figure:
+    """One panel per event with a step line and its 95 % band per point, up to `end` steps.
+
+    Beside a panel, with up to 20 points: their values, the runs that collapsed, and all runs (at risk at the start).
+    """
+    everything = [point for curves in panels.values() for point, _ in curves]
+    is_counted = max(map(len, panels.values()), default=0) <= _MOST_COUNTS
+    counts = " On the right: runs that collapsed / all runs." * is_counted
+    subtitle = (
+        f"{runs}. Kaplan-Meier estimates; bands: pointwise 95 % intervals (Greenwood, log-log). A run that ends "
+        f"without the event is censored.{counts} Return: below half of what was gained, to the end. Rank: a quarter of "
+        "its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its maximum."
+    )
+    with house_style():
+        channels = choose_channels(everything)
+        title = "Survival: share of runs that have not collapsed yet"
+        figure, axes = lay_out(
+            len(panels), channels, title, wrap(subtitle), _PAGE if is_counted else _PAGE_WITHOUT_COUNTS
+        )
+        for number, (ax, (event, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
+            ax.set_title(TITLES.get(event, event))
+            ax.xaxis.set_major_formatter(format_steps)
+            ax.set_xlim(0, end)
+            ax.set_ylim(-0.03, 1.06)
+            curves = [(point, curve) for point, curve in curves if curve.num_runs]
+            if not curves:
+                say_empty(ax)
+                continue
+            for point, curve in curves:
+                _draw_curve(ax, curve, line_style(channels, point) | {"label": describe(point)}, end, len(curves))
+            if is_counted:
+                _count_events(ax, channels, curves)
+            if number % _PAGE.columns == 0:
+                ax.set_ylabel("share of runs")
+        for ax in axes[-_PAGE.columns :]:
+            ax.set_xlabel("environment steps")
+    return figure
+
+
+def _curves_of(dataset: xr.Dataset, event: str) -> list[tuple[dict[str, Any], SurvivalCurve]]:
+    """The curves of one event; none where the dataset cannot tell it."""
+    try:
+        return survival_by_point(dataset, event)
+    except ConfigError:
+        return []
+
+
+def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: float, num_curves: int) -> None:
+    """A step line that goes on to the end of the axis, with its band."""
+    steps = np.append(curve.steps, max(end, curve.steps[-1]))
+    probability, low, high = (np.append(part, part[-1]) for part in (curve.probability, curve.low, curve.high))
+    if "marker" in style:
+        style = style | {"markevery": max(1, steps.size // 4)}
+    ax.plot(steps, probability, drawstyle="steps-post", linewidth=1.7, markeredgecolor="white", zorder=4, **style)
+    alpha = float(np.clip(0.3 / np.sqrt(num_curves), 0.05, 0.2))
+    ax.fill_between(steps, low, high, step="post", color=style["color"], alpha=alpha, linewidth=0)
+
+
+def _count_events(
+    ax: Axes, channels: Sequence[Channel], curves: Sequence[tuple[dict[str, Any], SurvivalCurve]]
+) -> None:
+    """Collapsed / all runs of each curve beside the panel, in its colour."""
+    fields = [field for channel in channels for field in channel.fields]
+    texts = []
+    for point, curve in curves:
+        label = ", ".join(format_value(point[field]) for field in fields)
+        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        texts.append((line_style(channels, point)["color"], label, f"{curve.num_events} / {curve.num_runs}"))
+    size = 7.5 if len(texts) <= 14 else 5.5
+    for number, (colour, label, count) in enumerate(texts):
+        ax.annotate(
+            f"{label}: {count}" if label else count,
+            (1.0, 1.0),
+            xytext=(5, -1.45 * size * (number + 0.5)),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="center",
+            size=size,
+            color=colour,
+            annotation_clip=False,
+        )
