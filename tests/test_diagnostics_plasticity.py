@@ -127,17 +127,22 @@ def test_a_network_with_half_of_its_units_dead_fits_worse() -> None:
     assert (np.median(worse, axis=0) > 1.3).all(), np.median(worse, axis=0)
 
 
+def assert_same(task: PlasticityTask, other: Any) -> None:
+    """Up to the rounding of different programs."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), task, other)
+
+
 def test_the_task_is_the_initial_policys_and_never_changes() -> None:
     learner, state, task = prepare()
     assert task.obs.shape == (16, 64, 4)
     fresh = make_learner(dataclasses.replace(learner.config, num_epochs=9, num_plasticity_points=1))
     other = jax.jit(lambda key: init_run(fresh, key))(jax.random.key(0)).plasticity_task
-    jax.tree.map(np.testing.assert_array_equal, task, other)  # paired: the same in every configuration
+    assert_same(task, other)  # paired: the same in every configuration
     _, _, another = prepare(seed=1)
     assert not np.array_equal(task.obs, another.obs)
     assert not np.array_equal(task.value, another.value)
     result = jax.jit(pjp.make_train(learner.config))(HPARAMS, jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, task, result.state.plasticity_task)
+    assert_same(task, result.state.plasticity_task)
     assert not np.allclose(learner.networks.both(state.params, task.obs)[1].outputs[..., 0], task.value)
 
 
