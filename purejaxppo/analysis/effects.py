@@ -1,7 +1,9 @@
 """What the paper's claims C1 to C6 say, part by part: how each is measured in a run, and how large it must be.
 
 Every effect has a sign: above 0 is what the paper says. Parts that claim a size (grows, falls, goes to 0) have a
-threshold; parts that claim an order (more, faster, better) have 0. No number here was changed after a verdict was seen.
+threshold; parts that claim an order (more, faster, better) have 0. No number here was changed after a verdict was seen;
+but quickstart and CartPole runs had been looked at before the rules of collapse.py were settled, so that a claim's real
+test is a sweep on something else.
 What the paper says of entropy (saturates or dies: either way), of the critic's rank (need not fall), of recovery (there
 is none: that is in the definition of a collapse) and of sparse rewards makes no prediction that could fail here.
 
