@@ -16,6 +16,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_sweep, to_json
 
+CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 AXES = {
     "num_epochs": st.integers(1, 9),
     "hidden_sizes": st.lists(st.integers(1, 64), min_size=1, max_size=3),
@@ -210,3 +211,15 @@ def test_planning_imports_no_jax() -> None:
     """`--dry-run` and `--help` answer at once."""
     code = "import sys, purejaxppo.sweep.plan; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_is_what_its_header_says(path: Path) -> None:
+    """Its name and command are its file's, and so are its numbers of runs and programs."""
+    header = path.read_text(encoding="utf-8").split("name =")[0]
+    sweep = Sweep.from_toml(path)
+    groups = make_groups(sweep)
+    assert sweep.name == path.stem
+    assert f"purejaxppo sweep experiments/configs/{path.name}" in header
+    assert f"{sweep.num_runs} runs" in header
+    assert f"in {len(groups)} program" in header
