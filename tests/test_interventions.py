@@ -591,7 +591,8 @@ def test_every_combination_can_be_traced_or_is_refused(fields: dict[str, Any]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", COMBINATIONS)
 def test_every_combination_trains_or_is_refused(fields: dict[str, Any]) -> None:
-    run = build(fields | {"num_plasticity_points": 0})
+    fields = fields | {"num_plasticity_points": 0}
+    run = build(fields)
     if run is None:
         return
     hparams = HyperParams(pfo_coef=1.0, critic_pfo_coef=1.0)
@@ -599,7 +600,7 @@ def test_every_combination_trains_or_is_refused(fields: dict[str, Any]) -> None:
     assert config.num_updates == 3
     result = jax.jit(run)(hparams, KEY)
     assert result.state.status == 0
-    start = make_trainer(config).init(hparams, KEY).params
+    start = jax.jit(make_trainer(config).init)(hparams, KEY).params
     moved = jax.tree.map(lambda new, old: bool((new != old).any()), result.state.params, start)
     assert all(jax.tree.leaves(moved))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
