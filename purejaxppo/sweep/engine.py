@@ -96,6 +96,25 @@ def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def runs_at_once(state: RunState) -> int:
+    """How many of a device's runs are to be computed side by side: all of them; on a CPU as many as its cache likes.
+
+    The largest divisor of their number up to 4, and only as many as have weights, gradients and moments of 4 MiB
+    together. Narrower means more calls, wider means that each step's data have left the cache when the next needs them.
+    """
+    num_runs = state.status.shape[0]
+    if not _is_cpu():
+        return num_runs
+    size = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
+    return max(width for width in (1, 2, 3, 4) if num_runs % width == 0 and (width == 1 or width * size <= 2**22))
+
+
+def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
+    """`function` over the leading axis of `runs`: `width` runs side by side by vmap, one such group after the other."""
+    num_runs = jax.tree.leaves(runs)[0].shape[0]
+    return jax.vmap(function)(runs) if width == num_runs else jax.lax.map(function, runs, batch_size=width)
+
+
 class GroupProgram:
     """A group's compiled program for `width` runs at a time, vmapped and split over the local devices.
 
@@ -121,7 +140,10 @@ class GroupProgram:
             return jax.jit(mapped, donate_argnums=donate)
 
         def segment(hparams: HyperParams, state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
-            state, metrics = jax.vmap(trainer.segment, (0, 0, None))(hparams, state, is_plasticity_point)
+            def one(run: tuple[HyperParams, RunState]) -> tuple[RunState, Metrics]:
+                return trainer.segment(*run, is_plasticity_point)
+
+            state, metrics = map_runs(one, (hparams, state), runs_at_once(state))
             return state, metrics.joined(Metrics.of({"status": state.status}))
 
         self._init = split(jax.vmap(trainer.init), (runs, runs), donate=())
