@@ -82,6 +82,20 @@ def test_points_are_taken_as_they_are() -> None:
     assert sweep.points == ({"hidden_sizes": (8,), "gamma": 0.9}, {"hidden_sizes": (8, 8), "gamma": 1.0})
 
 
+def test_what_a_point_leaves_out_is_as_in_the_base_configuration() -> None:
+    sweep = parse_sweep({"hparams": {"gamma": 0.9}, "points": [{}, {"share_trunk": True}, {"gamma": 0.8}]})
+    assert sweep.points == (
+        {"share_trunk": False, "gamma": 0.9},
+        {"share_trunk": True, "gamma": 0.9},
+        {"share_trunk": False, "gamma": 0.8},
+    )
+
+
+def test_axes_and_points_are_multiplied_and_every_point_is_run_at_each_place_of_the_axes() -> None:
+    sweep = parse_sweep({"axes": {"num_epochs": [1, 2]}, "points": [{}, {"pfo_coef": 1}]})
+    assert sweep.points == tuple({"num_epochs": epochs, "pfo_coef": coef} for epochs in (1, 2) for coef in (0.0, 1.0))
+
+
 def test_a_number_of_seeds_counts_from_zero() -> None:
     assert parse_sweep({"seeds": 3}).seeds == (0, 1, 2)
 
@@ -169,9 +183,13 @@ def test_the_description_tells_the_cost() -> None:
         ({"axes": {"pfo_coef": []}}, r"axes.pfo_coef is \[\], but must be a non-empty list"),
         ({"axes": {"pfo_coef": 1.0}}, "axes.pfo_coef is 1.0, but must be a non-empty list"),
         ({"axes": {"gamma": [1, 0.9, 1.0]}}, ".*gamma.* 1.0.* same"),
-        ({"axes": {"gamma": [1.0]}, "points": [{"gamma": 1.0}]}, "axes and points are both given"),
+        (
+            {"axes": {"gamma": [1.0]}, "points": [{"gamma": 1.0}]},
+            "gamma is in both axes and points, but must be in one",
+        ),
         ({"points": [{"gamma": 0.9}, {"gamma": 0.9}]}, r"points\[1\] is .*gamma.*0.9.* same"),
-        ({"points": [{"gamma": 0.9}, {"num_epochs": 3}]}, r"points\[1\] sets num_epochs, .* the first: gamma"),
+        ({"points": [{"gamma": 0.9}, {"num_epochs": 4}, {"gamma": 0.9}]}, r"points\[2\] is .*gamma.*0.9.* same"),
+        ({"points": [{"share_trunk": False}, {}]}, r"points\[1\] is .*share_trunk.* same"),
         ({"points": {"gamma": 0.9}}, "points is .*, but must be a list of tables"),
         ({"preset": "paper"}, "preset 'paper' is unknown"),
         ({"preset": 3}, "preset is 3, but must be"),

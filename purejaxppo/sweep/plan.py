@@ -28,7 +28,7 @@ class Sweep:
     """A base configuration, the points at which to run it, and the seeds to run each point with.
 
     `points` is one dict of field -> value per point; every point sets the same fields. An empty tuple of fields (one
-    point, `{}`) runs the base configuration alone.
+    point, `{}`) runs the base configuration alone. In a file they are the product of [axes], of [[points]], or of both.
     """
 
     name: str
@@ -102,12 +102,14 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep") -> Swee
         if not isinstance(content.get(table, {}), dict):
             raise ConfigError(f"{table} is {content[table]!r}, but must be a table, [{table}].")
     preset_config, preset_hparams = preset_fields(content["preset"]) if "preset" in content else ({}, {})
+    config = build(TrainConfig, preset_config | content.get("config", {}), "config")
+    hparams = build(HyperParams, preset_hparams | content.get("hparams", {}), "hparams")
     sweep = Sweep(
         name=_parse_name(content.get("name", default_name)),
         seeds=parse_seeds(content.get("seeds", 1)),
-        config=build(TrainConfig, preset_config | content.get("config", {}), "config"),
-        hparams=build(HyperParams, preset_hparams | content.get("hparams", {}), "hparams"),
-        points=_parse_points(content),
+        config=config,
+        hparams=hparams,
+        points=_parse_points(content, dataclasses.asdict(config) | dataclasses.asdict(hparams)),
     )
     if sweep.num_runs > MAX_RUNS:
         raise ConfigError(f"the sweep has {sweep.num_runs} runs, points x seeds, but at most {MAX_RUNS} are allowed.")
@@ -203,26 +205,21 @@ def _parse_name(name: Any) -> str:
     return name
 
 
-def _parse_points(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    axes, points = content.get("axes", {}), content.get("points", [])
-    if axes and points:
-        raise ConfigError("axes and points are both given, but only one of them is allowed.")
-    if axes:
-        return _product(axes)
+def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Every point of [[points]] at every point of [axes]; what a point leaves out is as in the base configuration."""
+    axes, points = _product(content.get("axes", {})), content.get("points", [])
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise ConfigError(f"points is {points!r}, but must be a list of tables, [[points]].")
-    if not points:
-        return ({},)
-    points = [{name: _coerce_swept(name, value) for name, value in point.items()} for point in points]
+    points = [{name: _coerce_swept(name, value) for name, value in point.items()} for point in points] or [{}]
+    fields = dict.fromkeys(name for point in points for name in point)
+    points = [{name: point.get(name, base[name]) for name in fields} for point in points]
+    for name in fields:
+        if name in axes[0]:
+            raise ConfigError(f"{name} is in both axes and points, but must be in one of them.")
     for position, point in enumerate(points):
-        if list(point) != list(points[0]) and set(point) != set(points[0]):
-            raise ConfigError(
-                f"points[{position}] sets {', '.join(point) or 'nothing'}, but every point must set the same fields as "
-                f"the first: {', '.join(points[0]) or 'nothing'}."
-            )
         if point in points[:position]:
             raise ConfigError(f"points[{position}] is {point}, but an earlier point is the same; points must differ.")
-    return tuple(points)
+    return tuple(outer | inner for outer in axes for inner in points)
 
 
 def _product(axes: dict[str, Any]) -> tuple[dict[str, Any], ...]:
