@@ -147,6 +147,24 @@ def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     print(f"{format_claims(table)}\nTable: {path}")
 
 
+def compare(
+    directory: Annotated[Path, tyro.conf.Positional], metric: str = "return_mean", lowest: bool = False
+) -> None:
+    """Which point of a sweep is best, how sure that is, and how far each is from the first, run by run of equal seed.
+
+    Args:
+        directory: Directory of a sweep.
+        metric: What to compare, at the end of the runs.
+        lowest: Whether the lowest value is the best one.
+    """
+    from purejaxppo.analysis.comparison import comparison_table, format_comparison
+    from purejaxppo.sweep.store import load_results
+
+    table = comparison_table(load_results(directory), metric, lowest)
+    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / f"compare_{metric}.csv")
+    print(f"{format_comparison(table, metric, lowest)}\nTable: {path}")
+
+
 def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
 
@@ -256,6 +274,7 @@ COMMANDS = {
     "plot": plot,
     "summary": summary,
     "claims": claims,
+    "compare": compare,
     "report": report,
     "toy": toy,
     "evaluate": evaluate,

@@ -71,6 +71,7 @@ def test_help_answers_at_once_and_names_every_command(tmp_path: Path, environmen
         "plot",
         "summary",
         "claims",
+        "compare",
         "report",
         "toy",
         "evaluate",
@@ -204,6 +205,15 @@ def test_claims_are_printed_and_kept(swept: tuple[Path, Any], environment: dict[
     assert "C2     NOT TESTED" in process.stdout
 
 
+def test_a_comparison_is_printed_and_kept(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    folder, _ = swept
+    process = call(["compare", "runs/tiny", "--metric", "policy_rank", "--lowest"], folder, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.endswith("Table: runs/tiny/compare_policy_rank.csv\n")
+    assert process.stdout.splitlines()[0].split()[:3] == ["point", "runs", "policy_rank"]
+    assert pd.read_csv(folder / "runs" / "tiny" / "compare_policy_rank.csv")["best"].sum() == pytest.approx(1)
+
+
 def test_claims_about_an_unknown_sweep_are_refused(
     swept: tuple[Path, Any], tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -324,7 +334,7 @@ MISTAKES = [
         "at most 1000000",
     ),
     file("points-same", "[[points]]\ngamma = 0.9\n[[points]]\ngamma = 0.9", "points[1]", "same"),
-    file("points-differ", "[[points]]\ngamma = 0.9\n[[points]]\nnum_epochs = 3", "points[1] sets num_epochs", "gamma"),
+    file("points-differ", "[[points]]\ngamma = 0.9\n[[points]]\nshare_trunk = 3", "share_trunk is 3", "true or"),
     file("points-no-list", "[points]\ngamma = 0.9", "points is", "list of tables"),
     file("axes-and-points", "[axes]\ngamma = [0.9]\n[[points]]\ngamma = 0.9", "axes and points"),
     # Seeds, names, presets.
@@ -370,6 +380,7 @@ MISTAKES = [
     command("plot empty", "empty", "no results", files={"empty/": ""}),
     command("summary empty", "empty", "no results", files={"empty/": ""}),
     command("claims nothing", "nothing", "no results"),
+    command("compare nothing", "nothing", "no results"),
     command("claims empty", "empty", "no results", files={"empty/": ""}),
     command("export nothing --to csv", "nothing", "no results"),
     command("resume nothing", "nothing", "not a sweep's"),
@@ -432,7 +443,7 @@ def test_truncated_results_are_refused(swept: tuple[Path, Any], tmp_path: Path, 
     whole = (swept[0] / "runs" / "tiny" / "results.nc").read_bytes()
     write(tmp_path, {"out/results.nc": whole[: len(whole) // 2]})
     before = contents(tmp_path)
-    for name in ("plot", "summary", "claims"):
+    for name in ("plot", "summary", "claims", "compare"):
         assert_refused(call([name, "out"], tmp_path, environment), ("results.nc", "damaged"))
     assert contents(tmp_path) == before
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from purejaxppo.analysis.claims import evaluate_claims, format_claims
     from purejaxppo.analysis.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
+    from purejaxppo.analysis.comparison import comparison_table, format_comparison
     from purejaxppo.analysis.figures import FIGURES, draw_figure
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         kendall_tau,
         mean_over_settings,
         paired_difference,
+        probability_of_best,
         probability_of_improvement,
         spearman_rho,
     )
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "evaluate_claims": "claims",
     "format_claims": "claims",
+    "comparison_table": "comparison",
+    "format_comparison": "comparison",
     "SurvivalCurve": "collapse",
     "detect_collapse": "collapse",
     "survival": "collapse",
@@ -54,6 +58,7 @@ _MODULE_OF = {
     "kendall_tau": "statistics",
     "mean_over_settings": "statistics",
     "paired_difference": "statistics",
+    "probability_of_best": "statistics",
     "probability_of_improvement": "statistics",
     "spearman_rho": "statistics",
     "final_values": "summary",
@@ -66,6 +71,7 @@ _MODULES = (
     "boxes",
     "claims",
     "collapse",
+    "comparison",
     "correlations",
     "effects",
     "encoding",
@@ -88,11 +94,13 @@ __all__ = [
     "GroupResult",
     "SurvivalCurve",
     "bootstrap_interval",
+    "comparison_table",
     "detect_collapse",
     "draw_figure",
     "evaluate_claims",
     "final_values",
     "format_claims",
+    "format_comparison",
     "format_csv",
     "format_markdown",
     "format_table",
@@ -104,6 +112,7 @@ __all__ = [
     "overview",
     "paired_difference",
     "points",
+    "probability_of_best",
     "probability_of_improvement",
     "save",
     "save_figure",

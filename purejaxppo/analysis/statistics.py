@@ -155,6 +155,22 @@ def paired_difference(
     return Estimate(float(statistic(differences, axis=0)), float(low), float(high), differences.size)
 
 
+def probability_of_best(x: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """How sure it is which column of x [S seeds, P points] is the best: shares [P], which sum to 1.
+
+    Share of the bootstrap samples of seeds in which a point has the highest interquartile mean; points that tie share
+    the sample. Only seeds that all points have a value for are drawn; NaN where there are fewer than two of them.
+    """
+    values = np.asarray(x, dtype=np.float64)
+    values = values[~np.any(np.isnan(values), axis=1)]
+    if values.shape[0] < 2:
+        return np.full(values.shape[1], np.nan)
+    draws = _draw_runs(np.zeros(values.shape[0]), num_resamples, np.random.default_rng(seed))
+    replicates = iqm(values[draws], axis=1)
+    is_best = replicates == np.max(replicates, axis=1, keepdims=True)
+    return np.mean(is_best / np.sum(is_best, axis=1, keepdims=True), axis=0)
+
+
 def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
     """Mean over settings of the interquartile mean over seeds of x [S seeds, P settings].
 

@@ -1,0 +1,86 @@
+"""Which point of a sweep is best, how sure that is, and how far each is from the first: paired over seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from purejaxppo.analysis.results import points
+from purejaxppo.analysis.statistics import (
+    Estimate,
+    bootstrap_interval,
+    iqm,
+    paired_difference,
+    probability_of_best,
+    probability_of_improvement,
+)
+from purejaxppo.analysis.summary import final_values, format_value
+
+_NUMBERS = ("value", "difference", "improvement")
+
+
+def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest: bool = False) -> pd.DataFrame:
+    """One row per point: interquartile mean of the final values, chance of being the best, and against the first point.
+
+    `value`: interquartile mean over runs of `final_values`, with its 95 % bootstrap interval (`_low`, `_high`).
+    `best`: share of bootstrap samples of the seeds in which its value is the highest (`is_lowest`: the lowest) of all
+    points (`probability_of_best`). `difference`: interquartile mean of its difference from the first point's run of the
+    same seed, with interval (`paired_difference`). `improvement`: probability that one of its runs is higher
+    (`is_lowest`: lower) than one of the first point's, with interval (`probability_of_improvement`).
+    The swept values are columns too; what has no meaning in the first row is NaN.
+    Raises ConfigError for a metric that these results do not have.
+    """
+    finals, seeds, found = final_values(dataset, metric).values, dataset["seed"].values, points(dataset)
+    sign = -1.0 if is_lowest else 1.0
+    values = [pd.Series(finals[runs], index=seeds[runs]) for _, runs in found]
+    best = probability_of_best(sign * pd.concat(values, axis=1).to_numpy())
+    rows = []
+    for number, (swept, _) in enumerate(found):
+        ours, base = values[number], values[0]
+        low, high = bootstrap_interval(ours.to_numpy())
+        value = Estimate(float(iqm(ours.to_numpy())), float(low), float(high), int(ours.notna().sum()))
+        nothing = Estimate(np.nan, np.nan, np.nan, 0)
+        pair = (ours.to_numpy(), base.to_numpy())
+        estimates = {
+            "value": value,
+            "difference": paired_difference(*pair, np.array(ours.index), np.array(base.index)) if number else nothing,
+            "improvement": probability_of_improvement(sign * pair[0], sign * pair[1]) if number else nothing,
+        }
+        row = dict(swept) | {"runs": value.num_runs, "best": best[number]}
+        for name, estimate in estimates.items():
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False) -> str:
+    """The table as text; a row is named by what it sets other than the first."""
+    rows = table.to_dict("records")
+    swept = list(table.columns)[: list(table.columns).index("runs")]
+    kind = "lower" if is_lowest else "higher"
+    lines = [["point", "runs", metric, "P(best)", "minus the first", f"P({kind} than the first)"]]
+    for number, row in enumerate(rows):
+        names = [f"{name}={format_value(row[name])}" for name in swept if number == 0 or row[name] != rows[0][name]]
+        cells = [_with_interval(*(row[f"{column}{part}"] for part in ("", "_low", "_high"))) for column in _NUMBERS]
+        lines.append([", ".join(names) or "all runs", f"{row['runs']}", cells[0], f"{row['best']:.2f}", *cells[1:]])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rule = "-" * max(map(len, texts))
+    explanation = (
+        "Interquartile mean over runs of each run's mean over its last 10 % of log points [95 % bootstrap interval].\n"
+        f"P(best): share of bootstrap samples of the seeds in which the point is {kind} than all others. Differences: "
+        "between\nruns of one seed. The first point sets everything; the others are named by what differs."
+    )
+    return "\n".join([texts[0], rule, *texts[1:], "", explanation])
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "-"
+    return _number(value) if np.isnan(low) else f"{_number(value)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float) -> str:
+    """Three digits, and no exponent below 100,000."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"

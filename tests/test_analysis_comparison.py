@@ -1,0 +1,109 @@
+"""Comparison: the best point and how sure it is, against straight loops and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from scipy import stats
+
+from purejaxppo.analysis import (
+    GroupResult,
+    comparison_table,
+    format_comparison,
+    iqm,
+    probability_of_best,
+    to_dataset,
+)
+from purejaxppo.errors import ConfigError
+
+
+def results(values: np.ndarray, **swept: list[object]) -> xr.Dataset:
+    """A Dataset of one log point: values [points, seeds], swept fields [points]."""
+    num_points, num_seeds = values.shape
+    one = GroupResult(
+        metrics={"return_mean": values.reshape(-1, 1)},
+        env_steps=np.array([1000]),
+        seeds=np.tile(np.arange(num_seeds), num_points),
+        swept={name: np.repeat(column, num_seeds) for name, column in swept.items()},
+        status=np.zeros(values.size),
+        run_index=np.arange(values.size),
+    )
+    return to_dataset([one], {})
+
+
+def test_the_probability_of_being_best_is_the_share_of_resamples() -> None:
+    values = np.random.default_rng(0).normal([0.0, 0.3, 0.5], 1.0, (12, 3))
+    rng, wins = np.random.default_rng(1), np.zeros(3)
+    for _ in range(4000):
+        rows = values[rng.integers(0, 12, 12)]
+        wins[np.argmax([stats.trim_mean(rows[:, point], 0.25) for point in range(3)])] += 1
+    found = probability_of_best(values, num_resamples=4000)
+    np.testing.assert_allclose(found, wins / 4000, atol=0.03)
+    assert found.sum() == pytest.approx(1)
+
+
+def test_the_best_in_every_seed_is_best_for_sure_and_equals_share() -> None:
+    better = np.arange(8.0)[:, None] + np.array([0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(probability_of_best(better), [0, 0.5, 0.5])
+    np.testing.assert_array_equal(probability_of_best(-better), [1, 0, 0])
+
+
+def test_seeds_without_a_value_are_left_out_and_one_seed_decides_nothing() -> None:
+    values = np.array([[0.0, 1.0], [0.0, 1.0], [9.0, np.nan]])
+    np.testing.assert_array_equal(probability_of_best(values), [0, 1])
+    assert np.isnan(probability_of_best(values[1:])).all()
+
+
+def test_the_table_holds_differences_of_equal_seeds_and_scipys_probability() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 8)) + np.array([[0.0], [0.5], [5.0]])
+    table = comparison_table(results(values, pfo_coef=[0.0, 1.0, 10.0]))
+    assert list(table["pfo_coef"]) == [0, 1, 10]
+    assert list(table["runs"]) == [8, 8, 8]
+    np.testing.assert_allclose(table["value"], [stats.trim_mean(row, 0.25) for row in values])
+    assert table["best"][2] == 1
+    assert table.loc[0, ["difference", "improvement"]].isna().all()
+    for point in (1, 2):
+        np.testing.assert_allclose(table["difference"][point], iqm(values[point] - values[0]))
+        u = stats.mannwhitneyu(values[point], values[0]).statistic
+        np.testing.assert_allclose(table["improvement"][point], u / 64)
+    assert (table["difference_low"][1:] <= table["difference"][1:]).all()
+
+
+def test_the_lowest_is_best_where_that_is_asked_for() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 8)) + np.array([[0.0], [5.0]])
+    table = comparison_table(results(values, pfo_coef=[0.0, 1.0]), is_lowest=True)
+    assert list(table["best"]) == [1, 0]
+    assert table["difference"][1] > 0
+    assert table["improvement"][1] == 0
+
+
+def test_a_run_without_a_value_is_no_win() -> None:
+    values = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, np.nan]])
+    table = comparison_table(results(values, pfo_coef=[0.0, 1.0]))
+    assert list(table["runs"]) == [4, 3]
+    assert list(table["best"]) == [0, 1]
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ConfigError, match="return_meen"):
+        comparison_table(results(np.zeros((1, 2)), pfo_coef=[0.0]), "return_meen")
+
+
+def test_the_text_names_points_by_what_differs_from_the_first() -> None:
+    values = np.arange(12.0).reshape(3, 4) * 1000
+    table = comparison_table(
+        results(values, pfo_coef=[0.0, 1.0, 1.0], pfo_layers=["last", "last", "all"]), "return_mean"
+    )
+    lines = format_comparison(table, "return_mean").splitlines()
+    assert [line.split("  ")[0] for line in lines[2:5]] == [
+        "pfo_coef=0, pfo_layers=last",
+        "pfo_coef=1",
+        "pfo_coef=1, pfo_layers=all",
+    ]
+    assert "9500 [8" in lines[4]
+    assert isinstance(table, pd.DataFrame)
+    alone = comparison_table(results(values[:1]))
+    assert format_comparison(alone, "return_mean").splitlines()[2].startswith("all runs")
