@@ -17,8 +17,9 @@ from pathlib import Path
 import jax
 
 from purejaxppo import Sweep
-from purejaxppo.sweep.engine import GroupProgram, use_cpu_cores
+from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.plan import make_groups
+from purejaxppo.sweep.program import GroupProgram
 from purejaxppo.sweep.provenance import provenance
 
 HERE = Path(__file__).parent

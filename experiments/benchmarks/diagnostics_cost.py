@@ -23,8 +23,9 @@ from typing import Any
 import jax
 
 from purejaxppo import Sweep
-from purejaxppo.sweep.engine import GroupProgram, use_cpu_cores
+from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.plan import Group, make_groups
+from purejaxppo.sweep.program import GroupProgram
 from purejaxppo.sweep.provenance import provenance
 
 HERE = Path(__file__).parent

@@ -41,13 +41,13 @@ def compile(self, *args, **kwargs):
     return original(self, *args, **kwargs)
 jax.stages.Lowered.compile = compile
 from purejaxppo import Sweep, run_sweep, use_cpu_cores
-from purejaxppo.sweep import engine
+from purejaxppo.sweep import program
 use_cpu_cores()
 needed = []
 def noted(self):
-    needed.append(engine.needed_memory(self._compiled, self.num_devices))
+    needed.append(program.needed_memory(self._compiled, self.num_devices))
     return needed[-1]
-engine.GroupProgram.needed_memory = property(noted)
+program.GroupProgram.needed_memory = property(noted)
 memory = int(sys.argv[3]) or None
 run_sweep(Sweep.from_toml(sys.argv[1]), sys.argv[2], memory=memory, is_quiet=True)
 layout = json.loads(Path(sys.argv[2], "layout.json").read_text())
