@@ -337,7 +337,8 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     if is_dry_run:
         print(describe(sweep, groups), flush=True)
-    from purejaxppo.sweep.engine import join_processes, run_sweep, use_cache, use_cpu_cores
+    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+    from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -22,9 +23,10 @@ from hypothesis import strategies as st
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.sweep import checkpoints, engine, store
-from purejaxppo.sweep.engine import GroupProgram, run_sweep
+from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
+from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
 
 ROOT = Path(__file__).parent.parent
 CONTENT = {
@@ -375,6 +377,25 @@ def test_a_device_that_refuses_gets_half_the_runs(
     assert "8 runs at once do not fit into memory: going on with 4" in capsys.readouterr().err
     assert np.isfinite(dataset["policy_rank"]).all()
     assert [(c.first, c.stop) for c in store.read_layout(tmp_path / "out") or []] == [(0, 4), (4, 8)]
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "num_weights", "width"),
+    [(16, 10_000, 4), (6, 10_000, 3), (2, 10_000, 2), (7, 10_000, 1), (16, 100_000, 2), (16, 1_000_000, 1)],
+)
+def test_a_cpu_computes_as_many_runs_at_once_as_divide_them_and_its_cache_likes(
+    num_runs: int, num_weights: int, width: int
+) -> None:
+    state = SimpleNamespace(status=np.zeros(num_runs), params={"policy": np.zeros((num_runs, num_weights), np.float32)})
+    assert runs_at_once(state) == width  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_runs_in_groups_are_the_runs(width: int) -> None:
+    runs = np.arange(8.0), np.arange(16.0).reshape(8, 2)
+    total, twice = map_runs(lambda run: (run[0] + run[1].sum(), 2 * run[1]), runs, width)
+    np.testing.assert_array_equal(total, runs[0] + runs[1].sum(axis=1))
+    np.testing.assert_array_equal(twice, 2 * runs[1])
 
 
 # --- Memory

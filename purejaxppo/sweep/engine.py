@@ -6,31 +6,27 @@ Time, disk and the terminal live here and nowhere else; the compiled programs kn
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from purejaxppo.errors import ConfigError, RunError, Stopped
+from purejaxppo.errors import RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import Array, RunState, make_learner
-from purejaxppo.ppo.train import Trainer, make_trainer
 from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.interrupt import StopRequest
-from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory, needed_memory
-from purejaxppo.sweep.plan import Group, Run, Sweep, describe, make_groups
+from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
+from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups
 from purejaxppo.sweep.policies import save_policies
+from purejaxppo.sweep.program import GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
-from purejaxppo.sweep.provenance import processor, provenance
+from purejaxppo.sweep.provenance import provenance
 from purejaxppo.sweep.store import Chunk
 
 if TYPE_CHECKING:
@@ -39,165 +35,6 @@ if TYPE_CHECKING:
 # Share of the time that may go into checkpoints: one is due when this has been earned back since the last one.
 _CHECKPOINT_SHARE = 0.05
 _POLL_SECONDS = 0.5
-
-
-def use_cpu_cores(num_cores: int | None = None) -> int:
-    """Make every CPU core a JAX device of its own, so that runs are split over them; returns their number.
-
-    Call it before the first JAX computation of a process; the command line does. Afterwards it changes nothing. Two
-    cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and TPU runs.
-    """
-    if num_cores is None:
-        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        jax.config.update("jax_num_cpu_devices", num_cores)
-    except RuntimeError:  # JAX has computed something already: its devices are fixed
-        return len(jax.local_devices())
-    return num_cores
-
-
-def use_cache() -> None:
-    """Keep compiled programs on disk, so that the same program compiles once on a machine; the command line does.
-
-    In JAX_COMPILATION_CACHE_DIR, or by default in a folder of the user's cache that belongs to this kind of processor.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "purejaxppo" / processor()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-
-
-def join_processes(coordinator: str | None, num_processes: int | None, process_index: int | None) -> None:
-    """Make this process one of several that share a sweep, by `jax.distributed`; call it before any computation.
-
-    Raises ConfigError unless all three are given, or none.
-    """
-    given = {"coordinator": coordinator, "num_processes": num_processes, "process_index": process_index}
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
-        return
-    if missing or coordinator is None or num_processes is None or process_index is None:
-        raise ConfigError(f"{missing[0]} is missing, but {', '.join(given)} must be given together or not at all.")
-    if not re.fullmatch(r"[^\s:]+:[0-9]{1,5}", coordinator):
-        raise ConfigError(f"coordinator is {coordinator!r}, but must be host:port.")
-    if not 0 <= process_index < num_processes:
-        raise ConfigError(f"process_index is {process_index}, but must be from 0 to num_processes - 1.")
-    jax.distributed.initialize(coordinator, num_processes, process_index)
-
-
-def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:
-    """Metrics by name, [S] and [S, D], on the host, of the first `num_runs` runs."""
-    local = jax.tree.map(lambda x: np.asarray(x)[:num_runs], metrics)
-    return {name: local[name] for name in local}
-
-
-def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"
-
-
-def runs_at_once(state: RunState) -> int:
-    """How many of a device's runs are to be computed side by side: all of them; on a CPU as many as its cache likes.
-
-    The largest divisor of their number up to 4, and only as many as have weights, gradients and moments of 4 MiB
-    together. Narrower means more calls, wider means that each step's data have left the cache when the next needs them.
-    """
-    num_runs = state.status.shape[0]
-    if not _is_cpu():
-        return num_runs
-    size = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
-    return max(width for width in (1, 2, 3, 4) if num_runs % width == 0 and (width == 1 or width * size <= 2**22))
-
-
-def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
-    """`function` over the leading axis of `runs`: `width` runs side by side by vmap, one such group after the other."""
-    num_runs = jax.tree.leaves(runs)[0].shape[0]
-    return jax.vmap(function)(runs) if width == num_runs else jax.lax.map(function, runs, batch_size=width)
-
-
-class GroupProgram:
-    """A group's compiled program for `width` runs at a time, vmapped and split over the local devices.
-
-    Chunks with fewer runs are padded (the last run repeated), and the padding is dropped from every result.
-    """
-
-    def __init__(self, group: Group, width: int | None = None, devices: list[Any] | None = None):
-        self.group = group
-        devices = jax.local_devices() if devices is None else devices
-        devices = devices[: min(len(devices), width or len(group.runs))]
-        self.width = width or -(-len(group.runs) // len(devices)) * len(devices)
-        while self.width % len(devices):  # a width laid down for other devices
-            devices = devices[:-1]
-        self.num_devices = len(devices)
-        mesh = Mesh(np.asarray(devices), ("runs",))
-        self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
-        trainer: Trainer = make_trainer(group.config)
-
-        runs, all_runs = PartitionSpec("runs"), PartitionSpec()
-
-        def split(function: Callable[..., Any], arguments: tuple[PartitionSpec, ...], donate: tuple[int, ...]) -> Any:
-            mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=runs, check_vma=False)
-            return jax.jit(mapped, donate_argnums=donate)
-
-        def segment(hparams: HyperParams, state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
-            def one(run: tuple[HyperParams, RunState]) -> tuple[RunState, Metrics]:
-                return trainer.segment(*run, is_plasticity_point)
-
-            state, metrics = map_runs(one, (hparams, state), runs_at_once(state))
-            return state, metrics.joined(Metrics.of({"status": state.status}))
-
-        self._init = split(jax.vmap(trainer.init), (runs, runs), donate=())
-        self._segment = split(segment, (runs, runs, all_runs), donate=(1,))
-        self._compiled_init: Any = None
-        self._compiled: Any = None
-
-    def arguments(self, runs: Sequence[Run] | None = None) -> tuple[HyperParams, Array]:
-        """Hyper-parameters [width] and keys [width] of some runs (all by default), padded and on the devices."""
-        runs = self.group.runs if runs is None else runs
-        runs = [*runs, *[runs[-1]] * (self.width - len(runs))]
-        hparams = jax.tree.map(lambda *values: np.asarray(values, np.float32), *[run.hparams for run in runs])
-        keys = jax.vmap(jax.random.key)(np.asarray([run.seed for run in runs], np.uint32))
-        return jax.device_put((hparams, keys), self.sharding)
-
-    def init(self, hparams: HyperParams, keys: Array) -> RunState:
-        """Fresh states of all runs."""
-        if self._compiled_init is None:  # it runs once: what compiles fastest is best
-            options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-            self._compiled_init = self._init.lower(hparams, keys).compile(compiler_options=options if _is_cpu() else {})
-        return self._compiled_init(hparams, keys)
-
-    def shapes(self, hparams: HyperParams, keys: Array) -> RunState:
-        """The states of all runs, as shapes and types."""
-        return jax.eval_shape(self._init, hparams, keys)
-
-    def put(self, state: RunState) -> RunState:
-        """A host state on the devices; in memory of its own, because the next segment consumes it."""
-        return jax.device_put(state, self.sharding, may_alias=False)
-
-    def compile(self, hparams: HyperParams, keys: Array) -> None:
-        """Compile the segment ahead of time, so that progress can tell compiling from running."""
-        if self._compiled is None:
-            # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
-            options = {"xla_backend_optimization_level": 1} if _is_cpu() else {}
-            state = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), self.shapes(hparams, keys)
-            )
-            self._compiled = self._segment.lower(hparams, state, np.bool_(False)).compile(compiler_options=options)
-
-    @property
-    def needed_memory(self) -> int:
-        """Bytes that the compiled program takes on all its devices together."""
-        return needed_memory(self._compiled, self.num_devices)
-
-    def narrower(self, budget: int) -> int:
-        """The width that fits into `budget` bytes, by what the compiled program takes; a multiple of the devices."""
-        return max(int(self.width * budget / self.needed_memory) // self.num_devices, 1) * self.num_devices
-
-    def segment(
-        self, hparams: HyperParams, state: RunState, is_plasticity_point: bool = False
-    ) -> tuple[RunState, Metrics]:
-        """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
-        return (self._compiled or self._segment)(hparams, state, np.bool_(is_plasticity_point))
 
 
 @dataclass(kw_only=True)

@@ -7,9 +7,10 @@ import time
 import jax
 
 from purejaxppo.errors import RunError
-from purejaxppo.sweep.engine import GroupProgram, lay_out, to_host
+from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
 from purejaxppo.sweep.plan import Group, Sweep, make_groups
+from purejaxppo.sweep.program import GroupProgram, to_host
 
 _NUM_SEGMENTS = 2
 
