@@ -28,15 +28,20 @@ def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest
     points (`probability_of_best`). `difference`: interquartile mean of its difference from the first point's run of the
     same seed, with interval (`paired_difference`). `improvement`: probability that one of its runs is higher
     (`is_lowest`: lower) than one of the first point's, with interval (`probability_of_improvement`).
-    The swept values are columns too; what has no meaning in the first row is NaN.
+    Runs that diverged have no value: `value` and `difference` are without them, but to both probabilities they are the
+    worst of all. `runs` counts those with a value, `diverged` those that diverged. The swept values are columns too;
+    what has no meaning in the first row is NaN.
     Raises ConfigError for a metric that these results do not have.
     """
-    finals, seeds, found = final_values(dataset, metric).values, dataset["seed"].values, points(dataset)
     sign = -1.0 if is_lowest else 1.0
+    is_diverged, seeds, found = dataset["status"].values != 0, dataset["seed"].values, points(dataset)
+    finals = np.where(is_diverged, np.nan, final_values(dataset, metric).values)
+    merits = np.where(is_diverged, -np.inf, sign * finals)
     values = [pd.Series(finals[runs], index=seeds[runs]) for _, runs in found]
-    best = probability_of_best(sign * pd.concat(values, axis=1).to_numpy())
+    by_seed = [pd.Series(merits[runs], index=seeds[runs]) for _, runs in found]
+    best = probability_of_best(pd.concat(by_seed, axis=1).to_numpy())
     rows = []
-    for number, (swept, _) in enumerate(found):
+    for number, (swept, runs) in enumerate(found):
         ours, base = values[number], values[0]
         low, high = bootstrap_interval(ours.to_numpy())
         value = Estimate(float(iqm(ours.to_numpy())), float(low), float(high), int(ours.notna().sum()))
@@ -45,9 +50,9 @@ def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest
         estimates = {
             "value": value,
             "difference": paired_difference(*pair, np.array(ours.index), np.array(base.index)) if number else nothing,
-            "improvement": probability_of_improvement(sign * pair[0], sign * pair[1]) if number else nothing,
+            "improvement": probability_of_improvement(merits[runs], merits[found[0][1]]) if number else nothing,
         }
-        row = dict(swept) | {"runs": value.num_runs, "best": best[number]}
+        row = dict(swept) | {"runs": value.num_runs, "diverged": int(is_diverged[runs].sum()), "best": best[number]}
         for name, estimate in estimates.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         rows.append(row)
@@ -59,18 +64,21 @@ def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False)
     rows = table.to_dict("records")
     swept = list(table.columns)[: list(table.columns).index("runs")]
     kind = "lower" if is_lowest else "higher"
-    lines = [["point", "runs", metric, "P(best)", "minus the first", f"P({kind} than the first)"]]
+    lines = [["point", "runs", "diverged", metric, "P(best)", "minus the first", f"P({kind} than the first)"]]
     for number, row in enumerate(rows):
         names = [f"{name}={format_value(row[name])}" for name in swept if number == 0 or row[name] != rows[0][name]]
         cells = [_with_interval(*(row[f"{column}{part}"] for part in ("", "_low", "_high"))) for column in _NUMBERS]
-        lines.append([", ".join(names) or "all runs", f"{row['runs']}", cells[0], f"{row['best']:.2f}", *cells[1:]])
+        best = "-" if np.isnan(row["best"]) else f"{row['best']:.2f}"
+        counts = f"{row['runs']}", f"{row['diverged']}"
+        lines.append([", ".join(names) or "all runs", *counts, cells[0], best, *cells[1:]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "-" * max(map(len, texts))
     explanation = (
         "Interquartile mean over runs of each run's mean over its last 10 % of log points [95 % bootstrap interval].\n"
         f"P(best): share of bootstrap samples of the seeds in which the point is {kind} than all others. Differences: "
-        "between\nruns of one seed. The first point sets everything; the others are named by what differs."
+        "between\nruns of one seed. Runs that diverged have no value, and count as the worst in both probabilities.\n"
+        "The first point sets everything; the others are named by what differs."
     )
     return "\n".join([texts[0], rule, *texts[1:], "", explanation])
 
