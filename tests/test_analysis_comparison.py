@@ -111,6 +111,23 @@ def test_runs_that_diverged_are_the_worst_of_all(is_lowest: bool) -> None:
     np.testing.assert_allclose(both, [37 / 256, 219 / 256], atol=0.03)
 
 
+def test_environments_are_compared_each_by_itself() -> None:
+    """Returns of the second are a hundred times larger: it must not be called the better point."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 8)) + np.array([[0.0], [900.0], [5.0], [500.0]])
+    envs, coefs = ["a", "b", "a", "b"], [0.0, 0.0, 1.0, 1.0]
+    table = comparison_table(results(values, env=envs, pfo_coef=coefs))
+    assert list(zip(table["env"], table["pfo_coef"], strict=True)) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert list(table["best"]) == [0, 1, 1, 0]
+    np.testing.assert_allclose(table["difference"][[1, 3]], [iqm(values[2] - values[0]), iqm(values[3] - values[1])])
+    assert table.loc[[0, 2], ["difference", "improvement"]].isna().all(axis=None)
+    lines = format_comparison(table, "return_mean").splitlines()
+    names = ["env=a, pfo_coef=0", "pfo_coef=1", "env=b, pfo_coef=0", "pfo_coef=1"]
+    assert [line.split("  ")[0] for line in lines[2:6]] == names
+    alone = comparison_table(results(values[[1, 3]], pfo_coef=[0.0, 1.0]))
+    pd.testing.assert_frame_equal(table.iloc[2:, 1:].reset_index(drop=True), alone)
+
+
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(ConfigError, match="return_meen"):
         comparison_table(results(np.zeros((1, 2)), pfo_coef=[0.0]), "return_meen")
