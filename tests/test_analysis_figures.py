@@ -367,6 +367,16 @@ def test_the_spectrum_is_the_median_share_of_the_largest():
     assert {"critic: index i", "policy: index i"} == {ax.get_ylabel() for ax in figure.axes[::4][:2]}
 
 
+def test_survival_lines_end_where_the_last_run_was_seen():
+    """Nothing is known of a shorter run's survival after its end; a curve at 0 stays there."""
+    steps = np.array([0.0, 10.0])
+    ones, nothing = np.ones(2), np.full(2, np.nan)
+    seen = SurvivalCurve(steps, ones, ones, ones, 4, 0)
+    gone = SurvivalCurve(steps, np.array([1.0, 0.0]), nothing, nothing, 4, 4)
+    figure = draw_survival({"return": [({"env": "a"}, seen), ({"env": "b"}, gone)]}, 20.0, "8 runs")
+    assert [line.get_xdata()[-1] for line in figure.axes[0].lines] == [10, 20]
+
+
 def test_survival_lines_are_the_curves_and_go_on_to_the_end():
     dataset = made_up()
     ax = draw_figure(dataset, "survival").axes[0]

@@ -51,8 +51,9 @@ def draw_survival(
     counts = " On the right: runs that collapsed / all runs." * is_counted
     subtitle = (
         f"{runs}. Kaplan-Meier estimates; bands: pointwise 95 % intervals (Greenwood, log-log). A run that ends "
-        f"without the event is censored.{counts} Return: below half of what was gained, to the end. Rank: a quarter of "
-        "its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its maximum."
+        f"without the event is censored; a curve ends where its last run does.{counts} Return: below half of what was "
+        "gained, to the end, or the run diverged. Rank: a quarter of its maximum, or 1. Dead: 95 % of the units. "
+        "Variance: 1 % of its maximum."
     )
     with house_style():
         channels = choose_channels(everything)
@@ -89,8 +90,9 @@ def _curves_of(dataset: xr.Dataset, event: str) -> list[tuple[dict[str, Any], Su
 
 
 def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: float, num_curves: int) -> None:
-    """A step line that goes on to the end of the axis, with its band."""
-    steps = np.append(curve.steps, max(end, curve.steps[-1]))
+    """A step line with its band, to the last step at which a run was seen; where none survives, to `end`."""
+    last = curve.steps[-1] if curve.probability[-1] > 0 else max(end, curve.steps[-1])
+    steps = np.append(curve.steps, last)
     probability, low, high = (np.append(part, part[-1]) for part in (curve.probability, curve.low, curve.high))
     if "marker" in style:
         style = style | {"markevery": max(1, steps.size // 4)}
