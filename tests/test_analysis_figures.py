@@ -337,6 +337,14 @@ def test_infinite_excess_ratios_are_counted_and_not_hidden():
     assert "infinite" not in box_plots(made_up()).texts[1].get_text()
 
 
+def test_boxes_say_that_they_are_without_the_runs_that_diverged():
+    subtitle = box_plots(diverged()).texts[1].get_text().replace("\n", " ")
+    count = int(np.sum(diverged()["status"].values != 0))
+    assert count
+    assert f"Runs without a value are left out ({count} of 20 diverged)." in subtitle
+    assert "without a value" not in box_plots(made_up()).texts[1].get_text()
+
+
 def test_final_plasticity_is_of_the_last_measurements():
     dataset = diverged()
     values = dataset["policy_plasticity_loss"].values.copy()
