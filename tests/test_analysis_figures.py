@@ -19,6 +19,7 @@ from purejaxppo.analysis import (
 )
 from purejaxppo.analysis.boxes import FIGURE_6, FRACTION, box_of, box_plots
 from purejaxppo.analysis.correlations import RANKS, lowest_ratios, rank_correlations, rank_matrices, ratio_scatter
+from purejaxppo.analysis.encoding import choose_channels, line_style, with_markers
 from purejaxppo.analysis.figures import (
     FIGURE_1,
     FIGURE_2,
@@ -251,6 +252,17 @@ def test_the_scatter_has_its_points_and_scipys_correlations():
         [part.get_offsets() for part in figure.axes[0].collections if isinstance(part, PathCollection)]
     )
     np.testing.assert_allclose(sorted(drawn.tolist()), sorted(zip(x, y, strict=True)))
+
+
+def test_markers_are_for_the_combinations_that_there_are():
+    """Ten points of one field against the next: of 2 x 9 combinations, ten exist, and each must be told apart."""
+    axes = {"pfo_coef": [0.0, 1.0], "share_trunk": [False, True], "adam_beta2": [0.99 + 0.001 * i for i in range(9)]}
+    dataset = made_up(axes, num_seeds=1)
+    is_there = ~dataset["share_trunk"].values | (dataset["adam_beta2"].values == 0.99)
+    swept = [point for point, _ in points(dataset.isel(run=np.flatnonzero(is_there)))]
+    channels = with_markers(choose_channels(swept), swept)
+    assert len(channels[1].levels) == 10
+    assert len({str(line_style(channels, point)) for point in swept}) == 20
 
 
 def test_lowest_ratios_by_hand():
