@@ -292,6 +292,26 @@ def test_what_counts_as_plain_ppo(config, hparams, name, is_papers):
     assert described(points=(plain, config | hparams)) == [("", False), (name, is_papers)]
 
 
+def test_unequal_betas_are_settings_and_not_all_the_same_plain_ppo():
+    """Runs of beta2 = 0.99 were averaged into those of 0.999, against which beta2 = 0.9 is held."""
+    points = tuple({"adam_beta2": beta, "pfo_coef": coef} for beta in (0.99, 0.999, 0.9) for coef in (0.0, 1.0))
+    found = setups(sweep(lambda point, seed: run(), points, seeds=1))
+    other = (("adam_beta2", 0.99),)
+    assert [setup.setting for setup in found] == [other, other, (), (), (), ()]
+    assert [setup.interventions for setup in found[:4]] == ["", "pfo_coef=1", "", "pfo_coef=1"]
+
+    def make(point, seed):
+        return run(seed=seed) | {"policy_rank": np.full(L, {0.99: 32.0, 0.999: 2.0, 0.9: 8.0}[point["adam_beta2"]])}
+
+    table = evaluate_claims(sweep(make, tuple({"adam_beta2": beta} for beta in (0.999, 0.99, 0.9))))
+    row = table[table["part"] == "adam_beta2=0.9: higher rank"].iloc[0]
+    assert row["effect"] == pytest.approx(2)
+    assert row["verdict"] == "SUPPORTED"
+    # Where no run has the betas of the base, the first that has unequal ones is what others are held against.
+    found = setups(sweep(lambda point, seed: run(), ({"adam_beta2": 0.9}, {"adam_beta2": 0.99}), seeds=1))
+    assert [setup.setting for setup in found] == [(), ()]
+
+
 def test_an_axis_overrides_the_base():
     assert described(hparams={"pfo_coef": 1.0}, points=({"pfo_coef": 0.0}, {"pfo_coef": 1.0})) == [
         ("", False),

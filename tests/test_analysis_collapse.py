@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from purejaxppo.analysis import GroupResult, detect_collapse, survival, survival_by_point, to_dataset
 from purejaxppo.analysis.collapse import collapse_steps, policy_widths
+from purejaxppo.analysis.plotting import feature_width
 from purejaxppo.errors import ConfigError
 
 L = 40
@@ -133,6 +134,17 @@ def test_the_width_is_that_of_the_runs_own_group():
     np.testing.assert_array_equal(collapse_steps(both, "dead"), [2100, np.nan])
     # A run that diverged at once has no spectrum of its own.
     np.testing.assert_array_equal(policy_widths(dataset(num_runs=2, status=[1, 0])), [WIDTH, WIDTH])
+
+
+def test_a_rollout_of_fewer_samples_than_units_does_not_narrow_the_layer():
+    """Rollouts of 20 samples have 20 singular values whatever the width: 19 dead units of 40 are not 95 %."""
+    dead = changed(20, L, 19.0, np.zeros(L))
+    recorded = to_dataset([group(policy_dead_neurons=dead)], {"sweep": {"config": {"hidden_sizes": [8, 40]}}})
+    np.testing.assert_array_equal(policy_widths(recorded), [40])
+    np.testing.assert_array_equal(collapse_steps(recorded, "dead"), [np.nan])
+    assert feature_width(recorded) == 40
+    groups = [group(swept={"hidden_sizes": [(8, 40)]}), group(first=1, swept={"hidden_sizes": [(20,)]})]
+    np.testing.assert_array_equal(policy_widths(to_dataset(groups, {})), [40, 20])
 
 
 @pytest.mark.parametrize(("variance", "step"), [(9e-4, 2100), (1e-3, np.nan), (0.0, 2100)])

@@ -19,15 +19,15 @@ from purejaxppo.analysis import (
 from purejaxppo.errors import ConfigError
 
 
-def results(values: np.ndarray, **swept: list[object]) -> xr.Dataset:
-    """A Dataset of one log point: values [points, seeds], swept fields [points]."""
+def results(values: np.ndarray, status: np.ndarray | None = None, **swept: list[object]) -> xr.Dataset:
+    """A Dataset of one log point: values [points, seeds], swept fields [points]; status [points, seeds]."""
     num_points, num_seeds = values.shape
     one = GroupResult(
         metrics={"return_mean": values.reshape(-1, 1)},
         env_steps=np.array([1000]),
         seeds=np.tile(np.arange(num_seeds), num_points),
         swept={name: np.repeat(column, num_seeds) for name, column in swept.items()},
-        status=np.zeros(values.size),
+        status=np.zeros(values.size) if status is None else status.ravel(),
         run_index=np.arange(values.size),
     )
     return to_dataset([one], {})
@@ -85,6 +85,47 @@ def test_a_run_without_a_value_is_no_win() -> None:
     table = comparison_table(results(values, pfo_coef=[0.0, 1.0]))
     assert list(table["runs"]) == [4, 3]
     assert list(table["best"]) == [0, 1]
+
+
+def test_a_point_without_values_leaves_the_chances_of_the_others() -> None:
+    values = np.array([[0.0, np.nan, 1.0], [0.0, np.nan, 1.0]])
+    np.testing.assert_array_equal(probability_of_best(values), [0, np.nan, 1])
+    lines = format_comparison(comparison_table(results(values.T, pfo_coef=[0.0, 1.0, 2.0])), "return_mean").splitlines()
+    assert lines[3].split() == ["pfo_coef=1", "0", "0", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize("is_lowest", [False, True])
+def test_runs_that_diverged_are_the_worst_of_all(is_lowest: bool) -> None:
+    """Seven of eight runs of the second point diverge; the one that does not is better than all of the first."""
+    values = np.array([[1.0] * 8, [2.0] + [np.nan] * 7]) * (-1 if is_lowest else 1)
+    table = comparison_table(results(values, np.isnan(values).astype(int), pfo_coef=[0.0, 1.0]), is_lowest=is_lowest)
+    assert list(table["runs"]) == [8, 1]
+    assert list(table["diverged"]) == [0, 7]
+    assert table["best"][0] > 0.9
+    assert table["improvement"][1] == 1 / 8
+    assert abs(table["difference"][1]) == 1
+    nobody = comparison_table(results(np.full((2, 4), np.nan), np.ones((2, 4)), pfo_coef=[0.0, 1.0]))
+    assert list(nobody["best"]) == [0.5, 0.5]
+    # Infinite unless three of eight draws are -inf: P(Binomial(8, 1/2) <= 2) = 37 / 256.
+    both = probability_of_best(np.array([[np.inf, 0.0], [-np.inf, 0.0]] * 4))
+    np.testing.assert_allclose(both, [37 / 256, 219 / 256], atol=0.03)
+
+
+def test_environments_are_compared_each_by_itself() -> None:
+    """Returns of the second are a hundred times larger: it must not be called the better point."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 8)) + np.array([[0.0], [900.0], [5.0], [500.0]])
+    envs, coefs = ["a", "b", "a", "b"], [0.0, 0.0, 1.0, 1.0]
+    table = comparison_table(results(values, env=envs, pfo_coef=coefs))
+    assert list(zip(table["env"], table["pfo_coef"], strict=True)) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert list(table["best"]) == [0, 1, 1, 0]
+    np.testing.assert_allclose(table["difference"][[1, 3]], [iqm(values[2] - values[0]), iqm(values[3] - values[1])])
+    assert table.loc[[0, 2], ["difference", "improvement"]].isna().all(axis=None)
+    lines = format_comparison(table, "return_mean").splitlines()
+    names = ["env=a, pfo_coef=0", "pfo_coef=1", "env=b, pfo_coef=0", "pfo_coef=1"]
+    assert [line.split("  ")[0] for line in lines[2:6]] == names
+    alone = comparison_table(results(values[[1, 3]], pfo_coef=[0.0, 1.0]))
+    pd.testing.assert_frame_equal(table.iloc[2:, 1:].reset_index(drop=True), alone)
 
 
 def test_an_unknown_metric_is_refused() -> None:

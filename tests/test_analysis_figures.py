@@ -19,6 +19,7 @@ from purejaxppo.analysis import (
 )
 from purejaxppo.analysis.boxes import FIGURE_6, FRACTION, box_of, box_plots
 from purejaxppo.analysis.correlations import RANKS, lowest_ratios, rank_correlations, rank_matrices, ratio_scatter
+from purejaxppo.analysis.encoding import choose_channels, line_style, with_markers
 from purejaxppo.analysis.figures import (
     FIGURE_1,
     FIGURE_2,
@@ -253,6 +254,17 @@ def test_the_scatter_has_its_points_and_scipys_correlations():
     np.testing.assert_allclose(sorted(drawn.tolist()), sorted(zip(x, y, strict=True)))
 
 
+def test_markers_are_for_the_combinations_that_there_are():
+    """Ten points of one field against the next: of 2 x 9 combinations, ten exist, and each must be told apart."""
+    axes = {"pfo_coef": [0.0, 1.0], "share_trunk": [False, True], "adam_beta2": [0.99 + 0.001 * i for i in range(9)]}
+    dataset = made_up(axes, num_seeds=1)
+    is_there = ~dataset["share_trunk"].values | (dataset["adam_beta2"].values == 0.99)
+    swept = [point for point, _ in points(dataset.isel(run=np.flatnonzero(is_there)))]
+    channels = with_markers(choose_channels(swept), swept)
+    assert len(channels[1].levels) == 10
+    assert len({str(line_style(channels, point)) for point in swept}) == 20
+
+
 def test_lowest_ratios_by_hand():
     ratios = [[0.5, np.nan, 0.7, 0.6, np.nan, np.nan], [0.1, 0.2, 0.3, np.inf, 0.5, 0.4]]
     norms = [[1.0, 3.0, 5.0, np.nan, 1.0, 1.0], [1.0, 1.0, 2.0, 4.0, np.nan, np.nan]]
@@ -337,6 +349,14 @@ def test_infinite_excess_ratios_are_counted_and_not_hidden():
     assert "infinite" not in box_plots(made_up()).texts[1].get_text()
 
 
+def test_boxes_say_that_they_are_without_the_runs_that_diverged():
+    subtitle = box_plots(diverged()).texts[1].get_text().replace("\n", " ")
+    count = int(np.sum(diverged()["status"].values != 0))
+    assert count
+    assert f"Runs without a value are left out ({count} of 20 diverged)." in subtitle
+    assert "without a value" not in box_plots(made_up()).texts[1].get_text()
+
+
 def test_final_plasticity_is_of_the_last_measurements():
     dataset = diverged()
     values = dataset["policy_plasticity_loss"].values.copy()
@@ -367,6 +387,16 @@ def test_the_spectrum_is_the_median_share_of_the_largest():
     assert {"critic: index i", "policy: index i"} == {ax.get_ylabel() for ax in figure.axes[::4][:2]}
 
 
+def test_survival_lines_end_where_the_last_run_was_seen():
+    """Nothing is known of a shorter run's survival after its end; a curve at 0 stays there."""
+    steps = np.array([0.0, 10.0])
+    ones, nothing = np.ones(2), np.full(2, np.nan)
+    seen = SurvivalCurve(steps, ones, ones, ones, 4, 0)
+    gone = SurvivalCurve(steps, np.array([1.0, 0.0]), nothing, nothing, 4, 4)
+    figure = draw_survival({"return": [({"env": "a"}, seen), ({"env": "b"}, gone)]}, 20.0, "8 runs")
+    assert [line.get_xdata()[-1] for line in figure.axes[0].lines] == [10, 20]
+
+
 def test_survival_lines_are_the_curves_and_go_on_to_the_end():
     dataset = made_up()
     ax = draw_figure(dataset, "survival").axes[0]
@@ -378,6 +408,18 @@ def test_survival_lines_are_the_curves_and_go_on_to_the_end():
     assert [text.get_text() for text in ax.texts] == [
         f"{p['num_epochs']}, {p['pfo_coef']:g}: {curve.num_events} / {curve.num_runs}" for p, curve in curves
     ]
+
+
+def test_counts_beside_survival_curves_name_each_point_differently():
+    """Values that were cut off made three of six points the same `0, False, Fals...`."""
+    fields = {"pfo_coef": 0.0, "share_trunk": False, "reset_optimizer": False, "adam_beta2": 0.999, "kl_penalty": False}
+    changes = {}, {"pfo_coef": 1.0}, {"share_trunk": True}, {"reset_optimizer": True}, {"adam_beta2": 0.9}
+    curve = SurvivalCurve(np.array([0.0, 10.0]), np.array([1, 0.5]), np.array([1, 0.1]), np.array([1, 0.9]), 4, 2)
+    figure = draw_survival({"return": [(fields | change, curve) for change in changes]}, 20.0, "20 runs")
+    names = ["the first point", "pfo_coef=1", "share_trunk=True", "reset_optimizer=True", "adam_beta2=0.9"]
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts] == [f"{name}: 2 / 4" for name in names]
+    assert max(text.get_window_extent().x1 for text in texts) < figure.bbox.x1
 
 
 def test_survival_curves_can_be_drawn_by_themselves():

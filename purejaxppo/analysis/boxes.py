@@ -63,12 +63,16 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
     per_box = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     plural = "s" * (counts != [1])
     has_infinite = any(values is not None and np.any(np.isinf(values)) for values in finals.values())
+    has_missing = any(values is None or np.any(np.isnan(values)) for values in finals.values())
+    num_diverged = int(np.sum(dataset["status"].values != 0))
+    diverged = f" ({num_diverged} of {dataset.sizes['run']} diverged)" * bool(num_diverged)
+    missing = f" Runs without a value are left out{diverged}." * bool(has_missing or num_diverged)
     infinite = f" {_INFINITY}: number of infinite values; they count as the largest." * has_infinite
     subtitle = (
         f"{describe_runs(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the "
         "mean over the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of "
         "measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: "
-        f"outliers.{infinite}"
+        f"outliers.{missing}{infinite}"
     )
     varying = ", ".join(_varying(everything))
     with house_style():

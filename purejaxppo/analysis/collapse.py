@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.results import points, recorded_widths
 from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
 
@@ -188,11 +188,14 @@ def last_steps(dataset: xr.Dataset) -> np.ndarray:
 
 
 def policy_widths(dataset: xr.Dataset) -> np.ndarray:
-    """Units of the policy's penultimate layer in each run [S], from the number of its singular values.
+    """Units of the policy's penultimate layer in each run [S]: as recorded, else the number of its singular values.
 
-    Narrower spectra are padded with NaN, so it is the largest number of values at any log point of the run's group.
-    Raises ConfigError for results without spectra.
+    There are min(N, D) of these: fewer than units where a rollout has fewer samples. Narrower spectra are padded with
+    NaN, so it is the largest number of values at any log point of the run's group.
+    Raises ConfigError for results with neither.
     """
+    if (recorded := recorded_widths(dataset)) is not None:
+        return recorded.astype(np.float64)
     if "policy_singular_values" not in dataset:
         raise ConfigError(
             "policy_singular_values is not in these results, but the width of the policy is read from it."

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -17,6 +20,8 @@ from purejaxppo.analysis.statistics import (
 )
 from purejaxppo.analysis.summary import final_values, format_value
 
+Point = tuple[dict[str, Any], np.ndarray]
+"""Swept values, and the positions of their runs."""
 _NUMBERS = ("value", "difference", "improvement")
 
 
@@ -28,49 +33,78 @@ def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest
     points (`probability_of_best`). `difference`: interquartile mean of its difference from the first point's run of the
     same seed, with interval (`paired_difference`). `improvement`: probability that one of its runs is higher
     (`is_lowest`: lower) than one of the first point's, with interval (`probability_of_improvement`).
-    The swept values are columns too; what has no meaning in the first row is NaN.
+    Runs that diverged have no value: `value` and `difference` are without them, but to both probabilities they are the
+    worst of all. `runs` counts those with a value, `diverged` those that diverged. Where `env` is swept, each
+    environment has its own best and its own first point. The swept values are columns too; what has no meaning in the
+    row of a first point is NaN.
     Raises ConfigError for a metric that these results do not have.
     """
-    finals, seeds, found = final_values(dataset, metric).values, dataset["seed"].values, points(dataset)
     sign = -1.0 if is_lowest else 1.0
-    values = [pd.Series(finals[runs], index=seeds[runs]) for _, runs in found]
-    best = probability_of_best(sign * pd.concat(values, axis=1).to_numpy())
+    is_diverged = dataset["status"].values != 0
+    finals = np.where(is_diverged, np.nan, final_values(dataset, metric).values)
+    merits = np.where(is_diverged, -np.inf, sign * finals)
+    blocks: dict[Any, list[Point]] = {}
+    for swept, runs in points(dataset):
+        blocks.setdefault(swept.get("env"), []).append((swept, runs))
     rows = []
-    for number, (swept, _) in enumerate(found):
-        ours, base = values[number], values[0]
-        low, high = bootstrap_interval(ours.to_numpy())
-        value = Estimate(float(iqm(ours.to_numpy())), float(low), float(high), int(ours.notna().sum()))
-        nothing = Estimate(np.nan, np.nan, np.nan, 0)
-        pair = (ours.to_numpy(), base.to_numpy())
-        estimates = {
-            "value": value,
-            "difference": paired_difference(*pair, np.array(ours.index), np.array(base.index)) if number else nothing,
-            "improvement": probability_of_improvement(sign * pair[0], sign * pair[1]) if number else nothing,
-        }
-        row = dict(swept) | {"runs": value.num_runs, "best": best[number]}
-        for name, estimate in estimates.items():
-            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-        rows.append(row)
+    for block in blocks.values():
+        compared = _compare(block, finals, merits, dataset["seed"].values)
+        for (swept, runs), row in zip(block, compared, strict=True):
+            counts = {"runs": int(np.sum(~np.isnan(finals[runs]))), "diverged": int(is_diverged[runs].sum())}
+            rows.append(dict(swept) | counts | row)
     return pd.DataFrame(rows)
 
 
+def _compare(block: Sequence[Point], finals: np.ndarray, merits: np.ndarray, seeds: np.ndarray) -> list[dict[str, Any]]:
+    """`best`, `value`, `difference` and `improvement` of points that are compared with each other.
+
+    finals [S]: final value of every run of the dataset; merits [S]: the same in an order in which more is better.
+    """
+    by_seed = [pd.Series(merits[runs], index=seeds[runs]) for _, runs in block]
+    best = probability_of_best(pd.concat(by_seed, axis=1).to_numpy())
+    base, rows = block[0][1], []
+    nothing = Estimate(np.nan, np.nan, np.nan, 0)
+    for number, (_, runs) in enumerate(block):
+        estimates = {"value": _middle(finals[runs]), "difference": nothing, "improvement": nothing}
+        if number:
+            estimates["difference"] = paired_difference(finals[runs], finals[base], seeds[runs], seeds[base])
+            estimates["improvement"] = probability_of_improvement(merits[runs], merits[base])
+        row = {"best": best[number]}
+        for name, estimate in estimates.items():
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        rows.append(row)
+    return rows
+
+
+def _middle(values: np.ndarray) -> Estimate:
+    """Interquartile mean of some values [S] with its interval."""
+    low, high = bootstrap_interval(values)
+    return Estimate(float(iqm(values)), float(low), float(high), int(np.sum(~np.isnan(values))))
+
+
 def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False) -> str:
-    """The table as text; a row is named by what it sets other than the first."""
+    """The table as text; a row is named by what it sets other than the first of its environment."""
     rows = table.to_dict("records")
     swept = list(table.columns)[: list(table.columns).index("runs")]
     kind = "lower" if is_lowest else "higher"
-    lines = [["point", "runs", metric, "P(best)", "minus the first", f"P({kind} than the first)"]]
-    for number, row in enumerate(rows):
-        names = [f"{name}={format_value(row[name])}" for name in swept if number == 0 or row[name] != rows[0][name]]
+    lines = [["point", "runs", "diverged", metric, "P(best)", "minus the first", f"P({kind} than the first)"]]
+    firsts: dict[Any, dict[Any, Any]] = {}
+    for row in rows:
+        first = firsts.setdefault(row.get("env"), row)
+        names = [f"{name}={format_value(row[name])}" for name in swept if row is first or row[name] != first[name]]
         cells = [_with_interval(*(row[f"{column}{part}"] for part in ("", "_low", "_high"))) for column in _NUMBERS]
-        lines.append([", ".join(names) or "all runs", f"{row['runs']}", cells[0], f"{row['best']:.2f}", *cells[1:]])
+        best = "-" if np.isnan(row["best"]) else f"{row['best']:.2f}"
+        counts = f"{row['runs']}", f"{row['diverged']}"
+        lines.append([", ".join(names) or "all runs", *counts, cells[0], best, *cells[1:]])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "-" * max(map(len, texts))
+    by_itself = " Every environment by itself." * (len(firsts) > 1)
     explanation = (
         "Interquartile mean over runs of each run's mean over its last 10 % of log points [95 % bootstrap interval].\n"
         f"P(best): share of bootstrap samples of the seeds in which the point is {kind} than all others. Differences: "
-        "between\nruns of one seed. The first point sets everything; the others are named by what differs."
+        "between\nruns of one seed. Runs that diverged have no value, and count as the worst in both probabilities.\n"
+        f"The first point sets everything; the others are named by what differs.{by_itself}"
     )
     return "\n".join([texts[0], rule, *texts[1:], "", explanation])
 

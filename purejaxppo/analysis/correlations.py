@@ -59,7 +59,8 @@ def ratio_scatter(dataset: xr.Dataset) -> Figure:
     title = "Figure 4: probability ratios below the clip range and the representation"
     limits = [1 - float(value) for value in recorded(dataset, "clip_eps")]
     with house_style():
-        channels = with_markers(choose_channels([point for point, _ in everything]))
+        swept = [point for point, _ in everything]
+        channels = with_markers(choose_channels(swept), swept)
         figure, axes = lay_out(len(_AGAINST), channels, title, wrap(subtitle), _SCATTER)
         for ax, (name, (heading, label, is_log)) in zip(axes, _AGAINST.items(), strict=True):
             lowest, means = lowest_ratios(dataset, name)

@@ -6,7 +6,6 @@ One axis of the sweep is one visual channel with a legend of its own: a sweep of
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe-Ito without its yellow, which disappears on white; most distinct pairs first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", *((0, dash) for dash in ((4, 1.6), (1.1, 1.3), (6, 1.5, 1.1, 1.5), (9, 2.2), (3, 1, 1, 1, 1, 1))))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "d")
 COLOUR_MAP = "viridis"
 # Lightest end of the map left out: pale yellow lines cannot be seen on white.
 _COLOUR_MAP_END = 0.9
@@ -72,16 +71,16 @@ def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
     return channels
 
 
-def with_markers(channels: Sequence[Channel]) -> list[Channel]:
-    """The channels for points in place of lines: colours stay, the other fields share the markers."""
+def with_markers(channels: Sequence[Channel], points: Sequence[dict[str, Any]]) -> list[Channel]:
+    """The channels for points in place of lines: colours stay, the other fields share the markers.
+
+    Only combinations of their values that some point has get a marker: there are too few for all.
+    """
     colour, others = list(channels[:1]), channels[1:]
     if not others:
         return colour
     fields = tuple(field for channel in others for field in channel.fields)
-    levels = tuple(
-        tuple(part for level in combination for part in level)
-        for combination in itertools.product(*(channel.levels for channel in others))
-    )
+    levels = _levels(points, fields)
     return [*colour, Channel(fields=fields, levels=levels, styles=_styles("marker", len(levels)), kind="marker")]
 
 

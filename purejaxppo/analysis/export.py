@@ -7,7 +7,6 @@ types of tensorboardX, and not with its writers: hundreds of runs would mean hun
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
 import struct
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.analysis.results import swept_fields, sync_and_rename
+from purejaxppo.analysis.results import recorded_fields, swept_fields, sync_and_rename
 from purejaxppo.config import unknown_name
 from purejaxppo.diagnostics.registry import HEADLINE, METRICS
 from purejaxppo.errors import ConfigError, RunError
@@ -139,8 +138,7 @@ def _write_wandb(dataset: xr.Dataset, folder: Path) -> Path:
     mode = os.environ.get("WANDB_MODE")
     if not mode and not wandb.login(prompt=False, verify=False):
         mode = "offline"
-    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
-    base = sweep.get("config", {}) | sweep.get("hparams", {})
+    base = recorded_fields(dataset)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
     for name, facts, table in _runs(dataset):
         status = facts.pop("status")

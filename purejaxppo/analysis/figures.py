@@ -14,8 +14,8 @@ import xarray as xr
 from purejaxppo.analysis.encoding import describe
 from purejaxppo.analysis.interventions import DEFAULTS, INTERVENTIONS
 from purejaxppo.analysis.page import wrap
-from purejaxppo.analysis.plotting import Panel, describe_runs, draw_curves, how_to_read, recorded, recorded_fields
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.plotting import Panel, describe_runs, draw_curves, how_to_read, recorded
+from purejaxppo.analysis.results import points, recorded_fields
 from purejaxppo.analysis.summary import final_values
 from purejaxppo.config import unknown_name
 

@@ -33,6 +33,8 @@ class Intervention:
     is_papers: Callable[[Fields], bool] = lambda fields: False
 
 
+_BETAS = ("adam_beta1", "adam_beta2")
+
 # A falling learning rate is none: the paper's settings have it both ways.
 INTERVENTIONS = (
     # The paper's coefficients are 1 and 10, on pre-activations, as a penalty on the squared distance.
@@ -55,7 +57,7 @@ INTERVENTIONS = (
     Intervention(("share_trunk",), lambda run: run["share_trunk"], lambda run: True),
     Intervention(("reset_optimizer",), lambda run: run["reset_optimizer"], lambda run: True),
     Intervention(
-        ("adam_beta1", "adam_beta2"),
+        _BETAS,
         lambda run: run["adam_beta1"] == run["adam_beta2"],
         lambda run: run["adam_beta1"] == 0.9,
     ),
@@ -97,26 +99,45 @@ def setups(dataset: xr.Dataset) -> list[Setup]:
     """How each run was trained, from its swept values and, for the rest, the `sweep` attribute of the results.
 
     Fields that an intervention uses only when it is on are no settings: plain runs that differ in `pfo_layers` alone
-    were trained alike.
+    were trained alike. Adam's betas are used by every run: where they are no intervention, others than those of the
+    base (or of the first such run) are a setting.
     Raises ConfigError for results that do not say from which sweep they come, or say it wrongly.
     """
     base = _base_fields(dataset)
     columns = {field: dataset[field].values.tolist() for field in swept_fields(dataset)}
+    swept = [{field: column[run] for field, column in columns.items()} for run in range(dataset.sizes["run"])]
+    for values in swept:
+        _check(base | values)
+    plain_betas = _plain_betas(base, swept)
     found = []
-    for run in range(dataset.sizes["run"]):
-        values = {field: column[run] for field, column in columns.items()}
+    for values in swept:
         fields = base | values
-        _check(fields)
         on = [intervention for intervention in INTERVENTIONS if intervention.is_on(fields)]
         names = [field for intervention in on for field in intervention.fields if _matters(field, fields)]
         found.append(
             Setup(
                 interventions=", ".join(f"{name}={format_value(fields[name])}" for name in names),
                 is_papers=len(on) == 1 and on[0].is_papers(fields),
-                setting=tuple((name, value) for name, value in values.items() if name not in _FIELDS),
+                setting=tuple(
+                    (name, value)
+                    for name, value in values.items()
+                    if name not in _FIELDS or (name in _BETAS and _betas(fields) not in plain_betas)
+                ),
             )
         )
     return found
+
+
+def _betas(fields: Fields) -> tuple[float, float] | None:
+    """Adam's betas; None where they are equal, which is an intervention."""
+    first, second = (fields[name] for name in _BETAS)
+    return None if first == second else (first, second)
+
+
+def _plain_betas(base: Fields, swept: list[Fields]) -> tuple[tuple[float, float] | None, ...]:
+    """The betas that are no setting: equal ones, and those of the base, or of the first run where none has these."""
+    found = [betas for values in swept if (betas := _betas(base | values))]
+    return (None, _betas(base) if _betas(base) in found else next(iter(found), None))
 
 
 def _matters(field: str, fields: Fields) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import xarray as xr
 
 from purejaxppo.analysis.encoding import Channel, choose_channels, describe, line_style
 from purejaxppo.analysis.page import PAGE, format_steps, house_style, lay_out, save_figure
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.results import points, recorded_fields, recorded_widths
 from purejaxppo.analysis.statistics import bootstrap_interval, iqm
 from purejaxppo.diagnostics.registry import METRICS
 
@@ -215,13 +214,14 @@ def last_step(dataset: xr.Dataset) -> float:
 
 def feature_width(dataset: xr.Dataset) -> int | None:
     """Number of penultimate policy neurons, when all runs have the same and the dataset tells it."""
-    if "policy_singular_values" in dataset:
+    recorded_by_run = recorded_widths(dataset)
+    if recorded_by_run is not None:
+        widths = set(recorded_by_run.tolist())
+    elif "policy_singular_values" in dataset:
         counts = np.sum(~np.isnan(dataset["policy_singular_values"].values), axis=2).max(axis=1, initial=0)
         widths = set(counts[counts > 0].tolist())
     else:
-        # A list as the sweep has it, or "64-64" where it is swept.
-        sizes = [size.split("-") if isinstance(size, str) else size for size in recorded(dataset, "hidden_sizes")]
-        widths = {int(size[-1]) for size in sizes}
+        return None
     return int(widths.pop()) if len(widths) == 1 else None
 
 
@@ -231,12 +231,6 @@ def recorded(dataset: xr.Dataset, field: str) -> list[Any]:
         return list(dict.fromkeys(dataset[field].values.tolist()))
     fields = recorded_fields(dataset)
     return [fields[field]] if field in fields else []
-
-
-def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
-    """Configuration and hyper-parameters in the sweep's own record; empty if there is none."""
-    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
-    return sweep.get("config", {}) | sweep.get("hparams", {})
 
 
 def describe_runs(dataset: xr.Dataset) -> str:

@@ -20,8 +20,8 @@ from purejaxppo.analysis.claims import EXPLANATION as VERDICTS
 from purejaxppo.analysis.claims import TITLES, evaluate_claims
 from purejaxppo.analysis.figures import draw_figure
 from purejaxppo.analysis.page import house_style
-from purejaxppo.analysis.plotting import describe_runs, overview, recorded_fields
-from purejaxppo.analysis.results import swept_fields
+from purejaxppo.analysis.plotting import describe_runs, overview
+from purejaxppo.analysis.results import recorded_fields, swept_fields
 from purejaxppo.analysis.summary import EXPLANATION, format_value, summary_table, table_cells
 from purejaxppo.diagnostics.registry import HEADLINE, METRICS
 from purejaxppo.errors import ConfigError

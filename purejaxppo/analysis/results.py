@@ -106,6 +106,20 @@ def points(dataset: xr.Dataset) -> list[tuple[dict[str, Any], np.ndarray]]:
     return [(dict(zip(fields, key, strict=True)), np.array(runs)) for key, runs in members.items()]
 
 
+def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
+    """Configuration and hyper-parameters in the sweep's own record; empty if there is none."""
+    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
+    return sweep.get("config", {}) | sweep.get("hparams", {})
+
+
+def recorded_widths(dataset: xr.Dataset) -> np.ndarray | None:
+    """Units of the penultimate layer in each run [S], from `hidden_sizes` as swept or recorded; None if not told."""
+    if "hidden_sizes" in dataset.coords:  # "64-48", or a number where it is one layer in all runs
+        return np.array([int(str(size).split("-")[-1]) for size in dataset["hidden_sizes"].values.tolist()])
+    sizes = recorded_fields(dataset).get("hidden_sizes")
+    return np.full(dataset.sizes["run"], int(sizes[-1])) if sizes else None
+
+
 def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a Dataset as netCDF; whoever reads `path`, at any moment, finds the old file or the whole new one.
 

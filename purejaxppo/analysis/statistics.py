@@ -159,16 +159,22 @@ def probability_of_best(x: np.ndarray, num_resamples: int = 2000, seed: int = 0)
     """How sure it is which column of x [S seeds, P points] is the best: shares [P], which sum to 1.
 
     Share of the bootstrap samples of seeds in which a point has the highest interquartile mean; points that tie share
-    the sample. Only seeds that all points have a value for are drawn; NaN where there are fewer than two of them.
+    the sample. NaN means missing: a point without any value has no share (NaN) and no say; of the seeds only those are
+    drawn that all other points have a value for, and with fewer than two of them all shares are NaN.
     """
     values = np.asarray(x, dtype=np.float64)
+    shares = np.full(values.shape[1], np.nan)
+    has_any = ~np.all(np.isnan(values), axis=0)
+    values = values[:, has_any]
     values = values[~np.any(np.isnan(values), axis=1)]
-    if values.shape[0] < 2:
-        return np.full(values.shape[1], np.nan)
+    if values.shape[0] < 2 or values.shape[1] == 0:
+        return shares
     draws = _draw_runs(np.zeros(values.shape[0]), num_resamples, np.random.default_rng(seed))
     replicates = iqm(values[draws], axis=1)
+    replicates = np.where(np.isnan(replicates), -np.inf, replicates)  # between both infinities: not the best
     is_best = replicates == np.max(replicates, axis=1, keepdims=True)
-    return np.mean(is_best / np.sum(is_best, axis=1, keepdims=True), axis=0)
+    shares[has_any] = np.mean(is_best / np.sum(is_best, axis=1, keepdims=True), axis=0)
+    return shares
 
 
 def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:

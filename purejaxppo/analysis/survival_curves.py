@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _PAGE = Page(columns=2, right=1.6, panel_height=2.3, gap_x=2.1, before_colour_ba
 _PAGE_WITHOUT_COUNTS = Page(columns=2, panel_height=2.3)
 _MOST_COUNTS = 20
 _LONGEST_LABEL = 15
+_LONGEST_NAME = 34
 
 
 def survival_figure(dataset: xr.Dataset) -> Figure:
@@ -51,14 +53,18 @@ def draw_survival(
     counts = " On the right: runs that collapsed / all runs." * is_counted
     subtitle = (
         f"{runs}. Kaplan-Meier estimates; bands: pointwise 95 % intervals (Greenwood, log-log). A run that ends "
-        f"without the event is censored.{counts} Return: below half of what was gained, to the end. Rank: a quarter of "
-        "its maximum, or 1. Dead: 95 % of the units. Variance: 1 % of its maximum."
+        f"without the event is censored; a curve ends where its last run does.{counts} Return: below half of what was "
+        "gained, to the end, or the run diverged. Rank: a quarter of its maximum, or 1. Dead: 95 % of the units. "
+        "Variance: 1 % of its maximum."
     )
     with house_style():
         channels = choose_channels(everything)
+        names = _names(everything, channels)
+        beside = 0.55 + 0.067 * max(map(len, names.values()), default=0)  # inches that names and counts take
+        wide = replace(_PAGE, right=max(_PAGE.right, beside), gap_x=max(_PAGE.gap_x, 0.5 + beside))
         title = "Survival: share of runs that have not collapsed yet"
         figure, axes = lay_out(
-            len(panels), channels, title, wrap(subtitle), _PAGE if is_counted else _PAGE_WITHOUT_COUNTS
+            len(panels), channels, title, wrap(subtitle), wide if is_counted else _PAGE_WITHOUT_COUNTS
         )
         for number, (ax, (event, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
             ax.set_title(TITLES.get(event, event))
@@ -72,7 +78,7 @@ def draw_survival(
             for point, curve in curves:
                 _draw_curve(ax, curve, line_style(channels, point) | {"label": describe(point)}, end, len(curves))
             if is_counted:
-                _count_events(ax, channels, curves)
+                _count_events(ax, channels, names, curves)
             if number % _PAGE.columns == 0:
                 ax.set_ylabel("share of runs")
         for ax in axes[-_PAGE.columns :]:
@@ -89,8 +95,9 @@ def _curves_of(dataset: xr.Dataset, event: str) -> list[tuple[dict[str, Any], Su
 
 
 def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: float, num_curves: int) -> None:
-    """A step line that goes on to the end of the axis, with its band."""
-    steps = np.append(curve.steps, max(end, curve.steps[-1]))
+    """A step line with its band, to the last step at which a run was seen; where none survives, to `end`."""
+    last = curve.steps[-1] if curve.probability[-1] > 0 else max(end, curve.steps[-1])
+    steps = np.append(curve.steps, last)
     probability, low, high = (np.append(part, part[-1]) for part in (curve.probability, curve.low, curve.high))
     if "marker" in style:
         style = style | {"markevery": max(1, steps.size // 4)}
@@ -99,16 +106,34 @@ def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: floa
     ax.fill_between(steps, low, high, step="post", color=style["color"], alpha=alpha, linewidth=0)
 
 
+def _names(everything: Sequence[dict[str, Any]], channels: Sequence[Channel]) -> dict[tuple[Any, ...], str]:
+    """A short name of every point: its swept values, or what it sets other than the first where those are too long."""
+    fields = [field for channel in channels for field in channel.fields]
+    first = everything[0] if everything else {}
+    names = {tuple(point.values()): ", ".join(format_value(point[field]) for field in fields) for point in everything}
+    if len({_cut(name, _LONGEST_LABEL) for name in names.values()}) == len(names):
+        return {key: _cut(name, _LONGEST_LABEL) for key, name in names.items()}
+    for point in everything:
+        changed = [f"{field}={format_value(point[field])}" for field in fields if point[field] != first[field]]
+        names[tuple(point.values())] = _cut(", ".join(changed) or "the first point", _LONGEST_NAME)
+    return names
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def _count_events(
-    ax: Axes, channels: Sequence[Channel], curves: Sequence[tuple[dict[str, Any], SurvivalCurve]]
+    ax: Axes,
+    channels: Sequence[Channel],
+    names: Mapping[tuple[Any, ...], str],
+    curves: Sequence[tuple[dict[str, Any], SurvivalCurve]],
 ) -> None:
     """Collapsed / all runs of each curve beside the panel, in its colour."""
-    fields = [field for channel in channels for field in channel.fields]
     texts = []
     for point, curve in curves:
-        label = ", ".join(format_value(point[field]) for field in fields)
-        label = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "\N{HORIZONTAL ELLIPSIS}"
-        texts.append((line_style(channels, point)["color"], label, f"{curve.num_events} / {curve.num_runs}"))
+        name = names[tuple(point.values())]
+        texts.append((line_style(channels, point)["color"], name, f"{curve.num_events} / {curve.num_runs}"))
     size = 7.5 if len(texts) <= 14 else 5.5
     for number, (colour, label, count) in enumerate(texts):
         ax.annotate(
