@@ -8,7 +8,14 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
 from purejaxppo.analysis import GroupResult, bootstrap_interval, iqm, overview, save_figure, to_dataset
-from purejaxppo.analysis.encoding import COLOURS, DASHES, choose_channels, line_style
+from purejaxppo.analysis.encoding import (
+    COLOURS,
+    DASHES,
+    bundled_fields,
+    choose_channels,
+    line_style,
+    point_names,
+)
 from purejaxppo.analysis.page import format_steps
 from purejaxppo.analysis.plotting import OVERVIEW
 
@@ -167,6 +174,42 @@ def test_colours_go_to_the_axis_that_has_too_many_levels_for_dashes():
     points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     assert [channel.fields for channel in choose_channels(points)] == [("pfo_coef",), ("num_epochs",)]
     assert len(DASHES) > 4
+
+
+SETTINGS = [
+    {"pfo_coef": 0.0, "share_trunk": False, "kl_penalty": False},
+    {"pfo_coef": 1.0, "share_trunk": False, "kl_penalty": False},
+    {"pfo_coef": 0.0, "share_trunk": True, "kl_penalty": False},
+    {"pfo_coef": 1.0, "share_trunk": False, "kl_penalty": True},
+]
+CHANGES = ["defaults", "pfo_coef=1", "share_trunk=True", "pfo_coef=1, kl_penalty=True"]
+
+
+def test_a_list_of_settings_is_one_colour_each_named_by_what_it_changes():
+    (channel,) = choose_channels(SETTINGS)
+    assert (channel.kind, channel.title, channel.labels) == ("colour", "setting", CHANGES)
+    assert [line_style([channel], point)["color"] for point in SETTINGS] == list(COLOURS[:4])
+    assert point_names(SETTINGS) == CHANGES
+
+
+def test_a_list_of_settings_at_every_place_of_the_axes_keeps_the_axes():
+    points = [{"num_epochs": epochs} | setting for epochs in (4, 16) for setting in SETTINGS]
+    assert bundled_fields(points) == ("pfo_coef", "share_trunk", "kl_penalty")
+    assert [channel.title for channel in choose_channels(points)] == ["setting", "num_epochs"]
+    assert len({tuple(line_style(choose_channels(points), point).values()) for point in points}) == 8
+    assert point_names(points)[5] == "num_epochs=16, pfo_coef=1"
+
+
+def test_a_first_setting_that_is_not_the_default_is_named_in_full():
+    points = [{**SETTINGS[0], "pfo_coef": 3.0}, *SETTINGS[1:]]
+    assert choose_channels(points)[0].labels[0] == "pfo_coef=3, share_trunk=False, kl_penalty=False"
+
+
+def test_axes_and_two_fields_are_no_list_of_settings():
+    crossed = [{"a": a, "b": b, "c": c} for a in (1.0, 2.0) for b in (1.0, 2.0) for c in (True, False)]
+    assert bundled_fields(crossed) == ()
+    assert bundled_fields([{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}]) == ()
+    assert bundled_fields([]) == ()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.analysis.encoding import choose_channels, format_value, line_style
+from purejaxppo.analysis.encoding import bundled_fields, choose_channels, line_style, point_names
 from purejaxppo.analysis.figures import DEAD, NORM, POLICY_PLASTICITY, POLICY_RANK, RETURN
 from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
 from purejaxppo.analysis.plotting import Panel, Point, describe_runs, say_empty
@@ -57,7 +57,7 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
         panel.metric: final_values(dataset, panel.metric, FRACTION).values if panel.metric in dataset else None
         for panel in FIGURE_6
     }
-    labels = [_label(point) for point, _ in everything]
+    labels = point_names([point for point, _ in everything], equals=" ")
     over = f", over all values of {' and '.join(names)}" if names else ""
     counts = sorted({runs.size for _, runs in everything}) or [0]
     per_box = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -74,7 +74,8 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
         "measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: "
         f"outliers.{missing}{infinite}"
     )
-    varying = ", ".join(_varying(everything))
+    bundle = bundled_fields([point for point, _ in everything])
+    varying = ", ".join([field for field in _varying(everything) if field not in bundle] + ["setting"] * bool(bundle))
     with house_style():
         left = 0.5 + 0.068 * max([len(label) for label in labels] + [0])
         rows = max(1.4, 0.3 + _ROW_HEIGHT * len(labels))
@@ -240,7 +241,3 @@ def _varying(everything: Sequence[Point]) -> list[str]:
     """The fields that differ between points."""
     fields = everything[0][0] if everything else {}
     return [name for name in fields if len({point[name] for point, _ in everything}) > 1]
-
-
-def _label(point: dict[str, Any]) -> str:
-    return ", ".join(f"{field} {format_value(value)}" for field, value in point.items()) or "all runs"

@@ -7,9 +7,10 @@ One axis of the sweep is one visual channel with a legend of its own: a sweep of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from purejaxppo.analysis.interventions import DEFAULTS
 from purejaxppo.analysis.summary import format_value
 
 if TYPE_CHECKING:
@@ -32,18 +33,24 @@ class Channel:
     fields: tuple[str, ...]
     levels: tuple[tuple[Any, ...], ...]
     styles: tuple[dict[str, Any], ...]
+    names: tuple[str, ...] = ()
+    """Text of each level, where the values themselves would be a long list."""
     kind: str
     """colour, dash, marker, or colour_bar (many ordered levels, shown as a colour bar in place of a legend)."""
 
     @property
     def title(self) -> str:
         """Names of the fields, as the user typed them in the sweep."""
-        return ", ".join(self.fields)
+        return "setting" if self.names else ", ".join(self.fields)
 
     @property
     def labels(self) -> list[str]:
         """Text of each level."""
-        return [", ".join(format_value(part) for part in level) for level in self.levels]
+        return list(self.names) or [", ".join(format_value(part) for part in level) for level in self.levels]
+
+    def label(self, point: dict[str, Any]) -> str:
+        """Text of the level of a point of the axes."""
+        return self.labels[self.levels.index(tuple(point[field] for field in self.fields))]
 
     def style(self, point: dict[str, Any]) -> dict[str, Any]:
         """Line style that this channel gives to a point of the axes."""
@@ -54,21 +61,81 @@ def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
     """Channels for the fields that differ between points: first field colour, second dash, the others marker.
 
     The second field gets the colour if it has more levels than there are good dashes, and more than the first. A single
-    field with more names than colours is told apart by colour and dash together.
+    field with more names than colours is told apart by colour and dash together. The fields of a list of settings
+    (`bundled_fields`) are one channel, the colour, whose levels are named by what they change.
     """
-    varying = [field for field in (points[0] if points else {}) if len({point[field] for point in points}) > 1]
+    varying = _varying(points)
     if not varying:
         return []
-    if len(varying) > 1:
-        first, second = (len({point[field] for point in points}) for field in varying[:2])
-        if second > max(first, 4):
-            varying[:2] = varying[1::-1]
-    groups = [(field,) for field in varying[:2]] + ([tuple(varying[2:])] if len(varying) > 2 else [])
-    channels = [_colour_channel(groups[0], _levels(points, groups[0]), is_only=len(groups) == 1)]
+    bundle = bundled_fields(points)
+    if bundle:
+        varying = [field for field in varying if field not in bundle]
+        groups = [bundle] + [(field,) for field in varying[:1]] + ([tuple(varying[1:])] if len(varying) > 1 else [])
+    else:
+        if len(varying) > 1:
+            first, second = (len({point[field] for point in points}) for field in varying[:2])
+            if second > max(first, 4):
+                varying[:2] = varying[1::-1]
+        groups = [(field,) for field in varying[:2]] + ([tuple(varying[2:])] if len(varying) > 2 else [])
+    levels = list(_bundle_names(points, bundle)) if bundle else _levels(points, groups[0])
+    channels = [_colour_channel(groups[0], tuple(levels), is_only=len(groups) == 1)]
+    if bundle:
+        channels = [replace(channels[0], names=tuple(_bundle_names(points, bundle).values()))]
     for fields, kind in zip(groups[1:], ("dash", "marker"), strict=False):
         levels = _levels(points, fields)
         channels.append(Channel(fields=fields, levels=levels, styles=_styles(kind, len(levels)), kind=kind))
     return channels
+
+
+def bundled_fields(points: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The fields of a list of settings: those whose values do not all come with all values of the others.
+
+    That is how interventions are swept, each changing a field or two. Fewer than three such fields are no bundle: two
+    axes of which some points are missing are still two axes.
+    """
+    fields = []
+    for field in _varying(points):
+        partners: dict[Any, set[tuple[Any, ...]]] = {}
+        for point in points:
+            rest = tuple(value for name, value in point.items() if name != field)
+            partners.setdefault(point[field], set()).add(rest)
+        if len({frozenset(rests) for rests in partners.values()}) > 1:
+            fields.append(field)
+    return tuple(fields) if len(fields) > 2 else ()
+
+
+def point_names(points: Sequence[dict[str, Any]], equals: str = "=") -> list[str]:
+    """Every point in words, as in `describe`; of a list of settings only what each changes."""
+    bundle = bundled_fields(points)
+    settings = _bundle_names(points, bundle)
+    names = []
+    for point in points:
+        parts = [f"{field}{equals}{format_value(value)}" for field, value in point.items() if field not in bundle]
+        if bundle:
+            parts.append(settings[tuple(point[field] for field in bundle)].replace("=", equals))
+        names.append(", ".join(parts) or "all runs")
+    return names
+
+
+def _bundle_names(points: Sequence[dict[str, Any]], bundle: tuple[str, ...]) -> dict[tuple[Any, ...], str]:
+    """Levels of a bundle in order of appearance, each named by what it sets other than the first.
+
+    The first one is `defaults` where that is what all its values are.
+    """
+    names: dict[tuple[Any, ...], str] = {}
+    for point in points:
+        level = tuple(point[field] for field in bundle)
+        first = next(iter(names), level)
+        changed = [field for field, value, base in zip(bundle, level, first, strict=True) if value != base]
+        if not names and any(value != DEFAULTS.get(field) for field, value in zip(bundle, level, strict=True)):
+            changed = list(bundle)
+        names.setdefault(level, ", ".join(f"{field}={format_value(point[field])}" for field in changed) or "defaults")
+    return names
+
+
+def _varying(points: Sequence[dict[str, Any]]) -> list[str]:
+    """The fields that differ between points."""
+    return [field for field in (points[0] if points else {}) if len({point[field] for point in points}) > 1]
 
 
 def with_markers(channels: Sequence[Channel], points: Sequence[dict[str, Any]]) -> list[Channel]:
@@ -105,7 +172,7 @@ def _levels(points: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> tuple[
 
 
 def _colour_channel(fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], is_only: bool) -> Channel:
-    is_ordered = all(isinstance(level[0], int | float) for level in levels)
+    is_ordered = len(fields) == 1 and all(isinstance(level[0], int | float) for level in levels)
     if len(levels) <= len(COLOURS):
         kind, styles = "colour", _styles("colour", len(levels))
     elif is_only and not is_ordered and len(levels) <= len(COLOURS) * len(DASHES):

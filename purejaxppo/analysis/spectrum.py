@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.analysis.encoding import COLOUR_MAP, describe
+from purejaxppo.analysis.encoding import COLOUR_MAP, point_names
 from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
 from purejaxppo.analysis.plotting import Point, curves, describe_runs, last_step, say_empty
 from purejaxppo.analysis.results import points
@@ -32,10 +32,13 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     everything = points(dataset)
-    names = [describe(point).replace(", ", "\n") for point, _ in everything]
+    swept = [point for point, _ in everything]
+    names = {
+        tuple(point.values()): name.replace(", ", "\n") for point, name in zip(swept, point_names(swept), strict=True)
+    }
     num_blocks = max(1, -(-len(everything) // _COLUMNS))
     columns = max(1, -(-len(everything) // num_blocks))
-    heading = 0.14 * max([name.count("\n") for name in names] + [0])
+    heading = 0.14 * max([name.count("\n") for name in names.values()] + [0])
     page = Page(
         columns=columns,
         width=max(7.5, 2.0 + 2.2 * columns),
@@ -72,7 +75,7 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
                 continue
             network, (point, runs) = cell
             if network == "policy":
-                ax.set_title(describe(point).replace(", ", "\n"), fontsize=8)
+                ax.set_title(names[tuple(point.values())], fontsize=8)
             ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
             ax.xaxis.set_major_formatter(format_steps)
             ax.set_xlim(0, last_step(dataset))

@@ -33,7 +33,7 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
     range are NaN wherever no sample is outside, in collapsed runs for good: for them it is the mean over as many
     of the last points that have any (the paper's figure 6). Of plasticity losses it is the last `fraction` of the
     measurements, that is of the log points at which any run of the group has one. NaN where there is nothing to
-    average.
+    average, and for a run that diverged: whatever it measured, it was not at its end.
     Raises ConfigError for an unknown metric, one that has no single value per log point, or a fraction outside (0, 1].
     """
     if name not in dataset or dataset[name].dims != ("run", "log"):
@@ -55,9 +55,14 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
     chosen = countable & has_value & (later < window[:, None])
     counts = np.sum(chosen, axis=1)
     means = np.sum(np.where(chosen, values, 0.0), axis=1) / np.maximum(counts, 1)
+    has_end = (counts > 0) & (dataset["status"].values == 0)
     coords = {key: value for key, value in dataset.coords.items() if value.dims == ("run",)}
     return xr.DataArray(
-        np.where(counts > 0, means, np.nan), dims=("run",), coords=coords, name=name, attrs=dataset[name].attrs
+        np.where(has_end, means, np.nan),
+        dims=("run",),
+        coords=coords,
+        name=name,
+        attrs=dataset[name].attrs,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.analysis.collapse import EVENTS, SurvivalCurve, survival_by_point
-from purejaxppo.analysis.encoding import Channel, choose_channels, describe, format_value, line_style
+from purejaxppo.analysis.encoding import Channel, choose_channels, describe, line_style
 from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
 from purejaxppo.analysis.plotting import describe_runs, last_step, say_empty
 from purejaxppo.errors import ConfigError
@@ -55,7 +55,7 @@ def draw_survival(
         f"{runs}. Kaplan-Meier estimates; bands: pointwise 95 % intervals (Greenwood, log-log). A run that ends "
         f"without the event is censored; a curve ends where its last run does.{counts} Return: below half of what was "
         "gained, to the end, or the run diverged. Rank: a quarter of its maximum, or 1. Dead: 95 % of the units. "
-        "Variance: 1 % of its maximum."
+        "Variance: 1 % of its maximum. A run that never had a return or a rank to lose has not lost it."
     )
     with house_style():
         channels = choose_channels(everything)
@@ -107,16 +107,10 @@ def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: floa
 
 
 def _names(everything: Sequence[dict[str, Any]], channels: Sequence[Channel]) -> dict[tuple[Any, ...], str]:
-    """A short name of every point: its swept values, or what it sets other than the first where those are too long."""
-    fields = [field for channel in channels for field in channel.fields]
-    first = everything[0] if everything else {}
-    names = {tuple(point.values()): ", ".join(format_value(point[field]) for field in fields) for point in everything}
-    if len({_cut(name, _LONGEST_LABEL) for name in names.values()}) == len(names):
-        return {key: _cut(name, _LONGEST_LABEL) for key, name in names.items()}
-    for point in everything:
-        changed = [f"{field}={format_value(point[field])}" for field in fields if point[field] != first[field]]
-        names[tuple(point.values())] = _cut(", ".join(changed) or "the first point", _LONGEST_NAME)
-    return names
+    """A short name of every point, as in the legend; cut where it is long, later where that would make two the same."""
+    names = {tuple(point.values()): ", ".join(channel.label(point) for channel in channels) for point in everything}
+    is_short_enough = len({_cut(name, _LONGEST_LABEL) for name in names.values()}) == len(names)
+    return {key: _cut(name, _LONGEST_LABEL if is_short_enough else _LONGEST_NAME) for key, name in names.items()}
 
 
 def _cut(text: str, length: int) -> str:
