@@ -411,12 +411,12 @@ def test_survival_lines_are_the_curves_and_go_on_to_the_end():
 
 
 def test_counts_beside_survival_curves_name_each_point_differently():
-    """Values that were cut off made three of six points the same `0, False, Fals...`."""
+    """Values that were cut off made three of six points the same text."""
     fields = {"pfo_coef": 0.0, "share_trunk": False, "reset_optimizer": False, "adam_beta2": 0.999, "kl_penalty": False}
     changes = {}, {"pfo_coef": 1.0}, {"share_trunk": True}, {"reset_optimizer": True}, {"adam_beta2": 0.9}
     curve = SurvivalCurve(np.array([0.0, 10.0]), np.array([1, 0.5]), np.array([1, 0.1]), np.array([1, 0.9]), 4, 2)
     figure = draw_survival({"return": [(fields | change, curve) for change in changes]}, 20.0, "20 runs")
-    names = ["the first point", "pfo_coef=1", "share_trunk=True", "reset_optimizer=True", "adam_beta2=0.9"]
+    names = ["defaults", "pfo_coef=1", "share_trunk=True", "reset_optimizer=True", "adam_beta2=0.9"]
     texts = figure.axes[0].texts
     assert [text.get_text() for text in texts] == [f"{name}: 2 / 4" for name in names]
     assert max(text.get_window_extent().x1 for text in texts) < figure.bbox.x1
