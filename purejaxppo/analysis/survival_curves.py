@@ -107,10 +107,12 @@ def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: floa
 
 
 def _names(everything: Sequence[dict[str, Any]], channels: Sequence[Channel]) -> dict[tuple[Any, ...], str]:
-    """A short name of every point, as in the legend; cut where it is long, later where that would make two the same."""
-    names = {tuple(point.values()): ", ".join(channel.label(point) for channel in channels) for point in everything}
-    is_short_enough = len({_cut(name, _LONGEST_LABEL) for name in names.values()}) == len(names)
-    return {key: _cut(name, _LONGEST_LABEL if is_short_enough else _LONGEST_NAME) for key, name in names.items()}
+    """A short name of every point, as in the legend; cut where it is long, values earlier than the names of settings."""
+    longest = _LONGEST_NAME if any(channel.names for channel in channels) else _LONGEST_LABEL
+    return {
+        tuple(point.values()): _cut(", ".join(channel.label(point) for channel in channels), longest)
+        for point in everything
+    }
 
 
 def _cut(text: str, length: int) -> str:
