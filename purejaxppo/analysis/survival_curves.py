@@ -107,7 +107,7 @@ def _draw_curve(ax: Axes, curve: SurvivalCurve, style: dict[str, Any], end: floa
 
 
 def _names(everything: Sequence[dict[str, Any]], channels: Sequence[Channel]) -> dict[tuple[Any, ...], str]:
-    """A short name of every point, as in the legend; cut where it is long, values earlier than the names of settings."""
+    """A short name of every point, as in the legend; cut where it is long, values sooner than named settings."""
     longest = _LONGEST_NAME if any(channel.names for channel in channels) else _LONGEST_LABEL
     return {
         tuple(point.values()): _cut(", ".join(channel.label(point) for channel in channels), longest)
