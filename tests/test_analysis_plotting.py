@@ -352,6 +352,14 @@ def test_files_are_whole_and_alike(tmp_path, monkeypatch):
     assert sorted(path.name for path in png.parent.iterdir()) == ["overview.v1.pdf", "overview.v1.png"]
 
 
+def test_a_notebook_shows_a_picture(tmp_path):
+    """IPython asks for `_repr_png_`; without it the reader of a notebook sees `<Figure size ...>`."""
+    figure = overview(sweep(EPOCHS_PFO))
+    (tmp_path / "shown.png").write_bytes(figure._repr_png_())
+    height, width = imread(tmp_path / "shown.png").shape[:2]
+    assert np.allclose([width, height], figure.get_size_inches() * figure.dpi, atol=1)
+
+
 def test_global_settings_stay_and_do_not_matter(tmp_path):
     dataset = sweep(EPOCHS_PFO)
     plain = save_figure(overview(dataset), tmp_path / "plain")[0].read_bytes()

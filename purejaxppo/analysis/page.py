@@ -5,12 +5,14 @@ matplotlib is imported on first use; its global settings are never changed.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +110,14 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
     return written[0], written[1]
 
 
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG, at its own resolution."""
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def wrap(text: str, width: int = 160) -> str:
     """A subtitle in lines that fit on the page."""
     return "\n".join(textwrap.wrap(text, width))
@@ -136,6 +146,8 @@ def lay_out(
     right = page.width - page.right - page.colour_bar * bool(bars)
     figure = Figure(figsize=(page.width, 1.0))
     FigureCanvasAgg(figure)
+    # What a notebook asks for: pyplot, without which it would show a line of text, does not know this figure.
+    figure._repr_png_ = partial(as_png, figure)  # pyright: ignore[reportAttributeAccessIssue]
     legend_height = draw_legends(figure, channels, page.left, right)
     rows = -(-num_panels // page.columns)
     panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
