@@ -37,7 +37,7 @@ num_cores = pjp.use_cpu_cores()  # before JAX computes anything: runs are split 
 # `experiments/results`, in folders of the same names.
 
 # %%
-TOTAL_STEPS = 60_000  # the real study: 300_000
+TOTAL_STEPS = 40_000  # the real study: 300_000
 SEEDS = 4  # the real study: 8
 NUM_EPOCHS = 16  # the real study: 32
 
