@@ -210,7 +210,7 @@ def test_a_comparison_is_printed_and_kept(swept: tuple[Path, Any], environment: 
     process = call(["compare", "runs/tiny", "--metric", "policy_rank", "--lowest"], folder, environment)
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.endswith("Table: runs/tiny/compare_policy_rank.csv\n")
-    assert process.stdout.splitlines()[0].split()[:3] == ["point", "runs", "policy_rank"]
+    assert process.stdout.splitlines()[0].split()[:4] == ["point", "runs", "diverged", "policy_rank"]
     assert pd.read_csv(folder / "runs" / "tiny" / "compare_policy_rank.csv")["best"].sum() == pytest.approx(1)
 
 
