@@ -79,9 +79,10 @@ print(sweep.num_runs, "runs in", f"{float(dataset.attrs['seconds_total']):.0f} s
 # %% [markdown]
 # ## Figure 6: final values
 #
-# One box per intervention, over its seeds. A box made of four runs is four numbers: the box ends
-# near the second lowest and the second highest. Boxes that overlap do not say "no difference", and
-# boxes that do not overlap are no test either. That is what the next section is for.
+# One box per intervention, over its seeds; `defaults` is plain PPO. A box made of four runs is four
+# numbers: the box ends near the second lowest and the second highest. Boxes that overlap do not say
+# "no difference", and boxes that do not overlap are no test either. That is what the next section
+# is for.
 
 # %%
 pjp.analysis.draw_figure(dataset, "6")

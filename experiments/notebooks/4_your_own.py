@@ -41,7 +41,7 @@ num_cores = pjp.use_cpu_cores()  # before JAX computes anything: runs are split 
 # or more seeds and millions of steps (`experiments/configs/gradual_acrobot.toml`: 3,000,000).
 
 # %%
-TOTAL_STEPS = 60_000
+TOTAL_STEPS = 40_000
 SEEDS = 4
 ROWS, COLUMNS = 4, 8
 
