@@ -187,6 +187,10 @@ def test_the_description_tells_the_cost() -> None:
             {"axes": {"gamma": [1.0]}, "points": [{"gamma": 1.0}]},
             "gamma is in both axes and points, but must be in one",
         ),
+        (
+            {"axes": {"gamma": [i / 2000 for i in range(2000)]}, "points": [{"pfo_coef": i} for i in range(1000)]},
+            "axes and points have 2000000 points together, but at most 1000000",
+        ),
         ({"points": [{"gamma": 0.9}, {"gamma": 0.9}]}, r"points\[1\] is .*gamma.*0.9.* same"),
         ({"points": [{"gamma": 0.9}, {"num_epochs": 4}, {"gamma": 0.9}]}, r"points\[2\] is .*gamma.*0.9.* same"),
         ({"points": [{"share_trunk": False}, {}]}, r"points\[1\] is .*share_trunk.* same"),

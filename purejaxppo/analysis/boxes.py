@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.analysis.encoding import bundled_fields, choose_channels, line_style, point_names
+from purejaxppo.analysis.encoding import bundled_fields, choose_channels, line_style, point_names, varying_fields
 from purejaxppo.analysis.figures import DEAD, NORM, POLICY_PLASTICITY, POLICY_RANK, RETURN
 from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
-from purejaxppo.analysis.plotting import Panel, Point, describe_runs, say_empty
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.plotting import Panel, describe_runs, say_empty
+from purejaxppo.analysis.results import Point, points
 from purejaxppo.analysis.summary import final_values
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
         panel.metric: final_values(dataset, panel.metric, FRACTION).values if panel.metric in dataset else None
         for panel in FIGURE_6
     }
-    labels = point_names([point for point, _ in everything], equals=" ")
+    swept = [point for point, _ in everything]
+    labels = point_names(swept, equals=" ")
     over = f", over all values of {' and '.join(names)}" if names else ""
     counts = sorted({runs.size for _, runs in everything}) or [0]
     per_box = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -74,8 +75,8 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
         "measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: "
         f"outliers.{missing}{infinite}"
     )
-    bundle = bundled_fields([point for point, _ in everything])
-    varying = ", ".join([field for field in _varying(everything) if field not in bundle] + ["setting"] * bool(bundle))
+    bundle = bundled_fields(swept)
+    varying = ", ".join([field for field in varying_fields(swept) if field not in bundle] + ["setting"] * bool(bundle))
     with house_style():
         left = 0.5 + 0.068 * max([len(label) for label in labels] + [0])
         rows = max(1.4, 0.3 + _ROW_HEIGHT * len(labels))
@@ -91,7 +92,7 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
         )
         title = "Figure 6: final values" + f" by {varying}" * bool(varying)
         figure, axes = lay_out(len(FIGURE_6), [], title, wrap(subtitle), page)
-        channels = choose_channels([point for point, _ in everything])
+        channels = choose_channels(swept)
         colours = [line_style(channels, point)["color"] for point, _ in everything]
         for ax, panel in zip(axes, FIGURE_6, strict=True):
             ax.set_title(panel.title)
@@ -225,8 +226,9 @@ def _pool(everything: Sequence[Point], pooled: Sequence[str]) -> tuple[list[Poin
     """The points without the pooled fields, their runs joined, and the fields that were pooled; all of them stay where
     nothing else differs between points.
     """
-    names = [name for name in pooled if name in _varying(everything)]
-    if not set(_varying(everything)) - set(names):
+    varying = varying_fields([point for point, _ in everything])
+    names = [name for name in pooled if name in varying]
+    if not set(varying) - set(names):
         names = []
     members: dict[tuple[Any, ...], list[np.ndarray]] = {}
     fields: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -235,9 +237,3 @@ def _pool(everything: Sequence[Point], pooled: Sequence[str]) -> tuple[list[Poin
         fields.setdefault(tuple(rest.values()), rest)
         members.setdefault(tuple(rest.values()), []).append(runs)
     return [(fields[key], np.concatenate(parts)) for key, parts in members.items()], names
-
-
-def _varying(everything: Sequence[Point]) -> list[str]:
-    """The fields that differ between points."""
-    fields = everything[0][0] if everything else {}
-    return [name for name in fields if len({point[name] for point, _ in everything}) > 1]

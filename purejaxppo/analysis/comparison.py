@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.results import Point, points
 from purejaxppo.analysis.statistics import (
     Estimate,
     bootstrap_interval,
@@ -20,8 +20,6 @@ from purejaxppo.analysis.statistics import (
 )
 from purejaxppo.analysis.summary import final_values, format_value
 
-Point = tuple[dict[str, Any], np.ndarray]
-"""Swept values, and the positions of their runs."""
 _NUMBERS = ("value", "difference", "improvement")
 
 
@@ -41,7 +39,7 @@ def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest
     """
     sign = -1.0 if is_lowest else 1.0
     is_diverged = dataset["status"].values != 0
-    finals = np.where(is_diverged, np.nan, final_values(dataset, metric).values)
+    finals = final_values(dataset, metric).values
     merits = np.where(is_diverged, -np.inf, sign * finals)
     blocks: dict[Any, list[Point]] = {}
     for swept, runs in points(dataset):

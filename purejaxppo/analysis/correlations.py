@@ -12,8 +12,8 @@ from scipy.stats import rankdata
 
 from purejaxppo.analysis.encoding import MARKERS, Channel, choose_channels, line_style, with_markers
 from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
-from purejaxppo.analysis.plotting import Point, describe_runs, recorded, say_empty
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.plotting import describe_runs, recorded, say_empty
+from purejaxppo.analysis.results import Point, points
 from purejaxppo.analysis.statistics import kendall_tau, spearman_rho
 
 if TYPE_CHECKING:

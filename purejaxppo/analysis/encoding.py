@@ -7,7 +7,7 @@ One axis of the sweep is one visual channel with a legend of its own: a sweep of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from purejaxppo.analysis.interventions import DEFAULTS
@@ -64,26 +64,21 @@ def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
     field with more names than colours is told apart by colour and dash together. The fields of a list of settings
     (`bundled_fields`) are one channel, the colour, whose levels are named by what they change.
     """
-    varying = _varying(points)
-    if not varying:
-        return []
     bundle = bundled_fields(points)
-    if bundle:
-        varying = [field for field in varying if field not in bundle]
-        groups = [bundle] + [(field,) for field in varying[:1]] + ([tuple(varying[1:])] if len(varying) > 1 else [])
-    else:
-        if len(varying) > 1:
-            first, second = (len({point[field] for point in points}) for field in varying[:2])
-            if second > max(first, 4):
-                varying[:2] = varying[1::-1]
-        groups = [(field,) for field in varying[:2]] + ([tuple(varying[2:])] if len(varying) > 2 else [])
-    levels = list(_bundle_names(points, bundle)) if bundle else _levels(points, groups[0])
-    channels = [_colour_channel(groups[0], tuple(levels), is_only=len(groups) == 1)]
-    if bundle:
-        channels = [replace(channels[0], names=tuple(_bundle_names(points, bundle).values()))]
-    for fields, kind in zip(groups[1:], ("dash", "marker"), strict=False):
-        levels = _levels(points, fields)
-        channels.append(Channel(fields=fields, levels=levels, styles=_styles(kind, len(levels)), kind=kind))
+    fields = [field for field in varying_fields(points) if field not in bundle]
+    if not bundle and not fields:
+        return []
+    if not bundle and len(fields) > 1:
+        first, second = (len({point[field] for point in points}) for field in fields[:2])
+        if second > max(first, 4):
+            fields[:2] = fields[1::-1]
+    names = _bundle_names(points, bundle) if bundle else {}
+    head = bundle or (fields.pop(0),)
+    groups = [(field,) for field in fields[:1]] + [tuple(fields[1:])] * (len(fields) > 1)
+    channels = [_colour_channel(head, tuple(names) or _levels(points, head), tuple(names.values()), not groups)]
+    for group, kind in zip(groups, ("dash", "marker"), strict=False):
+        levels = _levels(points, group)
+        channels.append(Channel(fields=group, levels=levels, styles=_styles(kind, len(levels)), kind=kind))
     return channels
 
 
@@ -94,7 +89,7 @@ def bundled_fields(points: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     axes of which some points are missing are still two axes.
     """
     fields = []
-    for field in _varying(points):
+    for field in varying_fields(points):
         partners: dict[Any, set[tuple[Any, ...]]] = {}
         for point in points:
             rest = tuple(value for name, value in point.items() if name != field)
@@ -133,7 +128,7 @@ def _bundle_names(points: Sequence[dict[str, Any]], bundle: tuple[str, ...]) -> 
     return names
 
 
-def _varying(points: Sequence[dict[str, Any]]) -> list[str]:
+def varying_fields(points: Sequence[dict[str, Any]]) -> list[str]:
     """The fields that differ between points."""
     return [field for field in (points[0] if points else {}) if len({point[field] for point in points}) > 1]
 
@@ -171,8 +166,10 @@ def _levels(points: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> tuple[
     return tuple(sorted(levels) if is_number else levels)
 
 
-def _colour_channel(fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], is_only: bool) -> Channel:
-    is_ordered = len(fields) == 1 and all(isinstance(level[0], int | float) for level in levels)
+def _colour_channel(
+    fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...], is_only: bool
+) -> Channel:
+    is_ordered = not names and all(isinstance(level[0], int | float) for level in levels)
     if len(levels) <= len(COLOURS):
         kind, styles = "colour", _styles("colour", len(levels))
     elif is_only and not is_ordered and len(levels) <= len(COLOURS) * len(DASHES):
@@ -183,7 +180,7 @@ def _colour_channel(fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...]
     else:
         kind = "colour_bar" if is_ordered else "colour"
         styles = tuple({"color": colour} for colour in _map_colours(len(levels)))
-    return Channel(fields=fields, levels=levels, styles=styles, kind=kind)
+    return Channel(fields=fields, levels=levels, styles=styles, names=names, kind=kind)
 
 
 def _styles(kind: str, count: int) -> tuple[dict[str, Any], ...]:

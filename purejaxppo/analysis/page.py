@@ -110,11 +110,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
     return written[0], written[1]
 
 
-def as_png(figure: Figure) -> bytes:
-    """The figure as a PNG, at its own resolution."""
+def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
+    """The figure as a PNG, at its own resolution or at `dpi` pixels per inch."""
     buffer = io.BytesIO()
     with house_style():
-        figure.savefig(buffer, format="png")
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

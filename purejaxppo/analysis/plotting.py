@@ -11,7 +11,7 @@ import xarray as xr
 
 from purejaxppo.analysis.encoding import Channel, choose_channels, describe, line_style
 from purejaxppo.analysis.page import PAGE, format_steps, house_style, lay_out, save_figure
-from purejaxppo.analysis.results import points, recorded_fields, recorded_widths
+from purejaxppo.analysis.results import Point, points, recorded_fields, recorded_widths
 from purejaxppo.analysis.statistics import bootstrap_interval, iqm
 from purejaxppo.diagnostics.registry import METRICS
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OVERVIEW",
     "Panel",
-    "Point",
     "curves",
     "describe_runs",
     "draw_curves",
@@ -30,9 +29,6 @@ __all__ = [
     "overview",
     "save_figure",
 ]
-
-# Swept values, and the positions of their runs.
-Point = tuple[dict[str, Any], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)

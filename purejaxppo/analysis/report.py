@@ -19,7 +19,7 @@ import xarray as xr
 from purejaxppo.analysis.claims import EXPLANATION as VERDICTS
 from purejaxppo.analysis.claims import TITLES, evaluate_claims
 from purejaxppo.analysis.figures import draw_figure
-from purejaxppo.analysis.page import house_style
+from purejaxppo.analysis.page import as_png
 from purejaxppo.analysis.plotting import describe_runs, overview
 from purejaxppo.analysis.results import recorded_fields, swept_fields
 from purejaxppo.analysis.summary import EXPLANATION, format_value, summary_table, table_cells
@@ -136,10 +136,10 @@ def _png(figure: Figure) -> bytes:
     """The figure as PNG with few colours: a third of the size, with no difference to see."""
     from PIL import Image
 
-    buffer, small = io.BytesIO(), io.BytesIO()
-    with house_style():
-        figure.savefig(buffer, format="png", dpi=_DPI)
-    Image.open(buffer).convert("RGB").quantize(_COLOURS).save(small, format="PNG", optimize=True)
+    small = io.BytesIO()
+    Image.open(io.BytesIO(as_png(figure, _DPI))).convert("RGB").quantize(_COLOURS).save(
+        small, format="PNG", optimize=True
+    )
     return small.getvalue()
 
 

@@ -96,7 +96,11 @@ def swept_fields(dataset: xr.Dataset) -> list[str]:
     return [name for name in over_runs if name not in _OWN_COORDINATES]
 
 
-def points(dataset: xr.Dataset) -> list[tuple[dict[str, Any], np.ndarray]]:
+Point = tuple[dict[str, Any], np.ndarray]
+"""Swept values, and the positions of their runs [S]."""
+
+
+def points(dataset: xr.Dataset) -> list[Point]:
     """The points of the axes, in order of first appearance: (swept values, positions of their runs [S])."""
     fields = swept_fields(dataset)
     columns = [dataset[field].values.tolist() for field in fields]

@@ -9,8 +9,8 @@ import xarray as xr
 
 from purejaxppo.analysis.encoding import COLOUR_MAP, point_names
 from purejaxppo.analysis.page import Page, format_steps, house_style, lay_out, wrap
-from purejaxppo.analysis.plotting import Point, curves, describe_runs, last_step, say_empty
-from purejaxppo.analysis.results import points
+from purejaxppo.analysis.plotting import curves, describe_runs, last_step, say_empty
+from purejaxppo.analysis.results import Point, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -219,6 +219,9 @@ def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[s
     for position, point in enumerate(points):
         if point in points[:position]:
             raise ConfigError(f"points[{position}] is {point}, but an earlier point is the same; points must differ.")
+    count = len(axes) * len(points)
+    if count > MAX_RUNS:  # before they are laid out, which would fill the memory
+        raise ConfigError(f"axes and points have {count} points together, but at most {MAX_RUNS} are allowed.")
     return tuple(outer | inner for outer in axes for inner in points)
 
 
