@@ -127,7 +127,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, environmen
     """Arguments come on top of the preset: its 2 environments, our 8 steps of each."""
     process = call(["train", "--preset", "paper_mujoco", *TRAIN, "--seeds", "3", "--dry-run"], tmp_path, environment)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.startswith("Sweep 'train': 3 runs = 1 points x 3 seeds, 1 compiled program, 192 environment")
+    assert process.stdout.startswith("Sweep 'train': 3 runs = 1 points x 3 seeds, 1 program (1 to compile), 192 ")
     assert "program 1: probe/ValueOnly, 3 runs x 4 updates of 2 x 8 steps, 1 epochs x 2 minibatches" in process.stdout
     assert contents(tmp_path) == {}
 

@@ -18,7 +18,6 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import ACTIVATIONS, NetworkOutput
 from purejaxppo.ppo import interventions, losses
-from purejaxppo.ppo.interventions import KLControl
 from purejaxppo.ppo.state import Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
 from purejaxppo.ppo.train import make_trainer
@@ -207,14 +206,13 @@ def test_the_kl_penalty_adds_its_coefficient_times_the_mean_kl_and_its_gradient(
 
 @pytest.mark.parametrize(("last_epoch", "change"), [(0.16, 3.0), (0.14, 1.0), (0.07, 1.0), (0.06, 0.25), (0.0, 0.25)])
 def test_the_coefficient_follows_the_mean_kl_of_the_last_epoch(last_epoch: float, change: float) -> None:
-    """Target 0.1: up beyond 0.15, down below 0.0667. The epoch before does not count."""
+    """Target 0.1: up beyond 0.15, down below 0.0667."""
     config = pjp.TrainConfig(kl_penalty=True)
     hparams = HyperParams(kl_coef=0.5, kl_target=0.1, kl_increment=3.0, kl_decrement=0.25)
     control = interventions.init_kl_control(config).replace(factor=jnp.float32(4.0))
-    kl = jnp.array([[9.0, 9.0], [0.5 * last_epoch, 1.5 * last_epoch]])
-    history = KLControl(factor=jnp.ones((2, 2)), kl=kl, is_stopped=jnp.zeros((2, 2), bool))
+    kl = jnp.array([0.5 * last_epoch, 1.5 * last_epoch])
     state = make_state(make_learner()).replace(kl_control=control)
-    after, metrics = interventions.finish_rollout(config, hparams, state, history)
+    after, metrics = interventions.finish_rollout(config, hparams, state, kl, 4)
     np.testing.assert_allclose(metrics["kl_coef"], 2.0)
     np.testing.assert_allclose(after.factor, 4.0 * change, rtol=1e-6)
 
@@ -223,9 +221,8 @@ def test_the_coefficient_follows_the_mean_kl_of_the_last_epoch(last_epoch: float
 def test_the_coefficient_neither_vanishes_nor_overflows(kl: float) -> None:
     config = pjp.TrainConfig(kl_penalty=True)
     state = make_state(make_learner()).replace(kl_control=interventions.init_kl_control(config))
-    history = KLControl(factor=jnp.ones((1, 1)), kl=jnp.full((1, 1), kl), is_stopped=jnp.zeros((1, 1), bool))
     for _ in range(200):
-        control, _ = interventions.finish_rollout(config, HyperParams(), state, history)
+        control, _ = interventions.finish_rollout(config, HyperParams(), state, jnp.full(1, kl), 1)
         state = state.replace(kl_control=control)
     np.testing.assert_allclose(state.kl_control.factor, 1e10 if kl else 1e-10)
 
@@ -266,7 +263,19 @@ def test_a_stop_lasts_to_the_end_of_the_rollout_even_if_a_later_minibatch_is_wit
         control = interventions.watch_minibatch(config, hparams, control, jnp.float32(kl))
         found.append(bool(control.is_stopped))
     assert found == [False, True, True]
-    assert not interventions.start_rollout(control).is_stopped
+    assert control.steps_done == 1
+    control = interventions.start_rollout(control)
+    assert not control.is_stopped
+    assert control.steps_done == 0
+
+
+def test_the_first_epoch_does_not_count_for_the_coefficient() -> None:
+    """At the first minibatch the policy is the old one, which lowers the coefficient; the last epoch raises it."""
+    learner, state = prepare(kl_penalty=True, minibatch_size=8, num_epochs=8)
+    hparams = HyperParams(learning_rate=1e-1, kl_coef=0.0, kl_target=1e-4, kl_increment=3.0, kl_decrement=0.25)
+    for num_epochs, factor in ((1, 0.25), (8, 3.0)):
+        found, _ = update_networks(learner, hparams, state, make_batch(learner, state), KEY, True, num_epochs)
+        np.testing.assert_allclose(found.kl_control.factor, factor)
 
 
 # --- Adam

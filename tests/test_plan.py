@@ -155,9 +155,9 @@ def test_the_description_tells_the_cost() -> None:
     assert [group.env_steps for group in groups] == [6 * 160, 6 * 160]
     lines = describe(sweep, groups).splitlines()
     assert lines == [
-        "Sweep 'grid': 12 runs = 4 points x 3 seeds, 2 compiled programs, 1,920 environment steps",
+        "Sweep 'grid': 12 runs = 4 points x 3 seeds, 2 programs (1 to compile), 1,920 environment steps",
         "  gamma: 0.9, 1.0 (inside one program)",
-        "  num_epochs: 1, 2 (one program per value)",
+        "  num_epochs: 1, 2 (one program per value, compiled once for all)",
         "  program 1: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 1 epochs x 4 minibatches, 5 log points",
         "  program 2: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 2 epochs x 4 minibatches, 5 log points",
     ]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from purejaxppo.config import TrainConfig
 from purejaxppo.distributions import Categorical
@@ -230,13 +231,25 @@ def test_metrics_are_taken_only_where_asked_for_and_change_no_step() -> None:
 
 def test_corners_are_the_first_and_last_minibatch_of_the_first_and_last_epoch() -> None:
     """Of three epochs (tens) of four minibatches (ones); the plain name is the very last."""
-    metric = 10 * jnp.arange(3)[:, None] + jnp.broadcast_to(jnp.arange(4), (3, 4))
-    assert {name: int(value) for name, value in corners(Metrics.of({"x": metric})).items()} == {
+    first, last = (Metrics.of({"x": 10.0 * epoch + jnp.arange(4)}) for epoch in (0, 2))
+    assert {name: int(value) for name, value in corners(first, last).items()} == {
         "x_first_epoch_first": 0,
         "x_first_epoch_last": 3,
         "x_last_epoch_first": 20,
         "x": 23,
     }
+
+
+def test_a_number_of_epochs_that_comes_as_an_argument_makes_the_steps_of_a_fixed_one() -> None:
+    """Three epochs, fixed in one program and given to another that was made for one; the last epoch is measured."""
+    fixed, other = make_learner(num_epochs=3), make_learner(num_epochs=1)
+    state = make_state(fixed)
+    batch = make_batch(fixed, state)
+    expected, metrics = update_networks(fixed, HyperParams(), state, batch, KEY)
+    for num_epochs, is_same in ((jnp.int32(3), True), (jnp.int32(2), False)):
+        found, found_metrics = update_networks(other, HyperParams(), state, batch, KEY, True, num_epochs)
+        for a, b in ((found.params, expected.params), (found_metrics.values, metrics.values)):
+            assert is_same == np.allclose(ravel_pytree(a)[0], ravel_pytree(b)[0], rtol=1e-5, atol=1e-7)
 
 
 # --- The loss

@@ -91,13 +91,17 @@ class KLControl:
     """KL(old || new) of the latest minibatch, in nat, before its gradient step."""
     is_stopped: Array
     """Whether the gradient steps of this rollout have ended."""
+    steps_done: Array
+    """Number of gradient steps of this rollout so far."""
 
 
 def init_kl_control(config: TrainConfig) -> KLControl | None:
     """At the start of training; None where neither intervention is on."""
     if not (config.kl_penalty or config.kl_stop):
         return None
-    return KLControl(factor=jnp.ones(()), kl=jnp.zeros(()), is_stopped=jnp.zeros((), bool))
+    return KLControl(
+        factor=jnp.ones(()), kl=jnp.zeros(()), is_stopped=jnp.zeros((), bool), steps_done=jnp.zeros((), jnp.int32)
+    )
 
 
 def kl_coef(hparams: HyperParams, state: RunState) -> Array:
@@ -107,8 +111,9 @@ def kl_coef(hparams: HyperParams, state: RunState) -> Array:
 
 
 def start_rollout(control: KLControl) -> KLControl:
-    """At the start of an update phase nothing is stopped."""
-    return dataclasses.replace(control, is_stopped=jnp.zeros_like(control.is_stopped))
+    """At the start of an update phase nothing is stopped, and nothing done."""
+    is_stopped, steps_done = jnp.zeros_like(control.is_stopped), jnp.zeros_like(control.steps_done)
+    return dataclasses.replace(control, is_stopped=is_stopped, steps_done=steps_done)
 
 
 def watch_minibatch(config: TrainConfig, hparams: HyperParams, control: KLControl, kl: Array) -> KLControl:
@@ -116,14 +121,15 @@ def watch_minibatch(config: TrainConfig, hparams: HyperParams, control: KLContro
     is_stopped = control.is_stopped
     if config.kl_stop:
         is_stopped = is_stopped | (kl > hparams.kl_stop_limit)
-    return dataclasses.replace(control, kl=kl, is_stopped=is_stopped)
+    return dataclasses.replace(control, kl=kl, is_stopped=is_stopped, steps_done=control.steps_done + ~is_stopped)
 
 
 def finish_rollout(
-    config: TrainConfig, hparams: HyperParams, state: RunState, history: KLControl
+    config: TrainConfig, hparams: HyperParams, state: RunState, last_kl: Array, num_steps: Array | int
 ) -> tuple[KLControl, dict[str, Array]]:
-    """The coefficient for the next rollout, and metrics of this one; `history` has every minibatch, [epochs, M].
+    """The coefficient for the next rollout, and metrics of this one.
 
+    last_kl: [minibatches], the KL of every minibatch of the last epoch; num_steps: gradient steps without a stop.
     beta <- beta x increment where the mean KL of the last epoch > 1.5 target, x decrement where it is < target / 1.5
     (Schulman et al. 2017, arXiv 1707.06347, section 4).
     """
@@ -131,13 +137,13 @@ def finish_rollout(
     assert control is not None
     if config.kl_penalty:
         metrics["kl_coef"] = kl_coef(hparams, state)
-        kl = history.kl[-1].mean()
+        kl = last_kl.mean()
         is_low = kl < hparams.kl_target / 1.5
         change = jnp.where(kl > 1.5 * hparams.kl_target, hparams.kl_increment, 1.0)
         change = jnp.where(is_low, hparams.kl_decrement, change)
         control = dataclasses.replace(control, factor=jnp.clip(control.factor * change, *_KL_FACTOR_RANGE))
     if config.kl_stop:
-        metrics["minibatches_done_fraction"] = 1.0 - history.is_stopped.mean()
+        metrics["minibatches_done_fraction"] = control.steps_done / num_steps
     return control, metrics
 
 

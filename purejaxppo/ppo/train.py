@@ -37,10 +37,12 @@ from purejaxppo.ppo.update import init_optimizer, update_networks
 
 
 class Trainer(NamedTuple):
-    """A run as two pure functions: `init(hparams, key)` and `segment(hparams, state, is_plasticity_point=False)`.
+    """A run as two pure functions.
 
-    A segment goes on to the next log point; `config.num_logs` of them make a run. `config.is_plasticity_point` says at
-    which of them the plasticity loss is to be measured; under vmap that must be the same for all runs.
+    They are `init(hparams, key)` and `segment(hparams, state, is_plasticity_point=False, num_epochs=None)`. A segment
+    goes on to the next log point; `config.num_logs` of them make a run. `config.is_plasticity_point` says at which of
+    them the plasticity loss is to be measured. `num_epochs` stands for the configuration's, so that one compiled
+    program serves several. Under vmap both must be the same for all runs.
     """
 
     init: Callable[[HyperParams, Array], RunState]
@@ -120,14 +122,14 @@ def init_run(learner: Learner, key: Array) -> RunState:
 
 
 def run_update(
-    learner: Learner, hparams: HyperParams, state: RunState, is_measured: Array
+    learner: Learner, hparams: HyperParams, state: RunState, is_measured: Array, num_epochs: Array | int
 ) -> tuple[RunState, LastUpdate]:
     """One iteration of PPO: collect, bootstrap, advantages, epochs."""
     key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
     before = state
     state, rollout = collect(learner, state, key_collect)
     batch = prepare_batch(learner, hparams, state, rollout)
-    state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update, is_measured)
+    state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update, is_measured, num_epochs)
     if state.observation_statistics is not None:  # fixed within a rollout and its update, so that phi_old stays phi_old
         state = replace(state, observation_statistics=state.observation_statistics.update(batch.obs))
     last = LastUpdate(
@@ -140,13 +142,19 @@ def run_update(
 
 
 def run_segment(
-    learner: Learner, hparams: HyperParams, state: RunState, is_plasticity_point: Array | bool = False
+    learner: Learner,
+    hparams: HyperParams,
+    state: RunState,
+    is_plasticity_point: Array | bool = False,
+    num_epochs: Array | int | None = None,
 ) -> tuple[RunState, Metrics]:
     """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did."""
-    start = state
+    start, num_epochs = state, learner.config.num_epochs if num_epochs is None else num_epochs
     state = replace(state, episodes=state.episodes.reset_interval())
 
-    run_one = jax.jit(partial(run_update, learner), inline=True)  # traced once for its shapes and for the scan
+    @partial(jax.jit, inline=True)  # traced once for its shapes and for the scan
+    def run_one(hparams: HyperParams, state: RunState, is_measured: Array) -> tuple[RunState, LastUpdate]:
+        return run_update(learner, hparams, state, is_measured, num_epochs)
 
     def update(carry: tuple[RunState, LastUpdate], is_measured: Array) -> tuple[tuple[RunState, LastUpdate], None]:
         return run_one(hparams, carry[0], is_measured), None

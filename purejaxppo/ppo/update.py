@@ -17,7 +17,7 @@ from purejaxppo.ppo.interventions import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 History = tuple[Metrics, interventions.KLControl | None]
-"""Of one minibatch, or of all of them stacked: its metrics, and the memory of the KL interventions after it."""
+"""Of one minibatch, or of several stacked: its metrics, and the memory of the KL interventions after it."""
 
 
 def minibatch_loss(
@@ -158,12 +158,15 @@ def update_networks(
     batch: Batch,
     key: Array,
     is_measured: Array | bool = True,
+    num_epochs: Array | int | None = None,
 ) -> tuple[RunState, Metrics]:
     """All epochs over one rollout; metrics of the first and last minibatch of the first and last epoch.
 
-    Zeros in their place unless `is_measured`, which must be the same for all runs of a vmapped program.
+    Zeros in their place unless `is_measured`, which must be the same for all runs of a vmapped program, as must
+    `num_epochs`: the configuration's by default, or a number that is known only when the program runs.
     """
     config = learner.config
+    num_epochs = config.num_epochs if num_epochs is None else num_epochs
     learning_rate = scheduled_learning_rate(learner, hparams, state.update)
     if config.reset_optimizer:
         fresh = {name: init_optimizer(network) for name, network in state.params.items()}
@@ -177,25 +180,35 @@ def update_networks(
         state, metrics = minibatch_update(learner, hparams, learning_rate, state, rows, key, is_corner & is_measured)
         return state, (metrics, state.kl_control)
 
-    def epoch(state: RunState, step: tuple[Array, Array]) -> tuple[RunState, History]:
-        key, is_corner = step
-        key_shuffle, key_loss = jax.random.split(key)
+    def epoch(state: RunState, number: Array | int) -> tuple[RunState, History]:
+        key_shuffle, key_loss = jax.random.split(jax.random.fold_in(key, number))
         order = shuffled_indices(key_shuffle, config.batch_size)
         order = order[: config.num_minibatches * config.minibatch_size]  # an incomplete last minibatch is dropped
         order = order.reshape(config.num_minibatches, config.minibatch_size)
+        is_corner = _is_first_or_last(jnp.arange(config.num_minibatches), config.num_minibatches)
+        is_corner &= _is_first_or_last(jnp.asarray(number), num_epochs)
         return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
 
-    is_corner = _is_first_or_last(config.num_epochs)[:, None] & _is_first_or_last(config.num_minibatches)[None]
-    state, (metrics, kl_history) = jax.lax.scan(epoch, state, (jax.random.split(key, config.num_epochs), is_corner))
-    metrics = corners(metrics)
-    if kl_history is not None:
-        kl_control, kl_metrics = interventions.finish_rollout(config, hparams, state, kl_history)
+    epoch = jax.jit(epoch, inline=True)  # traced once for its shapes and for the loop
+
+    def next_epoch(number: Array | int, carry: tuple[RunState, History, History]) -> tuple[RunState, History, History]:
+        state, first, _ = carry
+        state, last = epoch(state, number)
+        return state, jax.tree.map(lambda old, new: jnp.where(number == 0, new, old), first, last), last
+
+    shapes = jax.eval_shape(epoch, state, 0)[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state, first, last = jax.lax.fori_loop(0, num_epochs, next_epoch, (state, nothing, nothing))
+    metrics = corners(first[0], last[0])
+    if state.kl_control is not None:
+        assert last[1] is not None
+        num_steps = num_epochs * config.num_minibatches
+        kl_control, kl_metrics = interventions.finish_rollout(config, hparams, state, last[1].kl, num_steps)
         state, metrics = dataclasses.replace(state, kl_control=kl_control), metrics.joined(Metrics.of(kl_metrics))
     return state, metrics
 
 
-def _is_first_or_last(size: int) -> Array:
-    index = jnp.arange(size)
+def _is_first_or_last(index: Array, size: Array | int) -> Array:
     return (index == 0) | (index == size - 1)
 
 
@@ -215,14 +228,15 @@ def shuffled_indices(key: Array, size: int) -> Array:
 CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
 
 
-def corners(metrics: Metrics) -> Metrics:
-    """From [epochs, minibatches] the first and last minibatch of the first and last epoch, under their names.
+def corners(first_epoch: Metrics, last_epoch: Metrics) -> Metrics:
+    """From two epochs' metrics [minibatches] those of the first and last minibatch, under their names.
 
     The plain name is the last minibatch of the last epoch.
     """
+    epochs = {0: first_epoch, -1: last_epoch}
     return Metrics(
-        names=tuple(f"{name}{suffix}" for suffix in CORNERS for name in metrics.names),
-        values=jnp.concatenate([metrics.values[place] for place in CORNERS.values()]),
+        names=tuple(f"{name}{suffix}" for suffix in CORNERS for name in first_epoch.names),
+        values=jnp.concatenate([epochs[epoch].values[minibatch] for epoch, minibatch in CORNERS.values()]),
         spectra={},
     )
 

@@ -50,7 +50,7 @@ class Session:
     tensorboard: bool
     seconds_compiling: float = 0.0
     program: GroupProgram | None = None
-    """The last one compiled; groups come one after the other, so no other is needed again."""
+    """The last one compiled; groups that can share one come one after the other, so no other is needed again."""
 
 
 def run_sweep(
@@ -218,12 +218,13 @@ def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Hyp
     """The program of a chunk, compiled where it has not been yet, and its arguments."""
     begin = time.perf_counter()
     group, program = session.groups[chunk.group], session.program
-    is_new = False
-    if program is None or program.group is not group or program.width != chunk.width:
-        is_new = True
+    program = program and program.for_group(group, chunk.width)
+    is_new = program is None
+    if program is None:
         session.progress.compiling(chunk)
         session.program = None  # lets go of the one before
-        program = session.program = GroupProgram(group, chunk.width)
+        program = GroupProgram(group, chunk.width)
+    session.program = program
     hparams, keys = program.arguments(chunk.runs(session.groups))
     program.compile(hparams, keys)
     session.seconds_compiling += time.perf_counter() - begin

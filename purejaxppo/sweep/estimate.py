@@ -22,10 +22,12 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
     """
     groups = make_groups(sweep)
     budget = available_memory(jax.local_devices()) if memory is None else memory
-    chunks, lines, total = lay_out(groups, budget), [], 0.0
+    chunks, lines, total, program = lay_out(groups, budget), [], 0.0, None
     for number, group in enumerate(groups):
         begin = time.perf_counter()
-        program, num_chunks = _fitting(group, next(c for c in chunks if c.group == number).width, budget)
+        width = next(c for c in chunks if c.group == number).width
+        program = (program and program.for_group(group, min(width, program.width))) or _fitting(group, width, budget)
+        num_chunks = -(-len(group.runs) // program.width)
         hparams, keys = program.arguments(group.runs[: program.width])
         state = program.init(hparams, keys)
         compiling = time.perf_counter() - begin
@@ -55,8 +57,8 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
     )
 
 
-def _fitting(group: Group, width: int, budget: int | None) -> tuple[GroupProgram, int]:
-    """The compiled program of a group as the sweep would choose it, and its number of chunks.
+def _fitting(group: Group, width: int, budget: int | None) -> GroupProgram:
+    """The compiled program of a group as the sweep would choose it.
 
     Raises RunError when the device refuses it; the sweep itself would go on with half the runs.
     """
@@ -69,7 +71,7 @@ def _fitting(group: Group, width: int, budget: int | None) -> tuple[GroupProgram
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(f"{width} runs do not fit into the device's memory; try again with less --memory.") from error
-    return program, -(-len(group.runs) // width)
+    return program
 
 
 def format_seconds(seconds: float) -> str:

@@ -166,15 +166,23 @@ def make_groups(sweep: Sweep) -> list[Group]:
     return [Group(config=config, runs=tuple(runs)) for config, runs in groups.items()]
 
 
+def without_epochs(config: TrainConfig) -> TrainConfig:
+    """What a compiled program depends on: everything static except the number of epochs."""
+    return dataclasses.replace(config, num_epochs=1)
+
+
 def describe(sweep: Sweep, groups: list[Group]) -> str:
     """The plan as a few lines of text, for `--dry-run` and the start of a sweep."""
+    num_compiled = len({without_epochs(group.config) for group in groups})
     lines = [
         f"Sweep '{sweep.name}': {sweep.num_runs} runs = {len(sweep.points)} points x {len(sweep.seeds)} seeds, "
-        f"{len(groups)} compiled program{'s' if len(groups) > 1 else ''}, "
+        f"{len(groups)} program{'s' if len(groups) > 1 else ''} ({num_compiled} to compile), "
         f"{sum(group.env_steps for group in groups):,} environment steps"
     ]
     for name in sweep.swept:
         kind = "one program per value" if name in STATIC else "inside one program"
+        if name == "num_epochs":
+            kind = "one program per value, compiled once for all"
         values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
         lines.append(f"  {name}: {', '.join(values)} ({kind})")
     for number, group in enumerate(groups, 1):

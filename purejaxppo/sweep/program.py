@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import Array, RunState
 from purejaxppo.ppo.train import Trainer, make_trainer
 from purejaxppo.sweep.memory import needed_memory
-from purejaxppo.sweep.plan import Group, Run
+from purejaxppo.sweep.plan import Group, Run, without_epochs
 
 
 def _is_cpu() -> bool:
@@ -43,6 +44,7 @@ def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
 class GroupProgram:
     """A group's compiled program for `width` runs at a time, vmapped and split over the local devices.
 
+    The number of epochs is one of its arguments, so that groups which differ in nothing else share one compilation.
     Chunks with fewer runs are padded (the last run repeated), and the padding is dropped from every result.
     """
 
@@ -64,17 +66,27 @@ class GroupProgram:
             mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=runs, check_vma=False)
             return jax.jit(mapped, donate_argnums=donate)
 
-        def segment(hparams: HyperParams, state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
+        def segment(
+            hparams: HyperParams, state: RunState, is_plasticity_point: Array, num_epochs: Array
+        ) -> tuple[RunState, Metrics]:
             def one(run: tuple[HyperParams, RunState]) -> tuple[RunState, Metrics]:
-                return trainer.segment(*run, is_plasticity_point)
+                return trainer.segment(*run, is_plasticity_point, num_epochs)
 
             state, metrics = map_runs(one, (hparams, state), runs_at_once(state))
             return state, metrics.joined(Metrics.of({"status": state.status}))
 
         self._init = split(jax.vmap(trainer.init), (runs, runs), donate=())
-        self._segment = split(segment, (runs, runs, all_runs), donate=(1,))
+        self._segment = split(segment, (runs, runs, all_runs, all_runs), donate=(1,))
         self._compiled_init: Any = None
         self._compiled: Any = None
+
+    def for_group(self, group: Group, width: int) -> GroupProgram | None:
+        """This program for the runs of another group, compiled as it is; None where it would be another one."""
+        if width != self.width or without_epochs(group.config) != without_epochs(self.group.config):
+            return None
+        program = copy.copy(self)
+        program.group = group
+        return program
 
     def arguments(self, runs: Sequence[Run] | None = None) -> tuple[HyperParams, Array]:
         """Hyper-parameters [width] and keys [width] of some runs (all by default), padded and on the devices."""
@@ -107,7 +119,9 @@ class GroupProgram:
             state = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), self.shapes(hparams, keys)
             )
-            self._compiled = self._segment.lower(hparams, state, np.bool_(False)).compile(compiler_options=options)
+            self._compiled = self._segment.lower(hparams, state, *self._scalars(False)).compile(
+                compiler_options=options
+            )
 
     @property
     def needed_memory(self) -> int:
@@ -122,7 +136,10 @@ class GroupProgram:
         self, hparams: HyperParams, state: RunState, is_plasticity_point: bool = False
     ) -> tuple[RunState, Metrics]:
         """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
-        return (self._compiled or self._segment)(hparams, state, np.bool_(is_plasticity_point))
+        return (self._compiled or self._segment)(hparams, state, *self._scalars(is_plasticity_point))
+
+    def _scalars(self, is_plasticity_point: bool) -> tuple[np.bool_, np.int32]:
+        return np.bool_(is_plasticity_point), np.int32(self.group.config.num_epochs)
 
 
 def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:
