@@ -56,20 +56,16 @@ def main() -> None:
     result: dict[str, Any] = {"provenance": provenance(), "flops_per_second": rate, "settings": {}}
     for name in args.settings:
         found = result["settings"][name] = measure(name, args.rounds, rate)
-        print(
-            f"{name}: {found['updates']} updates of all runs take {found['ours']:.4f} s, "
-            f"{found['diagnostics']:.4f} s with diagnostics; environments {found['environments']:.4f}, networks {found['networks']:.4f}, their "
-            f"arithmetic {found['arithmetic']:.4f}; time / floor {found['over_floor']:.2f}, over arithmetic "
-            f"{found['over_arithmetic']:.2f}",
-            flush=True,
-        )
+        print(f"{name}, {found['updates']} updates of all runs:", flush=True)
+        for part in ("ours", "diagnostics", "environments", "networks", "arithmetic", "over_floor", "over_arithmetic"):
+            print(f"  {part:<16} {found[part]:8.4f}", flush=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written: {args.out}")
 
 
 def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
     """Seconds (medians of alternating rounds) of the updates up to one log point, of all runs together."""
-    group = group_of(name)
+    group = group_of(SETTINGS[name])
     config = group.config
     programs = {
         "ours": GroupProgram(dataclasses.replace(group, config=dataclasses.replace(config, diagnostics=False))),

@@ -39,12 +39,14 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 from peer_processes import HERE, PeerError, python_of, run_worker
+from settings import SETTINGS, Setting
 
 from purejaxppo.analysis.page import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.provenance import provenance
 
 REPEATS = 3
+OURS = "../ours_worker.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,13 @@ class Contestant:
 
     @property
     def is_ours(self) -> bool:
-        return self.script == "ours.py"
+        return self.script == OURS
 
 
 CONTESTANTS = {
-    "ours": Contestant(label="ours", script="ours.py"),
-    "ours_1": Contestant(label="ours, 1 run", script="ours.py", changes={"runs": 1}),
-    "ours_4": Contestant(label="ours, 4 runs", script="ours.py", changes={"runs": 4}),
+    "ours": Contestant(label="ours", script=OURS),
+    "ours_1": Contestant(label="ours, 1 run", script=OURS, changes={"runs": 1}),
+    "ours_4": Contestant(label="ours, 4 runs", script=OURS, changes={"runs": 4}),
     "rejax": Contestant(label="rejax", script="rejax_worker.py", peer="rejax"),
     "rejax_split": Contestant(
         label="rejax, split by hand", script="rejax_worker.py", peer="rejax", changes={"is_split": True}
@@ -74,51 +76,6 @@ CONTESTANTS = {
     "sb3": Contestant(
         label="Stable-Baselines3", script="sb3_worker.py", peer="sb3", changes={"runs": 1, "steps": 20_480}
     ),
-}
-REJAX = ("ours", "rejax", "rejax_split")
-BRAX = ("ours_1", "ours_4", "brax", "brax_split")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What contestants have in common. `steps` is how many environment steps of one run a repeat has, at least."""
-
-    env: str
-    num_envs: int
-    steps: int
-    runs: int = 1
-    num_steps: int = 128
-    num_epochs: int = 4
-    num_minibatches: int = 4
-    torso: str = "mlp"
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    total_steps: int = 500_000
-    contestants: tuple[str, ...] = REJAX
-
-
-BREAKOUT = Setting(env="gymnax/Breakout-MinAtar", runs=4, num_envs=64, steps=81_920)
-HOPPER = Setting(env="brax/hopper", num_envs=64, num_steps=64, num_minibatches=8, steps=81_920, contestants=BRAX)
-CARTPOLE = Setting(env="gymnax/CartPole-v1", runs=16, num_envs=4, steps=102_400)
-
-
-def _invaders(setting: Setting) -> Setting:
-    return dataclasses.replace(setting, env="gymnax/SpaceInvaders-MinAtar")
-
-
-def _convolved(setting: Setting) -> Setting:
-    return dataclasses.replace(setting, torso="minatar_conv", hidden_sizes=(128,), steps=16_384)
-
-
-SETTINGS = {
-    "cartpole": CARTPOLE,
-    "cartpole64": dataclasses.replace(CARTPOLE, num_envs=64),
-    "breakout": BREAKOUT,
-    "spaceinvaders": _invaders(BREAKOUT),
-    "breakout_conv": _convolved(BREAKOUT),
-    "spaceinvaders_conv": _convolved(_invaders(BREAKOUT)),
-    "hopper": HOPPER,
-    "ant": dataclasses.replace(HOPPER, env="brax/ant", steps=32_768),
-    "sb3": dataclasses.replace(CARTPOLE, contestants=("ours", "ours_1", "sb3")),
 }
 
 

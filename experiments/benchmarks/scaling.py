@@ -106,7 +106,9 @@ def in_turn(groups: dict[Key, Group], rounds: int) -> dict[Key, tuple[GroupProgr
 def cost_of_runs(rounds: int) -> list[dict[str, Any]]:
     """Environment steps a second of all runs together, and memory a run."""
     rows = []
-    for num_runs, (program, seconds) in in_turn({s: group_of("cartpole", s) for s in NUM_RUNS}, rounds).items():
+    for num_runs, (program, seconds) in in_turn(
+        {s: group_of(SETTINGS["cartpole"], s) for s in NUM_RUNS}, rounds
+    ).items():
         steps = num_runs * program.group.config.steps_per_log
         memory = program.needed_memory / program.width
         rows.append({"runs": num_runs, "steps_per_second": steps / seconds, "bytes_a_run": memory})
@@ -115,13 +117,13 @@ def cost_of_runs(rounds: int) -> list[dict[str, Any]]:
 
 def cost_of_epochs(rounds: int) -> list[dict[str, Any]]:
     """Seconds for 1,000 environment steps of every one of 16 runs."""
-    found = in_turn({n: group_of("cartpole", num_epochs=n) for n in NUM_EPOCHS}, rounds)
+    found = in_turn({n: group_of(SETTINGS["cartpole"], num_epochs=n) for n in NUM_EPOCHS}, rounds)
     return [{"epochs": n, "seconds": 1000 * s / p.group.config.steps_per_log} for n, (p, s) in found.items()]
 
 
 def cost_of_log_points(rounds: int) -> list[dict[str, Any]]:
     """Seconds of a whole run of 500,000 steps, by log points, and over the seconds without diagnostics."""
-    groups = {n: group_of("cartpole", diagnostics=n > 0, num_log_points=n or 10) for n in NUM_LOG_POINTS}
+    groups = {n: group_of(SETTINGS["cartpole"], diagnostics=n > 0, num_log_points=n or 10) for n in NUM_LOG_POINTS}
     found = {n: s * p.group.config.num_logs for n, (p, s) in in_turn(groups, rounds).items()}
     return [{"log_points": n, "seconds": seconds, "cost": seconds / found[0] - 1} for n, seconds in found.items()]
 
@@ -131,7 +133,7 @@ def cost_of_diagnostics(rounds: int) -> list[dict[str, Any]]:
     rows = []
     for name in SETTINGS:
         for total_steps in (500_000, 2_000_000):
-            group = group_of(name, total_steps=total_steps)
+            group = group_of(SETTINGS[name], total_steps=total_steps)
             config = group.config
             bare = dataclasses.replace(config, diagnostics=False)
             groups = {"bare": dataclasses.replace(group, config=bare), "on": group}

@@ -1,16 +1,24 @@
-"""What the benchmarks train, and peers with them. No command; see peers.py."""
+"""What the benchmarks train, and how ours trains it. No command; see peers.py, floor.py and scaling.py."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from purejaxppo import Sweep, TrainConfig
+from purejaxppo.config import Torso
 from purejaxppo.sweep.plan import Group, make_groups
+
+REJAX = ("ours", "rejax", "rejax_split")
+BRAX = ("ours_1", "ours_4", "brax", "brax_split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
+    """What contestants have in common. `steps` is how many environment steps of one run a repeat has, at least."""
+
     env: str
     num_envs: int
     steps: int
@@ -18,35 +26,52 @@ class Setting:
     num_steps: int = 128
     num_epochs: int = 4
     num_minibatches: int = 4
-    torso: str = "mlp"
+    torso: Torso = "mlp"
     hidden_sizes: tuple[int, ...] = (64, 64)
     total_steps: int = 500_000
-    contestants: tuple[str, ...] = ()
+    contestants: tuple[str, ...] = REJAX
 
 
 BREAKOUT = Setting(env="gymnax/Breakout-MinAtar", runs=4, num_envs=64, steps=81_920)
+HOPPER = Setting(env="brax/hopper", num_envs=64, num_steps=64, num_minibatches=8, steps=81_920, contestants=BRAX)
 CARTPOLE = Setting(env="gymnax/CartPole-v1", runs=16, num_envs=4, steps=102_400)
+
+
+def _invaders(setting: Setting) -> Setting:
+    return dataclasses.replace(setting, env="gymnax/SpaceInvaders-MinAtar")
+
+
+def _convolved(setting: Setting) -> Setting:
+    return dataclasses.replace(setting, torso="minatar_conv", hidden_sizes=(128,), steps=16_384)
+
+
 SETTINGS = {
     "cartpole": CARTPOLE,
+    "cartpole64": dataclasses.replace(CARTPOLE, num_envs=64),
     "breakout": BREAKOUT,
-    "breakout_conv": dataclasses.replace(BREAKOUT, torso="minatar_conv", hidden_sizes=(128,), steps=16_384),
+    "spaceinvaders": _invaders(BREAKOUT),
+    "breakout_conv": _convolved(BREAKOUT),
+    "spaceinvaders_conv": _convolved(_invaders(BREAKOUT)),
+    "hopper": HOPPER,
+    "ant": dataclasses.replace(HOPPER, env="brax/ant", steps=32_768),
+    "sb3": dataclasses.replace(CARTPOLE, contestants=("ours", "ours_1", "sb3")),
 }
 
 
-def group_of(name: str, num_runs: int | None = None, **changes: object) -> Group:
-    """The group of runs that a setting trains, with its configuration changed as asked."""
-    setting = SETTINGS[name]
+def group_of(setting: Setting | Mapping[str, Any], num_runs: int | None = None, **changes: Any) -> Group:
+    """The runs that ours trains for a setting, whose configuration is changed as asked."""
+    values = setting if isinstance(setting, Mapping) else dataclasses.asdict(setting)
     config = TrainConfig(
-        env=setting.env,
-        total_steps=setting.total_steps,
-        num_envs=setting.num_envs,
-        num_steps=setting.num_steps,
-        num_epochs=setting.num_epochs,
-        minibatch_size=setting.num_envs * setting.num_steps // setting.num_minibatches,
-        torso=setting.torso,
-        hidden_sizes=setting.hidden_sizes,
+        env=values["env"],
+        total_steps=values["total_steps"],
+        num_envs=values["num_envs"],
+        num_steps=values["num_steps"],
+        num_epochs=values["num_epochs"],
+        minibatch_size=values["num_envs"] * values["num_steps"] // values["num_minibatches"],
+        torso=values["torso"],
+        hidden_sizes=tuple(values["hidden_sizes"]),
         activation="tanh",
-        normalize_observations=setting.env.startswith("brax/"),
+        normalize_observations=values["env"].startswith("brax/"),
     )
     config = dataclasses.replace(config, **changes)
-    return make_groups(Sweep(name=name, seeds=tuple(range(num_runs or setting.runs)), config=config))[0]
+    return make_groups(Sweep(name="benchmark", seeds=tuple(range(num_runs or values["runs"])), config=config))[0]

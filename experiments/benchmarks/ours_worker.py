@@ -1,6 +1,6 @@
 """purejaxppo's worker of peers.py: segments of a sweep's program as `purejaxppo sweep` runs them, on all cores.
 
-    python experiments/benchmarks/peers/ours.py JSON
+    python experiments/benchmarks/ours_worker.py JSON
 
 Log points are as dense as in a run of `total_steps`, with the diagnostics and plasticity measurements of the defaults.
 """
@@ -13,10 +13,9 @@ import time
 from importlib.metadata import version
 
 import jax
+from settings import group_of
 
-from purejaxppo import Sweep, TrainConfig
 from purejaxppo.sweep.devices import use_cpu_cores
-from purejaxppo.sweep.plan import make_groups
 from purejaxppo.sweep.program import GroupProgram
 
 
@@ -24,19 +23,8 @@ def main() -> None:
     """Compile, warm up, then time every repeat."""
     setting = json.loads(sys.argv[1])
     use_cpu_cores()
-    config = TrainConfig(
-        env=setting["env"],
-        total_steps=setting["total_steps"],
-        num_envs=setting["num_envs"],
-        num_steps=setting["num_steps"],
-        num_epochs=setting["num_epochs"],
-        minibatch_size=setting["minibatch_size"],
-        torso=setting["torso"],
-        hidden_sizes=tuple(setting["hidden_sizes"]),
-        activation="tanh",
-        normalize_observations=setting["env"].startswith("brax/"),
-    )
-    group = make_groups(Sweep(name="peers", seeds=tuple(range(setting["runs"])), config=config))[0]
+    group = group_of(setting)
+    config = group.config
     start = time.perf_counter()
     program = GroupProgram(group)
     hparams, keys = program.arguments()
