@@ -79,7 +79,10 @@ def in_turn(groups: dict[Key, Group], rounds: int) -> dict[Key, tuple[GroupProgr
     Medians of segments of all groups in turn, of which the first round warms up. Where the plasticity loss is measured
     at some log points, such segments are timed too, and count by their share.
     """
-    programs = {key: GroupProgram(group) for key, group in groups.items()}
+    programs: dict[Key, GroupProgram] = {}
+    for key, group in groups.items():
+        shared = (program.for_group(group, len(group.runs)) for program in programs.values())
+        programs[key] = next((program for program in shared if program is not None), None) or GroupProgram(group)
     hparams, states = {}, {}
     for key, program in programs.items():
         hparams[key], keys = program.arguments()
@@ -206,6 +209,7 @@ def _column(rows: list[dict[str, Any]], name: str) -> list[Any]:
 def _draw_runs(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.plot(_column(rows, "runs"), _column(rows, "steps_per_second"), marker="o")
     ax.set_xscale("log", base=2)
+    ax.set_xticks(_column(rows, "runs"), _column(rows, "runs"))
     ax.set_ylim(bottom=0)
     ax.set(xlabel="runs at once", ylabel="environment steps a second", title="CartPole, all runs together")
 
