@@ -1,5 +1,7 @@
 """The GPU benchmark at sizes for a CPU: every piece ends with rows of the names that the tables are read by."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import json

@@ -16,9 +16,9 @@ shift $(($# < 2 ? $# : 2))
 pieces=${*:-rates_breakout singular_values breakout_300 rates_cartpole rates_breakout_conv diagnostics profile rates_hopper deterministic}
 python=${PYTHON:-python3} limit=${LIMIT:-1000000}
 root=$(cd "$(dirname "$0")/../.." && pwd)
-site=${TMPDIR:-/tmp}/purejaxppo-wheels-$(id -u)
 
 if [ -d "$wheels" ]; then
+  site=${TMPDIR:-/tmp}/purejaxppo-wheels-$(id -u)-$(ls "$wheels" | cksum | cut -d " " -f 1)
   if [ ! -d "$site" ]; then
     rm -rf "$site.part"
     "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site.part" "$wheels"/*.whl || exit 1

@@ -334,7 +334,7 @@ def _keep_trace(source: Path, target: Path) -> Path:
     return kept
 
 
-def device_time(trace: ProfileData) -> tuple[Counter[str], Counter[str]]:
+def device_time(trace: Any) -> tuple[Counter[str], Counter[str]]:
     """Calls and seconds by operation: what ran in a GPU's streams, or in the CPU client's threads where there is none.
 
     On a CPU operations contain each other, so that seconds add up to more than the time that passed.
