@@ -1,0 +1,352 @@
+"""Compiled programs of sweeps, timed: rates, a whole sweep, diagnostics, deterministic kernels, a profile.
+
+Pieces of gpu.py, which writes the rows that they yield.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import gzip
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from gpu_hlo import count_operations
+from jax.profiler import ProfileData, ProfileOptions
+
+from purejaxppo import HyperParams, Sweep, TrainConfig, preset, run_sweep
+from purejaxppo.sweep import store
+from purejaxppo.sweep.plan import make_groups
+from purejaxppo.sweep.program import GroupProgram
+
+RUNS = (1, 16, 64, 256, 1024)
+LONGEST_SEGMENT = 60.0  # seconds; a program whose first segment takes longer is not timed any further
+ENOUGH = 3.0  # seconds of timed segments
+PUBLISHED_SECONDS_A_RUN = 0.2  # rejax, 300 runs x 1M steps of Breakout on an A100
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # what `purejaxppo sweep --deterministic` adds to XLA_FLAGS
+
+_CARTPOLE = TrainConfig(
+    env="gymnax/CartPole-v1", total_steps=500_000, num_envs=4, num_steps=128, minibatch_size=128, activation="tanh"
+)
+_BREAKOUT = TrainConfig(
+    env="gymnax/Breakout-MinAtar",
+    total_steps=1_000_000,
+    num_envs=64,
+    num_steps=128,
+    minibatch_size=2048,
+    activation="tanh",
+)
+SETTINGS: dict[str, tuple[TrainConfig, HyperParams]] = {
+    "cartpole": (_CARTPOLE, HyperParams()),
+    "breakout": (_BREAKOUT, HyperParams()),
+    "breakout_conv": preset("paper_atari"),
+    # The paper's 5M steps have 25 updates between log points, each of 1024 steps in sequence; here 3, so that
+    # diagnoses are eight times as dense and the rate is a lower bound.
+    "hopper": preset("paper_mujoco", total_steps=614_400),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to measure. `budget` seconds after `start` a piece begins nothing more; `updates` are those of a segment."""
+
+    out: Path
+    is_tiny: bool = False
+    budget: float = 300.0
+    runs: tuple[int, ...] | None = None
+    updates: int | None = None
+    start: float = field(default_factory=time.perf_counter)
+
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.budget - (time.perf_counter() - self.start)
+
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.left() <= 0
+
+
+def setting(name: str, options: Options) -> tuple[TrainConfig, HyperParams]:
+    """Configuration and hyper-parameters of a setting, small with --tiny, with the updates a segment of --updates."""
+    config, hparams = SETTINGS[name]
+    if options.is_tiny:
+        sizes = {"num_envs": 2, "num_steps": 8, "minibatch_size": 8, "hidden_sizes": (8,), "num_epochs": 2}
+        config = dataclasses.replace(config, **sizes, total_steps=64, num_log_points=2)
+    if options.updates:
+        total_steps = config.num_log_points * options.updates * config.batch_size
+        config = dataclasses.replace(config, total_steps=total_steps)
+    return config, hparams
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device refused for lack of memory."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+class Program:
+    """A compiled sweep of `num_runs` seeds as `run_sweep` computes it; its segments are timed one by one."""
+
+    def __init__(self, config: TrainConfig, hparams: HyperParams, num_runs: int):
+        self.config, self.num_runs = config, num_runs
+        sweep = Sweep(name="gpu", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
+        self.program = GroupProgram(make_groups(sweep)[0])
+        self.hparams, keys = self.program.arguments()
+        begin = time.perf_counter()
+        self.state = jax.block_until_ready(self.program.init(self.hparams, keys))
+        self.init_seconds = time.perf_counter() - begin
+        begin = time.perf_counter()
+        self.program.compile(self.hparams, keys)
+        self.compile_seconds = time.perf_counter() - begin
+
+    def segment(self, is_plasticity_point: bool = False) -> float:
+        """Seconds to the next log point."""
+        begin = time.perf_counter()
+        self.state, metrics = self.program.segment(self.hparams, self.state, is_plasticity_point)
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - begin
+
+    def operations(self) -> dict[str, int]:
+        """Operations in the compiled segment; its one loop of unknown length should be that over epochs."""
+        return count_operations(self.program._compiled.as_text(), self.config.num_epochs)
+
+    def checksum(self) -> str:
+        """Short hash of the bits of all runs' parameters."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.state.params):
+            found.update(np.asarray(leaf).tobytes())
+        return found.hexdigest()[:16]
+
+    @property
+    def plasticity_share(self) -> float:
+        """Share of a run's log points that measure the plasticity loss."""
+        return statistics.mean(self.config.is_plasticity_point(log) for log in range(self.config.num_logs))
+
+
+def rates(name: str, options: Options) -> Iterator[dict[str, Any]]:
+    """Environment steps a second, memory and operations, for more and more runs."""
+    config, hparams = setting(name, options)
+    last, growth = None, 1.0
+    for num_runs in options.runs or ((1, 2) if options.is_tiny else RUNS):
+        if last and last["seconds_before_rate"] + 3 * growth * last["first_segment_seconds"] > options.left():
+            yield {"setting": name, "runs": num_runs, "stopped": "expected to take too long"}
+            return
+        begin = time.perf_counter()
+        try:
+            program = Program(config, hparams, num_runs)
+            before = time.perf_counter() - begin
+            row = {"setting": name, "runs": num_runs, **rate(program), "seconds_before_rate": before}
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            yield {"setting": name, "runs": num_runs, "stopped": "out of memory", "message": str(error)[:500]}
+            return
+        yield row
+        if last:
+            growth = max(row["first_segment_seconds"] / last["first_segment_seconds"], 1.0)
+        last = row
+        del program
+        gc.collect()
+
+
+def rate(program: Program) -> dict[str, Any]:
+    """What one program does: steps a second over a whole run (its share of plasticity points included), and more."""
+    config = program.config
+    first = program.segment()
+    checksum = program.checksum()
+    seconds: dict[str, list[float]] = {"plain": [], "plasticity": []}
+    while first < LONGEST_SEGMENT and sum(map(sum, seconds.values())) < ENOUGH:
+        seconds["plain"].append(program.segment(False))
+        if config.measures_plasticity:
+            seconds["plasticity"].append(program.segment(True))
+    plain, plasticity = (statistics.median(times or [first]) for times in seconds.values())
+    share = program.plasticity_share
+    mean = (1 - share) * plain + share * plasticity
+    operations = program.operations()
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "steps_per_second": program.num_runs * config.steps_per_log / mean,
+        "ms_per_update": 1e3 * mean / config.updates_per_log,
+        "compile_seconds": program.compile_seconds,
+        "mib_per_run": program.program.needed_memory / program.num_runs / 2**20,
+        "peak_mib": memory.get("peak_bytes_in_use", 0) / 2**20,
+        "launches_per_update": operations["launches"] / config.updates_per_log,
+        **{name: operations[name] for name in ("fusions", "custom_calls", "while_loops", "loops_of_unknown_length")},
+        "updates_per_log": config.updates_per_log,
+        "first_segment_seconds": first,
+        "init_seconds": program.init_seconds,
+        "checksum": checksum,
+        "seconds": seconds,
+        "memory_stats": memory,
+        "config": dataclasses.asdict(config),
+    }
+
+
+def breakout_300(options: Options) -> Iterator[dict[str, Any]]:
+    """Seconds of a whole sweep of 300 runs x 1M steps, files and compilation included: bare, and with diagnostics."""
+    config, hparams = setting("breakout", options)
+    num_runs = 2 if options.is_tiny else 300
+    seconds = 0.0
+    for variant, is_diagnosed in (("diagnostics", True), ("bare", False)):
+        if seconds > options.left():
+            yield {"variant": variant, "stopped": "expected to take too long"}
+            return
+        config = dataclasses.replace(config, diagnostics=is_diagnosed)
+        sweep = Sweep(name="breakout_300", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            dataset = run_sweep(sweep, folder, is_quiet=True)
+            seconds = time.perf_counter() - begin
+            known = store.read_json(Path(folder) / store.PROVENANCE)
+            layout = store.read_layout(Path(folder)) or []
+        steps = num_runs * config.num_updates * config.batch_size
+        yield {
+            "variant": variant,
+            "runs": num_runs,
+            "seconds": seconds,
+            "compile_seconds": known["seconds_compiling"],
+            "seconds_per_run": seconds / num_runs,
+            "published": PUBLISHED_SECONDS_A_RUN,
+            "steps_per_second": steps / seconds,
+            "runs_at_once": max(chunk.width for chunk in layout),
+            "final_return": float(dataset["return_mean"].isel(log=-1).mean()),
+            "config": dataclasses.asdict(config),
+        }
+
+
+def diagnostics(options: Options) -> Iterator[dict[str, Any]]:
+    """Seconds of a segment bare, with diagnostics and with a plasticity measurement, in turn; and what they add."""
+    num_runs = 2 if options.is_tiny else 64
+    for name in ("cartpole",) if options.is_tiny else ("breakout_conv", "breakout", "cartpole"):
+        if options.is_over():
+            yield {"setting": name, "stopped": "time is up"}
+            return
+        config, hparams = setting(name, options)
+        bare = Program(dataclasses.replace(config, diagnostics=False), hparams, num_runs)
+        full = Program(config, hparams, num_runs)
+        turns = {"bare": (bare, False), "diagnostics": (full, False), "plasticity": (full, True)}
+        seconds: dict[str, list[float]] = {variant: [] for variant in turns}
+        while sum(map(sum, seconds.values())) < 5 * ENOUGH or len(seconds["bare"]) < 3:
+            for variant, (program, is_plasticity_point) in turns.items():
+                seconds[variant].append(program.segment(is_plasticity_point))
+            if options.is_tiny and len(seconds["bare"]) == 3:
+                break
+        median = {variant: statistics.median(times[1:]) for variant, times in seconds.items()}
+        yield {
+            "setting": name,
+            "runs": num_runs,
+            "updates_per_log": config.updates_per_log,
+            **{f"{variant}_seconds": value for variant, value in median.items()},
+            "cost_diagnostics": median["diagnostics"] / median["bare"] - 1,
+            "cost_plasticity": full.plasticity_share * (median["plasticity"] - median["diagnostics"]) / median["bare"],
+            "seconds": seconds,
+        }
+        del bare, full, program, turns
+        gc.collect()
+
+
+def deterministic(options: Options) -> Iterator[dict[str, Any]]:
+    """The same rate with and without deterministic kernels, in processes; whether two equal ones end with equal bits.
+
+    This process computes nothing before they are done: it would take the device's memory.
+    """
+    name, runs = ("cartpole", 1) if options.is_tiny else ("breakout_conv", 64)
+    found: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for is_asked in (False, True, True, False):
+        if options.is_over():
+            yield {"setting": name, "stopped": "time is up"}
+            return
+        row = _rate_in_a_process(name, runs, DETERMINISTIC if is_asked else "", options.is_tiny)
+        found[is_asked].append(row)
+        shown = ("setting", "runs", "steps_per_second", "compile_seconds", "checksum", "seconds")
+        yield {"deterministic": is_asked} | {key: row[key] for key in shown}
+    best = {is_asked: max(row["steps_per_second"] for row in rows) for is_asked, rows in found.items()}
+    yield {
+        "setting": name,
+        "runs": runs,
+        "cost": best[False] / best[True] - 1,
+        "equal_bits_without": len({row["checksum"] for row in found[False]}) == 1,
+        "equal_bits_with": len({row["checksum"] for row in found[True]}) == 1,
+    }
+
+
+def _rate_in_a_process(name: str, runs: int, flag: str, is_tiny: bool) -> dict[str, Any]:
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()}
+    script = Path(__file__).with_name("gpu.py")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(script), f"rates_{name}", "--runs", str(runs), "--out", folder]
+        command += ["--tiny"] if is_tiny else ["--updates", "10"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} with {flag!r} failed:\n{done.stderr[-2000:]}")
+        row = json.loads((Path(folder) / f"gpu_rates_{name}.json").read_text())["rows"][0]
+    if "stopped" in row:
+        raise RuntimeError(f"{' '.join(command)} with {flag!r}: {row['stopped']}")
+    return row
+
+
+def profile(options: Options) -> Iterator[dict[str, Any]]:
+    """A trace of one segment of two updates into OUT/profile, and the ten operations that took most of its time."""
+    name, runs = ("cartpole", 1) if options.is_tiny else ("breakout_conv", 64)
+    config, hparams = setting(name, dataclasses.replace(options, updates=options.updates or 2))
+    program = Program(config, hparams, runs)
+    program.segment()
+    trace_options = ProfileOptions()
+    trace_options.python_tracer_level = 0
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=trace_options):
+            wall = program.segment()
+        kept = _keep_trace(Path(folder), options.out / "profile")
+    calls, seconds = device_time(ProfileData.from_serialized_xspace(gzip.decompress(kept.read_bytes())))
+    busy = sum(seconds.values())
+    yield {
+        "setting": name,
+        "runs": runs,
+        "updates": config.updates_per_log,
+        "launched_per_update": sum(calls.values()) / config.updates_per_log,
+        "counted_per_update": program.operations()["launches"] / config.updates_per_log,
+        "segment_seconds": wall,
+        "device_seconds": busy,
+    }
+    for kernel, taken in seconds.most_common(10):
+        yield {"share": taken / busy, "ms": 1e3 * taken, "calls": calls[kernel], "kernel": kernel[:200]}
+
+
+def _keep_trace(source: Path, target: Path) -> Path:
+    """Move a trace's files out of their nested folders and the machine's name; returns the one with all events."""
+    target.mkdir(parents=True, exist_ok=True)
+    kept = target / "xplane.pb.gz"
+    kept.write_bytes(gzip.compress(next(source.rglob("*.xplane.pb")).read_bytes()))
+    for path in source.rglob("*.trace.json.gz"):
+        (target / "trace.json.gz").write_bytes(path.read_bytes())
+    return kept
+
+
+def device_time(trace: Any) -> tuple[Counter[str], Counter[str]]:
+    """Calls and seconds by operation: what ran in a GPU's streams, or in the CPU client's threads where there is none.
+
+    On a CPU operations contain each other, so that seconds add up to more than the time that passed.
+    """
+    calls: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    planes = list(trace.planes)
+    gpus = [line for plane in planes if plane.name.startswith("/device:GPU") for line in plane.lines]
+    cpus = [line for plane in planes if plane.name == "/host:CPU" for line in plane.lines]
+    lines = [line for line in gpus if line.name.startswith("Stream")]
+    for line in lines or [line for line in cpus if line.name.startswith("tf_XLA")]:
+        for event in line.events:
+            calls[event.name] += 1
+            seconds[event.name] += event.duration_ns / 1e9
+    return calls, seconds

@@ -1,0 +1,173 @@
+"""The GPU benchmark at sizes for a CPU: every piece ends with rows of the names that the tables are read by."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def run(piece: str, out: Path) -> list[dict[str, Any]]:
+    from gpu import run_piece
+    from gpu_programs import Options
+
+    path = run_piece(piece, Options(out=out, is_tiny=True))
+    assert not list(out.glob("*.part"))
+    result = json.loads(path.read_text())
+    assert result["provenance"]["version_jax"] == jax.__version__
+    return result["rows"]
+
+
+def script(out: Path, *pieces: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BENCHMARKS / "gpu.sh"), str(out / "no_wheels"), str(out), *pieces]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+
+
+def test_operations_of_a_loop_count_as_often_as_it_runs() -> None:
+    from gpu_hlo import count_operations
+
+    def loops(x: jax.Array, times: jax.Array) -> jax.Array:
+        x = jax.lax.fori_loop(0, 7, lambda _, y: jnp.sort(y), x)  # sorts are never fused
+        return jax.lax.fori_loop(0, times, lambda _, y: jnp.sort(y), x)
+
+    text = jax.jit(loops).lower(jnp.zeros(16), jnp.int32(1)).compile().as_text()
+    few, many = count_operations(text, 0), count_operations(text, 10)
+    assert few["while_loops"] == 2
+    assert few["loops_of_unknown_length"] == 1
+    assert few["launches"] >= 7
+    assert many["launches"] - few["launches"] >= 10
+    assert (many["launches"] - few["launches"]) % 10 == 0
+
+
+def test_of_a_condition_the_smallest_branch_counts() -> None:
+    from gpu_hlo import count_operations
+
+    text = """HloModule jit_f
+%small (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %s = f32[4]{0} sort(%p), dimensions={0}, to_apply=%less
+}
+%large (q: f32[4]) -> f32[4] {
+  %q = f32[4]{0} parameter(0)
+  %s.1 = f32[4]{0} sort(%q), dimensions={0}, to_apply=%less
+  ROOT %s.2 = f32[4]{0} sort(%s.1), dimensions={0}, to_apply=%less
+}
+ENTRY %main (a: s32[], b: f32[4]) -> f32[4] {
+  %a = s32[] parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %start = ((f32[4]{0}), f32[4]{0}) custom-call-start(%b), custom_call_target="x"
+  %done = f32[4]{0} custom-call-done(%start)
+  ROOT %c = f32[4]{0} conditional(%a, %done, %done), branch_computations={%small, %large}
+}
+"""
+    assert count_operations(text, 1)["launches"] == 2  # the call and one sort
+
+
+def test_jacobi_is_as_exact_as_numpy_on_ill_conditioned_and_deficient_matrices() -> None:
+    from gpu_spectra import example_matrices, jacobi_values
+
+    for kind in ("well", "deficient", "ill"):
+        matrices = example_matrices(kind, 16, 16, batch=2)
+        exact = np.linalg.svd(matrices.astype(np.float64), compute_uv=False)
+        found = np.asarray(jax.jit(jacobi_values)(matrices))
+        np.testing.assert_allclose(found, exact, atol=2e-6 * float(exact.max()), rtol=0)
+
+
+def test_singular_values_have_times_and_accuracies(tmp_path: Path) -> None:
+    rows = run("singular_values", tmp_path)
+    accuracies = {(row["route"], row["matrix"]): row for row in rows if "sigma_error" in row}
+    assert accuracies["product", "ill"]["sigma_error"] < 1e-6
+    assert accuracies["product", "ill"]["wrong_ranks"] == 0
+    assert accuracies["gram", "ill"]["sigma_error"] > 1e-5
+    times = [row["ms_per_matrix"] for row in rows if "ms_per_matrix" in row and row["route"] == "product"]
+    assert len(times) == 2
+    assert min(times) > 0
+    assert any(row.get("stopped") == "not implemented on this platform" for row in rows)
+
+
+def test_a_piece_that_is_done_is_skipped_and_one_that_fails_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "gpu_profile.json").write_text("{}")
+    done = script(tmp_path, "diagnostics", "profile", "rates_hopper", PYTHON="false")
+    assert done.stdout.splitlines() == [
+        "== diagnostics",
+        "== profile: done before",
+        "== rates_hopper",
+        "failed: diagnostics rates_hopper",
+    ]
+    assert done.returncode == 1
+
+
+def test_nothing_is_begun_that_would_end_after_the_limit(tmp_path: Path) -> None:
+    done = script(tmp_path, "diagnostics", PYTHON="false", LIMIT="60")
+    assert done.stdout.splitlines() == ["== diagnostics: no time left"]
+    assert done.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cartpole", "breakout", "breakout_conv", "hopper"])
+def test_rates(name: str, tmp_path: Path) -> None:
+    rows = run(f"rates_{name}", tmp_path)
+    assert [row["runs"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["steps_per_second"] > 0
+        assert row["mib_per_run"] > 0
+        assert row["launches_per_update"] > row["updates_per_log"]
+        assert row["while_loops"] > 3
+        assert row["loops_of_unknown_length"] >= 1  # that over epochs
+
+
+@pytest.mark.slow
+def test_the_program_that_does_not_fit_ends_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_programs
+
+    def refuse(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.")
+
+    monkeypatch.setattr(gpu_programs.Program, "segment", refuse)
+    rows = run("rates_cartpole", tmp_path)
+    assert [(row["runs"], row["stopped"]) for row in rows] == [(1, "out of memory")]
+
+
+@pytest.mark.slow
+def test_breakout_300(tmp_path: Path) -> None:
+    rows = run("breakout_300", tmp_path)
+    assert [row["variant"] for row in rows] == ["diagnostics", "bare"]
+    assert all(0 < row["compile_seconds"] < row["seconds"] for row in rows)
+
+
+@pytest.mark.slow
+def test_diagnostics(tmp_path: Path) -> None:
+    rows = run("diagnostics", tmp_path)
+    assert all(math.isfinite(row["cost_diagnostics"] + row["cost_plasticity"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_deterministic(tmp_path: Path) -> None:
+    *rows, last = run("deterministic", tmp_path)
+    assert [row["deterministic"] for row in rows] == [False, True, True, False]
+    assert last["equal_bits_with"]
+
+
+@pytest.mark.slow
+def test_profile(tmp_path: Path) -> None:
+    first, *kernels = run("profile", tmp_path)
+    assert first["launched_per_update"] > 0
+    assert len(kernels) == 10
+    assert sorted(path.name for path in (tmp_path / "profile").iterdir()) == ["trace.json.gz", "xplane.pb.gz"]
