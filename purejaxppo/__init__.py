@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams
     from purejaxppo.ppo.train import TrainResult, make_train, make_trainer
     from purejaxppo.presets import preset
-    from purejaxppo.sweep.devices import use_cpu_cores
+    from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.plan import Sweep
     from purejaxppo.sweep.policies import load_policy
@@ -35,6 +35,7 @@ _HOME = {
     "make_trainer": "ppo.train",
     "preset": "presets",
     "run_sweep": "sweep.engine",
+    "use_cache": "sweep.devices",
     "use_cpu_cores": "sweep.devices",
 }
 _ROOMS = ("analysis", "diagnostics", "envs", "ppo")
@@ -56,6 +57,7 @@ __all__ = [
     "ppo",
     "preset",
     "run_sweep",
+    "use_cache",
     "use_cpu_cores",
 ]
 
