@@ -5,7 +5,7 @@
     python experiments/benchmarks/peers.py --settings cartpole --steps 5000    # a short one, to see that it works
 
 Every setting runs its contestants in turn, in an order that is rotated from round to round; a process compiles, warms
-up and times REPEATS pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
+up and times a few pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
 setting and results/peers.png at the end. Peers get virtual environments of their own, made when missing.
 
 Equal in a setting: environment, environments of a run, steps of a rollout, epochs, minibatches, network widths, tanh;
@@ -44,8 +44,6 @@ from purejaxppo.analysis.page import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.provenance import provenance
 
-REPEATS = 3
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
@@ -71,9 +69,7 @@ CONTESTANTS = {
     ),
     "brax": Contestant(label="brax", script="brax_worker.py"),
     "brax_split": Contestant(label="brax, split", script="brax_worker.py", changes={"is_split": True}),
-    "sb3": Contestant(
-        label="Stable-Baselines3", script="sb3_worker.py", peer="sb3", changes={"runs": 1, "steps": 20_480}
-    ),
+    "sb3": Contestant(label="Stable-Baselines3", script="sb3_worker.py", peer="sb3", changes={"runs": 1}),
 }
 REJAX = ("ours", "rejax", "rejax_split")
 BRAX = ("ours_1", "ours_4", "brax", "brax_split")
@@ -81,11 +77,17 @@ BRAX = ("ours_1", "ours_4", "brax", "brax_split")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What contestants have in common. `steps` is how many environment steps of one run a repeat has, at least."""
+    """What contestants have in common.
+
+    A process times `repeats` pieces of training of at least `steps` environment steps of each run, or of at least
+    `peer_steps` where peers are so much slower.
+    """
 
     env: str
     num_envs: int
     steps: int
+    peer_steps: int | None = None
+    repeats: int = 3
     runs: int = 1
     num_steps: int = 128
     num_epochs: int = 4
@@ -106,7 +108,9 @@ def _invaders(setting: Setting) -> Setting:
 
 
 def _convolved(setting: Setting) -> Setting:
-    return dataclasses.replace(setting, torso="minatar_conv", hidden_sizes=(128,), steps=16_384)
+    # rejax's convolutions, grouped by vmap, are so slow on a CPU that it gets one rollout a piece.
+    torso: dict[str, Any] = {"torso": "minatar_conv", "hidden_sizes": (128,)}
+    return dataclasses.replace(setting, **torso, steps=40_960, peer_steps=8_192, repeats=1)
 
 
 SETTINGS = {
@@ -118,7 +122,7 @@ SETTINGS = {
     "spaceinvaders_conv": _convolved(_invaders(BREAKOUT)),
     "hopper": HOPPER,
     "ant": dataclasses.replace(HOPPER, env="brax/ant", steps=32_768),
-    "sb3": dataclasses.replace(CARTPOLE, contestants=("ours", "ours_1", "sb3")),
+    "sb3": dataclasses.replace(CARTPOLE, peer_steps=20_480, contestants=("ours", "ours_1", "sb3")),
 }
 
 
@@ -136,7 +140,6 @@ def main() -> None:
         "provenance": provenance(),
         "load_average_before": os.getloadavg(),
         "rounds": args.rounds,
-        "repeats": REPEATS,
         "settings": {},
     }
     for name in args.settings:
@@ -188,9 +191,11 @@ def worker_argument(setting: Setting, contestant: Contestant) -> dict[str, Any]:
     """What a worker is told: the setting, what the contestant changes, and the size of a minibatch.
 
     `minibatch_size` counts samples, `minibatch_sequences` brax's whole unrolls: both are a rollout / num_minibatches.
-    Raises ValueError where the minibatches do not use up a rollout.
+    Raises ValueError where num_minibatches does not divide num_envs.
     """
-    argument = dataclasses.asdict(setting) | {"repeats": REPEATS, "is_split": False} | contestant.changes
+    argument = dataclasses.asdict(setting) | {"is_split": False} | contestant.changes
+    if not contestant.is_ours and setting.peer_steps:
+        argument["steps"] = setting.peer_steps
     num_envs, num_steps, num_minibatches = (argument[key] for key in ("num_envs", "num_steps", "num_minibatches"))
     if num_envs % num_minibatches:
         raise ValueError(f"num_minibatches is {num_minibatches}, but must divide num_envs, {num_envs}.")
