@@ -5,7 +5,7 @@
     python experiments/benchmarks/peers.py --settings cartpole --steps 5000    # a short one, to see that it works
 
 Every setting runs its contestants in turn, in an order that is rotated from round to round; a process compiles, warms
-up and times REPEATS pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
+up and times a few pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
 setting and results/peers.png at the end. Peers get virtual environments of their own, made when missing.
 
 Equal in a setting: environment, environments of a run, steps of a rollout, epochs, minibatches, network widths, tanh;
@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import sys
@@ -45,7 +46,6 @@ from purejaxppo.analysis.page import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.provenance import provenance
 
-REPEATS = 3
 OURS = "../ours_worker.py"
 
 
@@ -73,9 +73,7 @@ CONTESTANTS = {
     ),
     "brax": Contestant(label="brax", script="brax_worker.py"),
     "brax_split": Contestant(label="brax, split", script="brax_worker.py", changes={"is_split": True}),
-    "sb3": Contestant(
-        label="Stable-Baselines3", script="sb3_worker.py", peer="sb3", changes={"runs": 1, "steps": 20_480}
-    ),
+    "sb3": Contestant(label="Stable-Baselines3", script="sb3_worker.py", peer="sb3", changes={"runs": 1}),
 }
 
 
@@ -93,7 +91,6 @@ def main() -> None:
         "provenance": provenance(),
         "load_average_before": os.getloadavg(),
         "rounds": args.rounds,
-        "repeats": REPEATS,
         "settings": {},
     }
     for name in args.settings:
@@ -145,9 +142,11 @@ def worker_argument(setting: Setting, contestant: Contestant) -> dict[str, Any]:
     """What a worker is told: the setting, what the contestant changes, and the size of a minibatch.
 
     `minibatch_size` counts samples, `minibatch_sequences` brax's whole unrolls: both are a rollout / num_minibatches.
-    Raises ValueError where the minibatches do not use up a rollout.
+    Raises ValueError where num_minibatches does not divide num_envs.
     """
-    argument = dataclasses.asdict(setting) | {"repeats": REPEATS, "is_split": False} | contestant.changes
+    argument = dataclasses.asdict(setting) | {"is_split": False} | contestant.changes
+    if not contestant.is_ours and setting.peer_steps:
+        argument["steps"] = setting.peer_steps
     num_envs, num_steps, num_minibatches = (argument[key] for key in ("num_envs", "num_steps", "num_minibatches"))
     if num_envs % num_minibatches:
         raise ValueError(f"num_minibatches is {num_minibatches}, but must divide num_envs, {num_envs}.")
@@ -204,6 +203,7 @@ def plot(settings: dict[str, Any]) -> Figure:
         ax.set_yticklabels(labels)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.margins(x=0.12)
+        ax.set_xlim(left=10 ** math.floor(math.log10(min(rate for _, _, rate in rows))))
         ax.set_title("Training speed with our diagnostics on, compilation excluded")
     return figure
 

@@ -17,11 +17,17 @@ BRAX = ("ours_1", "ours_4", "brax", "brax_split")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What contestants have in common. `steps` is how many environment steps of one run a repeat has, at least."""
+    """What contestants have in common.
+
+    A process times `repeats` pieces of training of at least `steps` environment steps of each run, or of at least
+    `peer_steps` where peers are so much slower.
+    """
 
     env: str
     num_envs: int
     steps: int
+    peer_steps: int | None = None
+    repeats: int = 3
     runs: int = 1
     num_steps: int = 128
     num_epochs: int = 4
@@ -42,7 +48,9 @@ def _invaders(setting: Setting) -> Setting:
 
 
 def _convolved(setting: Setting) -> Setting:
-    return dataclasses.replace(setting, torso="minatar_conv", hidden_sizes=(128,), steps=16_384)
+    # rejax's convolutions, grouped by vmap, are so slow on a CPU that it gets one rollout a piece.
+    sizes = {"steps": 40_960, "peer_steps": 8_192, "repeats": 1}
+    return dataclasses.replace(setting, torso="minatar_conv", hidden_sizes=(128,), **sizes)
 
 
 SETTINGS = {
@@ -54,7 +62,7 @@ SETTINGS = {
     "spaceinvaders_conv": _convolved(_invaders(BREAKOUT)),
     "hopper": HOPPER,
     "ant": dataclasses.replace(HOPPER, env="brax/ant", steps=32_768),
-    "sb3": dataclasses.replace(CARTPOLE, contestants=("ours", "ours_1", "sb3")),
+    "sb3": dataclasses.replace(CARTPOLE, peer_steps=20_480, contestants=("ours", "ours_1", "sb3")),
 }
 
 

@@ -3,8 +3,8 @@
     python experiments/benchmarks/peers/rejax_worker.py JSON    # in rejax's own virtual environment
 
 Evaluation is switched off: no initial one, and the one at the end is replaced by nothing. Initialisation is part of
-`train` and so of the time; it costs little. With "is_split" every core is a device and the seeds are split over them by
-`jax.shard_map`, which rejax's users have to write themselves.
+`train` and so of the time; it costs little. With "is_split" every core is a device (as many as divide the seeds), and
+the seeds are split over them by `jax.shard_map`, which rejax's users have to write themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> None:
     """Compile, warm up, then time every repeat with other seeds."""
     setting = json.loads(sys.argv[1])
     if setting["is_split"]:
-        jax.config.update("jax_num_cpu_devices", setting["num_cores"])
+        num_devices = max(number for number in range(1, setting["num_cores"] + 1) if setting["runs"] % number == 0)
+        jax.config.update("jax_num_cpu_devices", num_devices)
     batch_size = setting["num_envs"] * setting["num_steps"]
     steps = -(-setting["steps"] // batch_size) * batch_size
     algorithm = make_algorithm(setting, steps).replace(eval_callback=lambda algorithm, state, key: ())
