@@ -12,8 +12,9 @@ Equal in a setting: environment, environments of a run, steps of a rollout, epoc
 so environment steps, gradient steps and sample passes are equal as well. The rest of the work is not:
 
 - ours computes its diagnostics at the (up to 100) log points of a run of `total_steps` and measures the plasticity loss
-  at 40 of them; a piece is shorter than that run, and its log points are as dense. rejax and Stable-Baselines3 report
-  nothing, brax the means of its losses.
+  at 40 of them; a piece is shorter than that run, and its log points are as dense. Where a rollout is large, every
+  update is a log point, and a measurement of the plasticity loss takes as long as an update. `ours_bare` has neither.
+  rejax and Stable-Baselines3 report nothing, brax the means of its losses.
 - rejax vmaps all seeds in one program over both cores; `rejax_split` is the same with the seeds split over the cores as
   devices, as ours does it, by lines that its user has to write. It clips values, acts from float observations, and
   treats time limits as terminations, where ours evaluates the last observation of every step. Convolutions of ours are
@@ -65,6 +66,7 @@ class Contestant:
 
 CONTESTANTS = {
     "ours": Contestant(label="ours", script=OURS),
+    "ours_bare": Contestant(label="ours, no diagnostics", script=OURS, changes={"diagnostics": False}),
     "ours_1": Contestant(label="ours, 1 run", script=OURS, changes={"runs": 1}),
     "ours_4": Contestant(label="ours, 4 runs", script=OURS, changes={"runs": 4}),
     "rejax": Contestant(label="rejax", script="rejax_worker.py", peer="rejax"),

@@ -11,7 +11,7 @@ from purejaxppo import Sweep, TrainConfig
 from purejaxppo.config import Torso
 from purejaxppo.sweep.plan import Group, make_groups
 
-REJAX = ("ours", "rejax", "rejax_split")
+REJAX = ("ours", "ours_bare", "rejax", "rejax_split")
 BRAX = ("ours_1", "ours_4", "brax", "brax_split")
 
 
@@ -79,6 +79,7 @@ def group_of(setting: Setting | Mapping[str, Any], num_runs: int | None = None, 
         torso=values["torso"],
         hidden_sizes=tuple(values["hidden_sizes"]),
         activation="tanh",
+        diagnostics=values.get("diagnostics", True),
         normalize_observations=values["env"].startswith("brax/"),
     )
     config = dataclasses.replace(config, **changes)
