@@ -35,7 +35,7 @@ num_cores = pjp.use_cpu_cores()  # before JAX computes anything: runs are split 
 # %%
 TOTAL_STEPS = 80_000  # the real study: 300_000
 SEEDS = 4  # the real study: 8
-EPOCHS = (4, 32)  # the real study: (4, 16, 32); each value is one compiled program
+EPOCHS = (4, 32)  # the real study: (4, 16, 32); all share one compiled program
 PFO = (0.0, 1.0)  # the real study: (0.0, 1.0, 10.0); all values share a program
 
 # %% [markdown]
