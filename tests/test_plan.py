@@ -14,7 +14,7 @@ from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Sweep, compile_order, describe, make_groups, parse_sweep, to_json
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 AXES = {
@@ -161,6 +161,13 @@ def test_the_description_tells_the_cost() -> None:
         "  program 1: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 1 epochs x 4 minibatches, 5 log points",
         "  program 2: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 2 epochs x 4 minibatches, 5 log points",
     ]
+
+
+def test_groups_that_share_a_compiled_program_come_one_after_the_other() -> None:
+    axes = {"num_epochs": [1, 2, 3], "activation": ["tanh", "relu"]}
+    groups = make_groups(parse_sweep({"name": "grid", "seeds": 1, "axes": axes}))
+    found = [(groups[number].config.activation, groups[number].config.num_epochs) for number in compile_order(groups)]
+    assert found == [("tanh", 1), ("tanh", 2), ("tanh", 3), ("relu", 1), ("relu", 2), ("relu", 3)]
 
 
 # --- Mistakes

@@ -206,7 +206,7 @@ def plot(settings: dict[str, Any]) -> Figure:
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.margins(x=0.12)
         ax.set_xlim(left=10 ** math.floor(math.log10(min(rate for _, _, rate in rows))))
-        ax.set_title("Training speed with our diagnostics on, compilation excluded")
+        ax.set_title("Training speed, compilation excluded")
     return figure
 
 

@@ -22,7 +22,7 @@ from purejaxppo.ppo.state import Array, RunState, make_learner
 from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups
+from purejaxppo.sweep.plan import Group, Sweep, compile_order, describe, make_groups
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -144,7 +144,9 @@ def _run_chunks(session: Session) -> None:
         if store.is_done(session.out, chunk):
             session.progress.skip(chunk, session.groups[chunk.group].config.num_logs)
     mine = session.chunks[jax.process_index() :: jax.process_count()]
+    place = {group: index for index, group in enumerate(compile_order(session.groups))}
     queue = [chunk for chunk in mine if not store.is_done(session.out, chunk)]
+    queue.sort(key=lambda chunk: place[chunk.group])
     while queue:
         if session.stop.is_made:
             raise Stopped(f"stopped; everything is saved, continue with: purejaxppo resume {session.out}")

@@ -9,7 +9,7 @@ import jax
 from purejaxppo.errors import RunError
 from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
-from purejaxppo.sweep.plan import Group, Sweep, make_groups
+from purejaxppo.sweep.plan import Group, Sweep, compile_order, make_groups
 from purejaxppo.sweep.program import GroupProgram, to_host
 
 _NUM_SEGMENTS = 2
@@ -18,15 +18,17 @@ _NUM_SEGMENTS = 2
 def estimate(sweep: Sweep, memory: int | None = None) -> str:
     """Lines of text: chunks, memory and time of every program and of the whole sweep.
 
-    Compiles every program and runs its first chunk for three log points, of which the first one is not timed.
+    Compiles what the sweep would, and runs every program's first chunk for three log points, of which the first one is
+    not timed.
     """
     groups = make_groups(sweep)
     budget = available_memory(jax.local_devices()) if memory is None else memory
     chunks, lines, total, program = lay_out(groups, budget), [], 0.0, None
-    for number, group in enumerate(groups):
+    for number in compile_order(groups):
+        group = groups[number]
         begin = time.perf_counter()
         width = next(c for c in chunks if c.group == number).width
-        program = (program and program.for_group(group, min(width, program.width))) or _fitting(group, width, budget)
+        program = (program and program.for_group(group, width)) or _fitting(group, width, budget)
         num_chunks = -(-len(group.runs) // program.width)
         hparams, keys = program.arguments(group.runs[: program.width])
         state = program.init(hparams, keys)

@@ -171,6 +171,14 @@ def without_epochs(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, num_epochs=1)
 
 
+def compile_order(groups: list[Group]) -> list[int]:
+    """Numbers of the groups in their order, those that share a compiled program one after the other."""
+    first: dict[TrainConfig, int] = {}
+    for number, group in enumerate(groups):
+        first.setdefault(without_epochs(group.config), number)
+    return sorted(range(len(groups)), key=lambda number: first[without_epochs(groups[number].config)])
+
+
 def describe(sweep: Sweep, groups: list[Group]) -> str:
     """The plan as a few lines of text, for `--dry-run` and the start of a sweep."""
     num_compiled = len({without_epochs(group.config) for group in groups})
