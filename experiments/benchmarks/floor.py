@@ -57,14 +57,15 @@ def main() -> None:
     for name in args.settings:
         found = result["settings"][name] = measure(name, args.rounds, rate)
         print(f"{name}, {found['updates']} updates of all runs:", flush=True)
-        for part in ("ours", "diagnostics", "environments", "networks", "arithmetic", "over_floor", "over_arithmetic"):
-            print(f"  {part:<16} {found[part]:8.4f}", flush=True)
+        for part, value in found.items():
+            if isinstance(value, float):
+                print(f"  {part:<20} {value:8.4g}", flush=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written: {args.out}")
 
 
 def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
-    """Seconds (medians of alternating rounds) of the updates up to one log point, of all runs together."""
+    """Seconds of the updates up to one log point, of all runs together, and ratios: medians of rounds, in turn."""
     group = group_of(SETTINGS[name])
     config = group.config
     programs = {
@@ -90,6 +91,7 @@ def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
             if number:  # the first round warms up
                 seconds[label].append(time.perf_counter() - start)
     median = {label: statistics.median(times) for label, times in seconds.items()}
+    by_round = [dict(zip(seconds, times, strict=True)) for times in zip(*seconds.values(), strict=True)]
     operations = len(group.runs) * updates * flops_of_update(learner, jax.tree.map(lambda x: x[0], state))
     arithmetic = operations / flops_per_second
     return median | {
@@ -97,8 +99,9 @@ def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
         "updates": updates,
         "flops": operations,
         "arithmetic": arithmetic,
-        "over_floor": median["ours"] / (median["environments"] + median["networks"]),
-        "over_arithmetic": median["ours"] / (median["environments"] + arithmetic),
+        "cost_of_diagnostics": statistics.median(x["diagnostics"] / x["ours"] - 1 for x in by_round),
+        "over_floor": statistics.median(x["ours"] / (x["environments"] + x["networks"]) for x in by_round),
+        "over_arithmetic": statistics.median(x["ours"] / (x["environments"] + arithmetic) for x in by_round),
         "seconds": seconds,
     }
 

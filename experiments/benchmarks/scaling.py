@@ -80,14 +80,13 @@ def in_turn(groups: dict[Key, Group], rounds: int) -> dict[Key, tuple[GroupProgr
     at some log points, such segments are timed too, and count by their share.
     """
     programs: dict[Key, GroupProgram] = {}
+    hparams, states = {}, {}
     for key, group in groups.items():
         shared = (program.for_group(group, len(group.runs)) for program in programs.values())
-        programs[key] = next((program for program in shared if program is not None), None) or GroupProgram(group)
-    hparams, states = {}, {}
-    for key, program in programs.items():
+        program = next((program for program in shared if program is not None), None) or GroupProgram(group)
         hparams[key], keys = program.arguments()
         program.compile(hparams[key], keys)
-        states[key] = program.init(hparams[key], keys)
+        programs[key], states[key] = program, program.init(hparams[key], keys)
     seconds: dict[tuple[Key, bool], list[float]] = {}
     for number in range(rounds + 1):
         for key, program in programs.items():

@@ -181,7 +181,7 @@ def compile_order(groups: list[Group]) -> list[int]:
 
 def describe(sweep: Sweep, groups: list[Group]) -> str:
     """The plan as a few lines of text, for `--dry-run` and the start of a sweep."""
-    num_compiled = len({without_epochs(group.config) for group in groups})
+    num_compiled = len({(without_epochs(group.config), len(group.runs)) for group in groups})
     lines = [
         f"Sweep '{sweep.name}': {sweep.num_runs} runs = {len(sweep.points)} points x {len(sweep.seeds)} seeds, "
         f"{len(groups)} program{'s' if len(groups) > 1 else ''} ({num_compiled} to compile), "
