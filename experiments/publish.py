@@ -44,8 +44,9 @@ def main() -> None:
     if arguments.claims:
         command("claims", str(directory))
     pictures = ["overview", *[f"figure{name}" if name.isdigit() else name for name in arguments.figures]]
-    for name in pictures:
-        shrink(directory / f"{name}.png", target / f"{name}.png")
+    for name in pictures:  # of several environments one each: figure1_gymnax_Asterix-MinAtar.png
+        for path in [*directory.glob(f"{name}.png"), *directory.glob(f"{name}_*.png")]:
+            shrink(path, target / path.name)
     tables = ["summary", *[f"compare_{metric}" for metric in arguments.compare], *["claims"] * arguments.claims]
     for name in tables:
         (target / f"{name}.csv").write_text((directory / f"{name}.csv").read_text(encoding="utf-8"), encoding="utf-8")

@@ -102,24 +102,18 @@ def resume(
     _run(read_sweep(directory), directory, options, False)
 
 
-def plot(directory: Annotated[Path, tyro.conf.Positional], figure: str | None = None) -> None:
-    """Draw a figure of a sweep's directory, finished or still running, as PNG and PDF.
+def plot(directory: Annotated[Path, tyro.conf.Positional], figure: str = "overview") -> None:
+    """Draw a figure of a sweep's directory, finished or still running, as PNG and PDF; one per environment.
 
     Args:
         directory: Directory of a sweep.
-        figure: 1 to 7 for the paper's figures, spectrum or survival; the overview by default.
+        figure: 1 to 7 for the paper's figures, overview, spectrum or survival.
     """
-    from purejaxppo.analysis.figures import check_figure, draw_figure, file_name
+    from purejaxppo.analysis.figures import check_figure
     from purejaxppo.sweep.store import load_results
 
-    if figure is not None:
-        check_figure(figure)
-    dataset = load_results(directory)
-    if figure is None:
-        print(f"Figure: {_draw(dataset, directory)}")
-        return
-    drawn = draw_figure(dataset, figure)
-    print(f"Figure: {_save(drawn, _folder(directory) / f'{file_name(figure)}.png')}")
+    check_figure(figure)
+    print(_draw(load_results(directory), directory, figure))
 
 
 def summary(directory: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -363,7 +357,7 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     if (options.process_index or 0) > 0:  # process 0 reports for all
         return
     print(_tabulate(dataset, out))
-    print(f"Figure: {_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+    print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 
 
 def _tabulate(dataset: Any, directory: Path) -> str:
@@ -374,10 +368,14 @@ def _tabulate(dataset: Any, directory: Path) -> str:
     return format_table(table)
 
 
-def _draw(dataset: Any, directory: Path) -> Path:
-    from purejaxppo.analysis.plotting import overview
+def _draw(dataset: Any, directory: Path, figure: str = "overview") -> str:
+    """Save a figure, of several environments one each; and say where."""
+    from purejaxppo.analysis.figures import draw_figure, file_name
+    from purejaxppo.analysis.results import by_environment
 
-    return _save(overview(dataset), _folder(directory) / "overview.png")
+    parts = {"": dataset} if figure == "5" else by_environment(dataset)  # figure 5 is of no results
+    paths = {_folder(directory) / f"{file_name(figure, env)}.png": part for env, part in parts.items()}
+    return "\n".join(f"Figure: {_save(draw_figure(part, figure), path)}" for path, part in paths.items())
 
 
 def _save(figure: Any, path: Path) -> Path:

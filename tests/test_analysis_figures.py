@@ -10,6 +10,7 @@ from purejaxppo.analysis import (
     FIGURES,
     GroupResult,
     SurvivalCurve,
+    by_environment,
     draw_figure,
     final_values,
     iqm,
@@ -153,6 +154,19 @@ def test_unknown_figures_are_refused_in_one_sentence():
     with pytest.raises(ConfigError, match="figure '8' is unknown"):
         draw_figure(made_up(), "8")
     assert [file_name(name) for name in FIGURES][-3:] == ["figure7", "spectrum", "survival"]
+
+
+def test_environments_come_apart_in_order_and_a_single_one_is_left_as_it_is():
+    dataset = made_up({"env": ["gymnax/B", "gymnax/A"], "num_epochs": [4, 16]}, num_seeds=3)
+    parts = by_environment(dataset)
+    assert list(parts) == ["gymnax/B", "gymnax/A"]
+    np.testing.assert_array_equal(parts["gymnax/A"]["return_mean"], dataset["return_mean"][6:])
+    assert [point["num_epochs"] for point, _ in points(parts["gymnax/B"])] == [4, 16]
+    for single in (made_up(), parts["gymnax/A"]):
+        assert list(by_environment(single)) == [""]
+        assert by_environment(single)[""] is single
+    assert file_name("1", "gymnax/A-b") == "figure1_gymnax_A-b"
+    assert file_name("overview", "") == "overview"
 
 
 @pytest.mark.parametrize(("name", "panels"), [("1", FIGURE_1), ("2", FIGURE_2)])

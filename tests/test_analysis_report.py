@@ -56,6 +56,14 @@ def text(diverged):
     return html_report(diverged)
 
 
+def test_every_environment_has_figures_of_its_own():
+    dataset = made_up({"env": ["gymnax/A", "gymnax/B"], "num_epochs": [4, 16]}, num_seeds=2)
+    images = Page(html_report(dataset)).all("img")
+    for name in ("gymnax/A", "gymnax/B"):
+        assert sum(f"; {name}, 4 runs" in image["alt"] for image in images) == len(images) / 2
+    assert len({image["src"] for image in images}) == len(images)
+
+
 def test_it_is_one_small_page_without_outside_help(text):
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>")

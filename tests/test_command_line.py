@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
+from test_analysis_figures import made_up
 
 from purejaxppo.analysis.results import save
 from purejaxppo.diagnostics.registry import METRICS
@@ -147,6 +148,15 @@ def test_figures_are_drawn_into_the_directory(swept: tuple[Path, Any], name: str
     assert (process.returncode, process.stdout, process.stderr) == (0, f"Figure: {base}.png\n", "")
     assert (swept[0] / f"{base}.png").read_bytes().startswith(b"\x89PNG")
     assert (swept[0] / f"{base}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_several_environments_get_a_figure_each(tmp_path: Path, environment: dict[str, str]) -> None:
+    save(made_up({"env": ["gymnax/A", "gymnax/B"]}, num_seeds=2), tmp_path / "out" / "results.nc")
+    process = call(["plot", "out", "--figure", "1"], tmp_path, environment)
+    figures = [f"out/figure1_gymnax_{name}.png" for name in "AB"]
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.splitlines() == [f"Figure: {figure}" for figure in figures]
+    assert len({(tmp_path / figure).read_bytes() for figure in figures}) == 2
 
 
 def test_a_report_is_written_into_the_directory(swept: tuple[Path, Any], environment: dict[str, str]) -> None:

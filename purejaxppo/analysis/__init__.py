@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from purejaxppo.analysis.page import save_figure
     from purejaxppo.analysis.plotting import overview
     from purejaxppo.analysis.report import html_report
-    from purejaxppo.analysis.results import GroupResult, load, points, save, swept_fields, to_dataset
+    from purejaxppo.analysis.results import (
+        GroupResult,
+        by_environment,
+        load,
+        points,
+        save,
+        swept_fields,
+        to_dataset,
+    )
     from purejaxppo.analysis.statistics import (
         Estimate,
         bootstrap_interval,
@@ -47,6 +55,7 @@ _MODULE_OF = {
     "overview": "plotting",
     "save_figure": "page",
     "GroupResult": "results",
+    "by_environment": "results",
     "load": "results",
     "points": "results",
     "save": "results",
@@ -94,6 +103,7 @@ __all__ = [
     "GroupResult",
     "SurvivalCurve",
     "bootstrap_interval",
+    "by_environment",
     "comparison_table",
     "detect_collapse",
     "draw_figure",

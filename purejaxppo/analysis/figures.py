@@ -64,6 +64,7 @@ FIGURE_3 = (
 
 # Name -> (module of this package, function Dataset -> Figure).
 _FUNCTIONS = {
+    "overview": ("plotting", "overview"),
     "1": ("figures", "collapse_curves"),
     "2": ("figures", "policy_curves"),
     "3": ("figures", "individual_runs"),
@@ -75,7 +76,7 @@ _FUNCTIONS = {
     "survival": ("survival_curves", "survival_figure"),
 }
 FIGURES = tuple(_FUNCTIONS)
-"""Names of the figures: those of the paper by number, and ours."""
+"""Names of the figures: ours, and those of the paper by number."""
 
 
 def check_figure(name: str) -> str:
@@ -86,15 +87,19 @@ def check_figure(name: str) -> str:
 
 
 def draw_figure(dataset: xr.Dataset, name: str) -> Figure:
-    """Draw a figure by its name; raises ConfigError for an unknown one."""
+    """Draw a figure by its name; raises ConfigError for an unknown one.
+
+    Give it one environment at a time (`by_environment`), as the command line does.
+    """
     module, function = _FUNCTIONS[check_figure(name)]
     draw = getattr(importlib.import_module(f"purejaxppo.analysis.{module}"), function)
     return draw() if name == "5" else draw(dataset)
 
 
-def file_name(name: str) -> str:
-    """Name of a figure's file: figure1 for figure 1, spectrum for the spectrum."""
-    return f"figure{name}" if name.isdigit() else name
+def file_name(name: str, environment: str = "") -> str:
+    """Name of a figure's file: figure1, spectrum, figure1_gymnax_Asterix-MinAtar of one environment of several."""
+    stem = f"figure{name}" if name.isdigit() else name
+    return f"{stem}_{environment.replace('/', '_')}" if environment else stem
 
 
 def collapse_curves(dataset: xr.Dataset) -> Figure:

@@ -20,8 +20,8 @@ from purejaxppo.analysis.claims import EXPLANATION as VERDICTS
 from purejaxppo.analysis.claims import TITLES, evaluate_claims
 from purejaxppo.analysis.figures import draw_figure
 from purejaxppo.analysis.page import as_png
-from purejaxppo.analysis.plotting import describe_runs, overview
-from purejaxppo.analysis.results import recorded_fields, swept_fields
+from purejaxppo.analysis.plotting import describe_runs
+from purejaxppo.analysis.results import by_environment, recorded_fields, swept_fields
 from purejaxppo.analysis.summary import EXPLANATION, format_value, summary_table, table_cells
 from purejaxppo.diagnostics.registry import HEADLINE, METRICS
 from purejaxppo.errors import ConfigError
@@ -122,11 +122,12 @@ def _contents(links: Sequence[tuple[str, str]]) -> str:
 def _figures(dataset: xr.Dataset, shown: Sequence[str]) -> str:
     parts = []
     for key in shown:
-        figure = overview(dataset) if key == "overview" else draw_figure(dataset, key)
-        alt = escape(f"{_FIGURES[key][0]}; {describe_runs(dataset)}")
-        data = base64.b64encode(_png(figure)).decode()
-        image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
-        parts.append(f'<figure class="wide" id="figure-{key}">{image}</figure>\n')
+        images = []
+        for part in by_environment(dataset).values():
+            alt = escape(f"{_FIGURES[key][0]}; {describe_runs(part)}")
+            data = base64.b64encode(_png(draw_figure(part, key))).decode()
+            images.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
+        parts.append(f'<figure class="wide" id="figure-{key}">{"".join(images)}</figure>\n')
     missing = [f"{title} (no {metric})" for key, (title, metric) in _FIGURES.items() if key not in shown]
     note = _paragraph(f"Not drawn, as the results lack what they show: {'; '.join(missing)}.") if missing else ""
     return "".join(parts) + note

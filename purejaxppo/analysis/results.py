@@ -110,6 +110,18 @@ def points(dataset: xr.Dataset) -> list[Point]:
     return [(dict(zip(fields, key, strict=True)), np.array(runs)) for key, runs in members.items()]
 
 
+def by_environment(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The results of each environment by themselves, in order of first appearance; {"": dataset} with a single one.
+
+    Returns, norms and ranks of two environments do not belong on one axis, nor into one mean.
+    """
+    if "env" not in dataset.coords:
+        return {"": dataset}
+    names = dataset["env"].values.astype(str)
+    parts = {str(name): dataset.isel(run=np.flatnonzero(names == name)) for name in dict.fromkeys(names.tolist())}
+    return parts if len(parts) > 1 else {"": dataset}
+
+
 def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
     """Configuration and hyper-parameters in the sweep's own record; empty if there is none."""
     sweep = json.loads(dataset.attrs.get("sweep", "{}"))
