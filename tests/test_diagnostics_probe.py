@@ -46,7 +46,7 @@ def test_features_of_the_reference_implementation(oracles: Path, shape: str) -> 
     shape=st.sampled_from([(200, 16), (24, 16), (17, 16)]),
     rank=st.integers(1, 16),
     decades=st.floats(0, 2),
-    scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e20]),
+    scale=st.sampled_from([2.0**-66, 2.0**-10, 1.0, 2.0**66]),
     shift=st.sampled_from([0.0, 1.0, 100.0]),
     dead=st.integers(0, 8),
     constant=st.integers(0, 8),
@@ -66,7 +66,8 @@ def test_any_features(
     """Exactly collinear, dead and constant units, far from the origin, of any size."""
     rng = np.random.default_rng(seed)
     basis = with_spectrum(seed, 10.0 ** -np.linspace(0, decades, rank), shape[0], rank) * np.sqrt(shape[0])
-    # Whole multiples of 2^-10 and small ones of 1: collinear without any rounding.
+    # Whole multiples of 2^-10, small ones of 1, powers of 2 as scales: collinear without any rounding (which, far from
+    # the origin, would be as large as the cutoff).
     basis = np.round(basis * 1024) / 1024
     features = np.float32(scale) * np.float32(basis @ rng.integers(-3, 4, size=(rank, shape[1])) + shift)
     features[:, :dead] = 0
