@@ -6,7 +6,8 @@
 
 Every setting runs its contestants in turn, in an order that is rotated from round to round; a process compiles, warms
 up and times a few pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
-setting and results/peers.png at the end. Peers get virtual environments of their own, made when missing.
+setting, where it replaces what an earlier call found, and results/peers.png at the end. Peers get virtual environments of
+their own, made when missing.
 
 Equal in a setting: environment, environments of a run, steps of a rollout, epochs, minibatches, network widths, tanh;
 so environment steps, gradient steps and sample passes are equal as well. The rest of the work is not:
@@ -89,26 +90,25 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     num_cores = use_cpu_cores()
-    result: dict[str, Any] = {
-        "provenance": provenance(),
-        "load_average_before": os.getloadavg(),
-        "rounds": args.rounds,
-        "settings": {},
-    }
+    found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for name in args.settings:
         setting = SETTINGS[name]
         shared = {"num_cores": num_cores} | ({"steps": args.steps} if args.steps else {})
+        load = os.getloadavg()
         answers = measure(setting, args.rounds, shared)
         summary = {contestant: summarise(rounds) for contestant, rounds in answers.items()}
-        result["settings"][name] = {
+        found[name] = {
+            "provenance": provenance(),
+            "load_average_before": load,
             "setting": dataclasses.asdict(setting),
             "contestants": {key: summary[key] | {"rounds": answers[key]} for key in answers},
             "ratios": ratios(summary),
         }
-        print("\n" + table({name: result["settings"][name]}) + "\n", flush=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result["settings"]))
-    plot(result["settings"]).savefig(args.out.with_suffix(".png"), dpi=100)
+        print("\n" + table({name: found[name]}) + "\n", flush=True)
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+    found = {name: found[name] for name in SETTINGS if name in found}
+    print(table(found))
+    plot(found).savefig(args.out.with_suffix(".png"), dpi=100)
     print(f"written: {args.out} and {args.out.with_suffix('.png').name}")
 
 
