@@ -6,8 +6,8 @@
 
 Every setting runs its contestants in turn, in an order that is rotated from round to round; a process compiles, warms
 up and times a few pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
-setting, where it replaces what an earlier call found, and results/peers.png at the end. Peers get virtual environments of
-their own, made when missing.
+setting, where it replaces what an earlier call found, and results/peers.png at the end. Peers get virtual environments
+of their own, made when missing.
 
 Equal in a setting: environment, environments of a run, steps of a rollout, epochs, minibatches, network widths, tanh;
 so environment steps, gradient steps and sample passes are equal as well. The rest of the work is not:
