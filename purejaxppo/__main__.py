@@ -361,10 +361,10 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
 
 
 def _tabulate(dataset: Any, directory: Path) -> str:
-    from purejaxppo.analysis.summary import format_table, summary_table
+    from purejaxppo.analysis.summary import format_csv, format_table, summary_table
 
     table = summary_table(dataset)
-    _write(table.to_csv, _folder(directory) / "summary.csv")
+    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
     return format_table(table)
 
 

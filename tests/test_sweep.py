@@ -1,5 +1,6 @@
 """Sweeps from file to dataset: chunks, checkpoints, kills, diverging runs, several processes. Small real programs."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.sweep import checkpoints, engine, store
+from purejaxppo.sweep import memory as memory_module
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
@@ -213,6 +215,57 @@ def test_less_memory_on_resume_changes_nothing_that_is_laid_out(
     assert_same(whole, tmp_path / "out")
 
 
+def test_an_edit_beside_the_package_is_no_obstacle_and_one_in_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    facts = engine.provenance()
+    monkeypatch.setattr(engine, "provenance", lambda: facts | {"source": "another"})
+    with pytest.raises(ConfigError, match=r"source \([0-9a-f]{16} there, another here\)"):
+        run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    monkeypatch.setattr(engine, "provenance", lambda: facts | {"git_commit": "abc-dirty"})
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+
+
+def test_numbers_of_numpy_make_a_sweep_that_its_directory_can_tell(tmp_path: Path, whole: Path) -> None:
+    points = [{"learning_rate": rate, "pfo_coef": coef} for rate in (1e-3, 1e-2) for coef in np.array([0.0, 1.0])]
+    sweep = dataclasses.replace(make_sweep(), seeds=tuple(np.arange(2)), points=tuple(points))
+    run_sweep(sweep, tmp_path / "out", is_quiet=True)
+    assert store.read_sweep(tmp_path / "out") == make_sweep()
+    assert_same(whole, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": (1, 1)}, "seeds is"),
+        ({"seeds": ("0",)}, "seeds is"),
+        ({"name": "a/b"}, "name is 'a/b'"),
+        ({"name": "x" * 201}, "at most 200 bytes"),
+        ({"points": ({}, {})}, r"points\[1\]"),
+    ],
+)
+def test_a_sweep_made_in_python_is_checked_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_sweep(dataclasses.replace(make_sweep(), **changes), tmp_path / "out", is_quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_time_is_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    first = store.read_json(tmp_path / "out" / store.PROVENANCE)["seconds_total"]
+    dataset = run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert float(dataset.attrs["seconds_total"]) > first > 0
+
+
 @pytest.mark.parametrize("name", ["sweep.json", "layout.json", "provenance.json"])
 def test_a_damaged_file_of_a_directory_is_named(whole: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
@@ -392,6 +445,38 @@ def test_a_device_that_refuses_gets_half_the_runs(
     assert [(c.first, c.stop) for c in store.read_layout(tmp_path / "out") or []] == [(0, 4), (4, 8)]
 
 
+def test_a_program_larger_than_estimated_is_narrowed_alike_at_the_start_and_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: GroupProgram
+) -> None:
+    """Two groups; the estimate says that all runs fit, the compiled program of the second that they do not."""
+    content = CONTENT | {"axes": {"share_trunk": [False, True], "learning_rate": [1e-3, 1e-2]}, "seeds": 2}
+    budget = 10**9
+    monkeypatch.setattr(
+        GroupProgram,
+        "needed_memory",
+        property(lambda self: budget * self.width // 2 if self.group.config.share_trunk else 1),
+    )
+    run_sweep(parse_sweep(content), tmp_path / "whole", memory=budget, is_quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(parse_sweep(content), tmp_path / "out", memory=budget, is_quiet=True)
+    run_sweep(parse_sweep(content), tmp_path / "out", is_quiet=True)
+    assert [c.width for c in store.read_layout(tmp_path / "out") or []] == [4, 2, 2]
+    assert_same(tmp_path / "whole", tmp_path / "out")
+
+
+def test_chunks_that_have_not_come_as_far_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = make_groups(make_sweep())[0]
+    stop_after(monkeypatch, NUM_LOGS + 1)  # in the second of four chunks
+    with pytest.raises(Stopped):
+        run_sweep(make_sweep(), tmp_path / "out", memory=3 * estimate_run(group), is_quiet=True)
+    partial = store.load_results(tmp_path / "out")
+    assert partial.sizes["run"] == 4
+    np.testing.assert_array_equal(partial["env_steps"][:, -1], [384, 384, np.nan, np.nan])
+    np.testing.assert_array_equal(np.isnan(partial["policy_rank"][:, -1]), [False, False, True, True])
+
+
 @pytest.mark.parametrize(
     ("num_runs", "num_weights", "width"),
     [(16, 10_000, 4), (6, 10_000, 3), (2, 10_000, 2), (7, 10_000, 1), (16, 100_000, 2), (16, 1_000_000, 1)],
@@ -425,6 +510,23 @@ def test_sizes_are_read(text: str, size: int) -> None:
 def test_what_is_not_a_size_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="memory is"):
         parse_memory(text)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_disk_cache_of_a_control_group_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    root = tmp_path / ("memory" if version == 1 else "")
+    folder = root / "job"
+    folder.mkdir(parents=True)
+    names = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    for name, value in zip(names, (1000, 900), strict=True):
+        (folder / f"memory.{name}").write_text(f"{value}\n")
+    (folder / "memory.stat").write_text("inactive_file 600\ntotal_inactive_file 700\n")
+    (tmp_path / "cgroup").write_text("4:memory:/job\n" if version == 1 else "0::/job\n")
+    places = {"/proc/self/cgroup": tmp_path / "cgroup", "/sys/fs/cgroup/memory": root, "/sys/fs/cgroup": root}
+    monkeypatch.setattr(memory_module, "Path", lambda name: places[name])
+    assert memory_module._free_in_control_groups() == [800 if version == 1 else 700]
 
 
 def test_sizes_are_written_for_people() -> None:

@@ -33,17 +33,15 @@ hidden_sizes = [256, 256]
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
-import jax
-compiled = []
-original = jax.stages.Lowered.compile
-def compile(self, *args, **kwargs):
-    compiled.append(1)
-    return original(self, *args, **kwargs)
-jax.stages.Lowered.compile = compile
 from purejaxppo import Sweep, run_sweep, use_cpu_cores
 from purejaxppo.sweep import program
 use_cpu_cores()
-needed = []
+compiled, needed = [], []
+original = program.GroupProgram.compile
+def compile(self, *args):
+    compiled.extend([1] * (self._compiled is None))
+    return original(self, *args)
+program.GroupProgram.compile = compile
 def noted(self):
     needed.append(program.needed_memory(self._compiled, self.num_devices))
     return needed[-1]

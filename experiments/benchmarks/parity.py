@@ -1,7 +1,7 @@
 """Learning against rejax at equal PPO settings: final returns of CartPole (0.5M steps) and Breakout-MinAtar (1M).
 
     python experiments/benchmarks/parity.py
-    python experiments/benchmarks/parity.py --settings cartpole --steps 5000 --seeds 2    # to see that it works
+    python experiments/benchmarks/parity.py --steps 5000 --seeds 2 --out /tmp/parity.json    # to see that it works
 
 Trains SEEDS runs of each, ours by `run_sweep`, rejax in a process of its own virtual environment, and then plays 128
 fresh episodes a run with sampled actions in both, each by its own evaluation. A run's return is the mean over its
@@ -68,7 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     use_cpu_cores()
-    result: dict[str, Any] = {"provenance": provenance(), "episodes": EPISODES, "settings": {}}
+    found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
     for name in args.settings:
         config, hparams = SETTINGS[name]
         if args.steps:
@@ -78,7 +78,9 @@ def main() -> None:
         except PeerError as error:
             sys.exit(str(error))
         ours = our_returns(config, hparams, args.seeds)
-        result["settings"][name] = {
+        found[name] = {
+            "provenance": provenance(),
+            "episodes": EPISODES,
             "env": config.env,
             "total_steps": config.num_updates * config.batch_size,
             "config": dataclasses.asdict(config),
@@ -87,9 +89,9 @@ def main() -> None:
             "ours": with_interval(ours),
             "rejax": with_interval(theirs["returns"]),
         }
-        print(line(name, result["settings"][name]), flush=True)
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
-    plot(result["settings"]).savefig(args.out.with_suffix(".png"), dpi=100)
+        print(line(name, found[name]), flush=True)
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+    plot(found).savefig(args.out.with_suffix(".png"), dpi=100)
     print(f"written: {args.out} and {args.out.with_suffix('.png').name}")
 
 

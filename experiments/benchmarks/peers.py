@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/peers.py                                     # everything
     python experiments/benchmarks/peers.py --settings cartpole sb3             # some settings
-    python experiments/benchmarks/peers.py --settings cartpole --steps 5000    # a short one, to see that it works
+    python experiments/benchmarks/peers.py --settings cartpole --steps 5000 --out /tmp/peers.json    # whether it works
 
 Every setting runs its contestants in turn, in an order that is rotated from round to round; a process compiles, warms
 up and times a few pieces of training. Writes results/peers.json (machine, versions, every raw number) after each
@@ -100,7 +100,7 @@ def main() -> None:
         found[name] = {
             "provenance": provenance(),
             "load_average_before": load,
-            "setting": dataclasses.asdict(setting),
+            "setting": dataclasses.asdict(setting) | shared,
             "contestants": {key: summary[key] | {"rounds": answers[key]} for key in answers},
             "ratios": ratios(summary),
         }

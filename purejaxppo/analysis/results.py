@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -150,7 +151,10 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     # What an earlier file said about its own storage must not leak into this one.
     clean = dataset.drop_encoding()
     try:
-        clean.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+        try:
+            clean.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+        except RuntimeError as error:  # netCDF's word for whatever the disk said
+            raise OSError(errno.EIO, f"the disk refuses it ({error})") from error
         sync_and_rename(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from purejaxppo.ppo.state import Array, RunState, make_learner
 from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
-from purejaxppo.sweep.plan import Group, Sweep, compile_order, describe, make_groups
+from purejaxppo.sweep.plan import Group, Sweep, compile_order, describe, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -47,6 +47,7 @@ class Session:
     progress: Progress
     stop: StopRequest
     budget: int | None
+    """Bytes that a program may take; None where nobody says, or where several processes share the sweep."""
     tensorboard: bool
     seconds_compiling: float = 0.0
     program: GroupProgram | None = None
@@ -66,11 +67,13 @@ def run_sweep(
 
     Metrics are on disk after every log point, the state of all runs in checkpoints that take at most 5 % of the time:
     after a kill the same call goes on from the last checkpoint, and ends with the same bits. Ctrl-C stops after the
-    current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free.
+    current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free when the
+    sweep begins. Where it goes on, another value counts for programs that have not begun.
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
     for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C.
     """
-    groups, out = make_groups(sweep), Path(out)
+    sweep, out = parse_sweep(to_json(sweep)), Path(out)  # what its directory will say, or a refusal right now
+    groups = make_groups(sweep)
     for group in groups:
         make_learner(group.config)
     facts, start, here = provenance(), time.perf_counter(), jax.process_index()
@@ -85,33 +88,32 @@ def run_sweep(
     try:
         _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
         with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
-            budget = available_memory(jax.local_devices()) if memory is None else memory
-            is_new = store.read_layout(out) is None
-            if here == 0 and is_new:
+            if here == 0 and store.read_layout(out) is None:
+                budget = available_memory(jax.local_devices()) if memory is None else memory
                 store.write_json(out / store.PROVENANCE, facts)
-                store.write_layout(out, lay_out(groups, budget))
+                store.write_layout(out, lay_out(groups, budget), budget)
             elif here == 0:
                 store.note_continuation(out, facts)
             _await(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
+            budget = store.read_budget(out) if memory is None else memory
             session = Session(
                 out=out,
                 groups=groups,
                 chunks=store.read_layout(out) or [],
                 progress=progress,
                 stop=stop,
-                budget=budget if is_new else None,
+                budget=budget if jax.process_count() == 1 else None,
                 tensorboard=tensorboard,
             )
             progress.say(describe(sweep, groups))
-            _run_chunks(session)
-            if jax.process_count() > 1:
-                _wait_for_all(session)
-            if here > 0:
-                return store.load_results(out)
-            known = store.read_json(out / store.PROVENANCE)
-            seconds = {"seconds_total": time.perf_counter() - start, "seconds_compiling": session.seconds_compiling}
-            store.write_json(out / store.PROVENANCE, known | {k: known.get(k, 0.0) + v for k, v in seconds.items()})
-            return store.finish(out)
+            try:
+                _run_chunks(session)
+                if jax.process_count() > 1:
+                    _wait_for_all(session)
+            finally:
+                if here == 0:
+                    store.note_seconds(out, time.perf_counter() - start, session.seconds_compiling)
+            return store.load_results(out) if here > 0 else store.finish(out)
     except OSError as error:
         raise RunError(
             f"directory {out} cannot be written: {error.strerror or error}; the last whole checkpoint is safe, "
@@ -185,7 +187,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
             new += store.make_chunks(chunk.group, old.first, old.stop, width, first_number=number + len(new))
     session.progress.say(f"{chunk.width} runs at once do not fit into memory: going on with {width}.")
     session.chunks = sorted([*kept, *new], key=lambda c: c.name)
-    store.write_layout(session.out, session.chunks)
+    store.write_layout(session.out, session.chunks, session.budget)
     return new
 
 
@@ -231,7 +233,10 @@ def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Hyp
     program.compile(hparams, keys)
     session.seconds_compiling += time.perf_counter() - begin
     needed = program.needed_memory
-    if is_new and session.budget is not None and needed > session.budget and chunk.width > program.num_devices:
+    is_begun = (session.out / store.CHECKPOINTS / chunk.name).is_dir()  # fitted before, and would lose what it has
+    is_large = session.budget is not None and needed > session.budget and chunk.width > program.num_devices
+    if is_new and is_large and not is_begun:
+        assert session.budget is not None
         session.program = None
         raise _TooWide(program.narrower(session.budget))
     if is_new:
@@ -326,6 +331,12 @@ def _wait_for_all(session: Session) -> None:
     """Wait until the chunks of all processes are done; other processes than 0 also for its results."""
     while waiting := [chunk for chunk in session.chunks if not store.is_done(session.out, chunk)]:
         session.progress.waiting(len(waiting))
-        time.sleep(_POLL_SECONDS)
+        _sleep(session)
     while jax.process_index() > 0 and not (session.out / store.RESULTS).is_file():
-        time.sleep(_POLL_SECONDS)
+        _sleep(session)
+
+
+def _sleep(session: Session) -> None:
+    if session.stop.is_made:
+        raise Stopped(f"stopped while waiting for others; continue with: purejaxppo resume {session.out}")
+    time.sleep(_POLL_SECONDS)

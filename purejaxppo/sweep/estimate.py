@@ -12,14 +12,12 @@ from purejaxppo.sweep.memory import available_memory, format_memory
 from purejaxppo.sweep.plan import Group, Sweep, compile_order, make_groups
 from purejaxppo.sweep.program import GroupProgram, to_host
 
-_NUM_SEGMENTS = 2
-
 
 def estimate(sweep: Sweep, memory: int | None = None) -> str:
     """Lines of text: chunks, memory and time of every program and of the whole sweep.
 
-    Compiles what the sweep would, and runs every program's first chunk for three log points, of which the first one is
-    not timed.
+    Compiles what the sweep would, and runs every program's first chunk for some log points, of which the first one is
+    not timed: one more, and one with the plasticity loss, each of which counts by its share.
     """
     groups = make_groups(sweep)
     budget = available_memory(jax.local_devices()) if memory is None else memory
@@ -34,13 +32,15 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
         state = program.init(hparams, keys)
         compiling = time.perf_counter() - begin
         state, _ = jax.block_until_ready(program.segment(hparams, state))
-        begin = time.perf_counter()
-        for _ in range(_NUM_SEGMENTS):
-            state, metrics = program.segment(hparams, state)
+        due = [group.config.is_plasticity_point(log) for log in range(group.config.num_logs)]
+        segment = 0.0
+        for is_plasticity_point in sorted(set(due)):
+            begin = time.perf_counter()
+            state, metrics = program.segment(hparams, state, is_plasticity_point)
             to_host(metrics, program.width)
-        jax.block_until_ready(state)
+            jax.block_until_ready(state)
+            segment += (time.perf_counter() - begin) * due.count(is_plasticity_point) / len(due)
         del state
-        segment = (time.perf_counter() - begin) / _NUM_SEGMENTS
         seconds = compiling + segment * group.config.num_logs * num_chunks
         total += seconds / jax.process_count()
         lines.append(
@@ -54,7 +54,7 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
             f"Memory: {free} {'free' if memory is None else 'allowed'} for the runs computed at once, on "
             f"{len(jax.local_devices())} devices",
             *lines,
-            f"Estimated time: {format_seconds(total)} (measured on {_NUM_SEGMENTS} log points of each program)",
+            f"Estimated time: {format_seconds(total)} (measured on log points of each program)",
         ]
     )
 

@@ -75,11 +75,13 @@ def _free_in_control_groups() -> list[int]:
             continue
         root = Path("/sys/fs/cgroup/memory" if version1 else "/sys/fs/cgroup")
         names = ("limit_in_bytes", "usage_in_bytes") if version1 else ("max", "current")
+        cache = "total_inactive_file" if version1 else "inactive_file"  # counts as used, and is given up for the asking
         folder = root / path.lstrip("/")
         for group in (folder, *folder.parents):
             try:
                 limit, used = (int((group / f"memory.{name}").read_text()) for name in names)
-                found.append(limit - used)
+                told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                found.append(limit - used + min(int(told.get(cache, 0)), used))
             except (OSError, ValueError):  # no limit, or not visible from here
                 pass
             if group == root:

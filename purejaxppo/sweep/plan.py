@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
+
 from purejaxppo.config import TrainConfig, coerce, field_names, unknown_name
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
@@ -20,6 +22,7 @@ STATIC = field_names(TrainConfig)
 TRACED = field_names(HyperParams)
 TOP_LEVEL = ["name", "seeds", "preset", "config", "hparams", "axes", "points"]
 MAX_SEED = 2**32 - 1
+MAX_NAME = 200  # it names a folder, and file systems allow 255
 MAX_RUNS = 1_000_000  # more are a slip of the keyboard, and would fill the memory with the plan alone
 
 
@@ -205,19 +208,27 @@ def describe(sweep: Sweep, groups: list[Group]) -> str:
 
 def to_json(sweep: Sweep) -> dict[str, Any]:
     """The resolved sweep as plain data: `parse_sweep` of it gives the sweep back."""
-    config = {name: value for name, value in dataclasses.asdict(sweep.config).items() if value is not None}
+    config = {name: _plain(value) for name, value in dataclasses.asdict(sweep.config).items() if value is not None}
     return {
         "name": sweep.name,
-        "seeds": list(sweep.seeds),
+        "seeds": [_plain(seed) for seed in sweep.seeds],
         "config": config,
-        "hparams": dataclasses.asdict(sweep.hparams),
-        "points": [dict(point) for point in sweep.points],
+        "hparams": {name: _plain(value) for name, value in dataclasses.asdict(sweep.hparams).items()},
+        "points": [{name: _plain(value) for name, value in point.items()} for point in sweep.points],
     }
 
 
+def _plain(value: Any) -> Any:
+    """A NumPy scalar, as `np.arange` and `np.logspace` give them, as Python's own number."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _parse_name(name: Any) -> str:
-    if not isinstance(name, str) or name.strip() in ("", ".", "..") or any(char in name for char in "/\\\0\n"):
-        raise ConfigError(f"name is {name!r}, but must be a non-empty line of text without slashes.")
+    is_text = isinstance(name, str) and name.strip() not in ("", ".", "..") and not set(name) & set("/\\\0\n")
+    if not is_text or len(name.encode()) > MAX_NAME:
+        raise ConfigError(
+            f"name is {name!r}, but must be a non-empty line of text without slashes, of at most {MAX_NAME} bytes."
+        )
     return name
 
 

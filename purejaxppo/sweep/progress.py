@@ -16,7 +16,7 @@ class Progress:
     """A bar over all environment steps of a sweep; on anything but a terminal, a line every ten seconds at most."""
 
     def __init__(self, groups: list[Group], *, is_shown: bool = True):
-        self._groups = groups
+        self._groups, self._is_fresh = groups, True
         is_terminal = sys.stderr.isatty()
         self._bar: Any = tqdm(
             total=sum(group.env_steps for group in groups),
@@ -42,6 +42,7 @@ class Progress:
 
     def compiling(self, chunk: Chunk) -> None:
         """Tell that the program of a chunk is being compiled."""
+        self._is_fresh = True
         self._bar.set_description_str(
             f" compiling program {chunk.group + 1} of {len(self._groups)}, {chunk.width} runs at once"
         )
@@ -64,6 +65,9 @@ class Progress:
             f" program {chunk.group + 1}/{len(self._groups)}, {runs}, return {mean}{broken}", refresh=False
         )
         self._bar.update(self._steps(chunk))
+        if self._is_fresh:  # whoever waits for the first sign of life gets it at once
+            self._bar.refresh()
+        self._is_fresh = False
 
     def waiting(self, num_chunks: int) -> None:
         """Tell that other processes have chunks to do yet."""

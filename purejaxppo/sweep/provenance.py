@@ -24,6 +24,7 @@ def provenance() -> dict[str, str | int]:
     facts: dict[str, str | int] = {
         "purejaxppo_version": purejaxppo.__version__,
         "git_commit": _git_commit(),
+        "source": source(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
@@ -35,6 +36,13 @@ def provenance() -> dict[str, str | int]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     return facts | {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
+
+
+def source() -> str:
+    """The code that computes, as a short code: all of the package but what is done with results (`analysis`)."""
+    folder = Path(purejaxppo.__file__).parent
+    files = sorted(path for path in folder.rglob("*.py") if path.parent.name != "analysis")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def processor() -> str:

@@ -2,7 +2,7 @@
 
     sweep.json              the resolved sweep: `parse_sweep` of it gives the sweep back
     provenance.json         versions, device, flags, commit, command, times
-    layout.json             the chunks: which runs are computed together
+    layout.json             the chunks: which runs are computed together; and the memory they were laid out for
     parts/CHUNK/00000.npz   metrics of a chunk at log point 0, written as they come
     checkpoints/CHUNK/00012.npz  complete state of a chunk after 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ except ImportError:  # Windows
 SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.json", "results.nc"
 PARTS, CHECKPOINTS, POLICIES, LOCK = "parts", "checkpoints", "policies", ".lock-"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
-PASSING = ("created", "command", "python", "seconds_total", "seconds_compiling", "continued")
+PASSING = ("created", "command", "git_commit", "python", "seconds_total", "seconds_compiling", "continued")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def make_chunks(group_number: int, first: int, stop: int, width: int, *, first_n
 
 def is_started(out: Path) -> bool:
     """Whether a directory holds a sweep, finished or not."""
-    return (out / SWEEP).is_file()
+    return os.path.isfile(out / SWEEP)  # of a path that cannot be, or be looked at, it says no
 
 
 def create(out: Path, sweep: Sweep) -> None:
@@ -76,9 +77,9 @@ def create(out: Path, sweep: Sweep) -> None:
 
     Raises ConfigError when it cannot be written or holds something already: nothing is ever overwritten.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"out is {out}, which is a file, but must be a new or empty directory.")
     try:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"out is {out}, which is a file, but must be a new or empty directory.")
         if out.is_dir() and any(path.name != f".{SWEEP}.tmp" for path in out.iterdir()):  # a killed start leaves that
             raise ConfigError(
                 f"out is {out}, which holds something that is not a sweep, but must be a new or empty directory."
@@ -119,6 +120,13 @@ def note_continuation(out: Path, facts: dict[str, Any]) -> None:
         write_json(out / PROVENANCE, known | {"continued": [*known.get("continued", []), facts]})
 
 
+def note_seconds(out: Path, total: float, compiling: float) -> None:
+    """Add the time of this process to what earlier ones took; what a SIGKILL ends is not counted."""
+    known = read_json(out / PROVENANCE)
+    seconds = {"seconds_total": total, "seconds_compiling": compiling}
+    write_json(out / PROVENANCE, known | {name: known.get(name, 0.0) + value for name, value in seconds.items()})
+
+
 def _changes(there: dict[str, Any], here: dict[str, Any]) -> str:
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     return ", ".join(f"{name} ({there.get(name)} there, {here.get(name)} here)" for name in names)
@@ -131,9 +139,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_layout(out: Path, chunks: Sequence[Chunk]) -> None:
-    """Keep which runs are computed together."""
-    write_json(out / LAYOUT, {"chunks": [dataclasses.asdict(chunk) for chunk in chunks]})
+def write_layout(out: Path, chunks: Sequence[Chunk], budget: int | None) -> None:
+    """Keep which runs are computed together, and how many bytes a program may take; resumed, it does the same."""
+    write_json(out / LAYOUT, {"memory": budget, "chunks": [dataclasses.asdict(chunk) for chunk in chunks]})
 
 
 def read_layout(out: Path) -> list[Chunk] | None:
@@ -144,6 +152,11 @@ def read_layout(out: Path) -> list[Chunk] | None:
         return [Chunk(**chunk) for chunk in read_json(out / LAYOUT)["chunks"]]
     except (KeyError, TypeError):
         raise ConfigError(f"file {out / LAYOUT} is damaged: it does not list chunks.") from None
+
+
+def read_budget(out: Path) -> int | None:
+    """Bytes that a sweep's programs may take, as its layout says; None where nobody knew."""
+    return read_json(out / LAYOUT).get("memory")
 
 
 def is_done(out: Path, chunk: Chunk) -> bool:
@@ -229,9 +242,9 @@ def load_results(out: str | Path) -> xr.Dataset:
     Raises ConfigError when there is none.
     """
     path = Path(out)
-    if path.is_file():
+    if os.path.isfile(path):
         return load(path)
-    if (path / RESULTS).is_file():
+    if os.path.isfile(path / RESULTS):
         return load(path / RESULTS)
     if is_started(path):
         return assemble(path)
@@ -246,8 +259,12 @@ def assemble(out: Path) -> xr.Dataset:
     results = []
     for number, group in enumerate(groups):
         parts = [(chunk, _read_parts(out, chunk)) for chunk in chunks if chunk.group == number]
-        if parts := [(chunk, metrics) for chunk, metrics in parts if metrics]:
-            results.append(_group_result(parts, group, groups, sweep))
+        reached: dict[int, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}
+        for chunk, metrics in parts:
+            if metrics:
+                reached.setdefault(metrics["status"].shape[1], []).append((chunk, metrics))
+        for num_logs, same in reached.items():  # one, unless the sweep is still running
+            results.append(_group_result(same, group, groups, sweep, num_logs))
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
@@ -290,23 +307,26 @@ def _read_parts(out: Path, chunk: Chunk) -> dict[str, np.ndarray]:
                 points.append({name: content[name] for name in content.files})
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"file {path} is damaged and cannot be read.") from error
-    return {name: np.stack([point[name] for point in points], axis=1) for name in points[0]} if points else {}
+    like = {name: values for point in points for name, values in point.items()}  # forced on, versions measure others
+
+    def column(name: str) -> np.ndarray:
+        return np.stack([p[name] if name in p else np.full_like(like[name], np.nan) for p in points], axis=1)
+
+    return {name: column(name) for name in like}
 
 
 def _group_result(
-    parts: list[tuple[Chunk, dict[str, np.ndarray]]], group: Group, groups: Sequence[Group], sweep: Sweep
+    parts: list[tuple[Chunk, dict[str, np.ndarray]]],
+    group: Group,
+    groups: Sequence[Group],
+    sweep: Sweep,
+    num_logs: int,
 ) -> GroupResult:
-    """The chunks of a group below each other; NaN where one has not come as far as another."""
+    """Chunks of a group that have come equally far, below each other."""
     runs = [run for chunk, _ in parts for run in chunk.runs(groups)]
-    num_logs = max(metrics["status"].shape[1] for _, metrics in parts)
-
-    def below(name: str) -> np.ndarray:
-        arrays = [metrics[name] for _, metrics in parts]
-        short = [[(0, 0), (0, num_logs - x.shape[1])] + [(0, 0)] * (x.ndim - 2) for x in arrays]
-        return np.concatenate([np.pad(x, pad, constant_values=np.nan) for x, pad in zip(arrays, short, strict=True)])
-
+    names = set.intersection(*(set(metrics) for _, metrics in parts)) - {"status"}
     return GroupResult(
-        metrics={name: below(name) for name in parts[0][1] if name != "status"},
+        metrics={n: np.concatenate([metrics[n] for _, metrics in parts]) for n in parts[0][1] if n in names},
         env_steps=(1 + np.arange(num_logs)) * group.config.steps_per_log,
         seeds=np.asarray([run.seed for run in runs]),
         swept={name: [run.point[name] for run in runs] for name in sweep.swept},
