@@ -231,7 +231,7 @@ def _draw_epochs(ax: Axes, rows: list[dict[str, Any]]) -> None:
 
 def _draw_log_points(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.plot(_column(rows, "log_points"), [100 * cost for cost in _column(rows, "cost")], marker="o")
-    ax.set(xlabel="log points in 500,000 steps", ylabel="% on top", title="Diagnostics and plasticity, CartPole")
+    ax.set(xlabel="log points in 500,000 steps", ylabel="% on top", title="Diagnostics, 16 CartPole runs")
 
 
 def _draw_diagnostics(ax: Axes, rows: list[dict[str, Any]]) -> None:
@@ -240,7 +240,7 @@ def _draw_diagnostics(ax: Axes, rows: list[dict[str, Any]]) -> None:
     ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.margins(x=0.2)
-    ax.set(xlabel="% on top", title="Diagnostics and plasticity")
+    ax.set(xlabel="% on top", title="Diagnostics, by setting and steps")
 
 
 def _draw_first_result(ax: Axes, rows: list[dict[str, Any]]) -> None:
@@ -248,7 +248,8 @@ def _draw_first_result(ax: Axes, rows: list[dict[str, Any]]) -> None:
     for name in ("first_progress_line", "compiling", "importing"):
         medians = [statistics.median(row[name] for row in rows if row["cache"] == state) for state in states]
         ax.bar(states, medians, label=name.replace("_", " "))
-    ax.legend()
+    ax.legend(loc="upper right")
+    ax.margins(y=0.4)
     ax.set(ylabel="seconds", title="Quickstart: time to the first result")
 
 

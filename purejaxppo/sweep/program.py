@@ -75,7 +75,12 @@ class GroupProgram:
             state, metrics = map_runs(one, (hparams, state), runs_at_once(state))
             return state, metrics.joined(Metrics.of({"status": state.status}))
 
-        self._init = split(jax.vmap(trainer.init), (runs, runs), donate=())
+        def init(hparams: HyperParams, keys: Array) -> RunState:
+            # A few at a time as well: what the plasticity task is computed from is larger than all that is kept.
+            width = runs_at_once(jax.eval_shape(jax.vmap(trainer.init), hparams, keys))
+            return map_runs(lambda run: trainer.init(*run), (hparams, keys), width)
+
+        self._init = split(init, (runs, runs), donate=())
         self._segment = split(segment, (runs, runs, all_runs, all_runs), donate=(1,))
         self._compiled_init: Any = None
         self._compiled: Any = None
