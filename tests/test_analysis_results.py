@@ -222,6 +222,16 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     assert os.listdir(tmp_path) == ["results.nc"]
 
 
+def test_what_netcdf_calls_a_runtime_error_is_the_disks(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("NetCDF: HDF error")
+
+    monkeypatch.setattr("xarray.Dataset.to_netcdf", fail)
+    with pytest.raises(OSError, match="NetCDF: HDF error"):
+        save(to_dataset([group([0], {})], {}), tmp_path / "results.nc")
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_file_is_whole_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     calls = []
     replace, fsync = os.replace, os.fsync

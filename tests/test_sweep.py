@@ -23,12 +23,14 @@ from hypothesis import strategies as st
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError, RunError, Stopped
-from purejaxppo.sweep import checkpoints, engine, store
+from purejaxppo.sweep import checkpoints, engine, estimate, store
 from purejaxppo.sweep import memory as memory_module
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
 from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
+from purejaxppo.sweep.progress import Progress
+from purejaxppo.sweep.provenance import source
 
 ROOT = Path(__file__).parent.parent
 CONTENT = {
@@ -254,6 +256,86 @@ def test_a_sweep_made_in_python_is_checked_before_anything_is_written(
     with pytest.raises(ConfigError, match=message):
         run_sweep(dataclasses.replace(make_sweep(), **changes), tmp_path / "out", is_quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        run_sweep(make_sweep(), tmp_path / ("x" * 300), is_quiet=True)
+
+
+def test_metrics_of_one_version_alone_are_kept_and_missing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `--force`: the first log point of a chunk was measured by a version with another metric."""
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    first, second = (tmp_path / "out/parts/0000-0000" / name for name in ("00000.npz", "00001.npz"))
+    with np.load(first) as content:
+        np.savez(first, **{("old_rank" if name == "policy_rank" else name): content[name] for name in content.files})
+    partial = store.load_results(tmp_path / "out")
+    with np.load(second) as content:
+        np.testing.assert_array_equal(partial["policy_rank"][:, 1], content["policy_rank"])
+    assert np.isnan(partial["policy_rank"][:, 0]).all()
+    assert np.isfinite(partial["old_rank"][:, 0]).all()
+    assert np.isnan(partial["old_rank"][:, 1]).all()
+
+
+def test_who_waits_for_others_can_be_stopped(tmp_path: Path) -> None:
+    session = SimpleNamespace(
+        out=tmp_path,
+        chunks=store.make_chunks(0, 0, 2, 2),
+        stop=SimpleNamespace(is_made=True),
+        progress=SimpleNamespace(waiting=lambda number: None),
+    )
+    with pytest.raises(Stopped, match="stopped while waiting"):
+        engine._wait_for_all(session)  # type: ignore[arg-type]
+
+
+def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = make_groups(make_sweep())
+    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    with Progress(groups) as progress:
+        progress.compiling(chunk)
+        for value in (1.0, 2.0):
+            progress.advance(chunk, {"return_mean": np.full(8, value), "status": np.zeros(8)})
+        told = capsys.readouterr().err
+    assert "return 1.0" in told
+    assert "return 2.0" not in told  # a line every ten seconds
+
+
+def test_the_source_is_that_of_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("__init__.py", "ppo.py", "analysis/figures.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.setattr(pjp, "__file__", str(tmp_path / "__init__.py"))
+    before = source()
+    (tmp_path / "analysis/figures.py").write_text("x = 2\n")
+    assert source() == before
+    (tmp_path / "ppo.py").write_text("x = 2\n")
+    assert source() != before
+
+
+def test_the_estimate_weighs_log_points_with_and_without_plasticity(
+    monkeypatch: pytest.MonkeyPatch, program: GroupProgram
+) -> None:
+    """Of three log points one is measured and takes a second, the others none."""
+    sweep = make_sweep(config=CONTENT["config"] | {"num_plasticity_points": 1})
+    called: list[bool] = []
+
+    def segment(self: GroupProgram, hparams: Any, state: Any, is_plasticity_point: bool = False) -> Any:
+        called.append(is_plasticity_point)
+        time.sleep(float(is_plasticity_point))
+        return state, {}
+
+    monkeypatch.setattr(GroupProgram, "segment", segment)
+    monkeypatch.setattr(GroupProgram, "compile", lambda self, *arguments: None)
+    monkeypatch.setattr(GroupProgram, "init", lambda self, *arguments: ())
+    monkeypatch.setattr(GroupProgram, "needed_memory", 1000)
+    monkeypatch.setattr(estimate, "to_host", lambda metrics, width: {})
+    text = estimate.estimate(sweep)
+    assert called == [False, False, True]
+    assert "0.33 s a log point" in text
 
 
 def test_time_is_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,18 @@ NUM_KEPT = 2  # the last one, and the one before in case the disk damages the la
 
 def to_host(tree: Any) -> Any:
     """A copy of the state in NumPy arrays, random keys as their words; waits for the devices."""
-    # A copy, never a view of memory that the next segment is going to be given.
-    return jax.tree.map(lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x, copy=True), tree)
+    return jax.tree.map(lambda x: _copy(jax.random.key_data(x) if _is_key(x) else x), tree)
+
+
+def _copy(x: jax.Array | np.ndarray) -> np.ndarray:
+    """A copy, never a view of memory that the next segment is going to be given; and just one.
+
+    NumPy would copy an array on several devices twice, and the array keep the first of them.
+    """
+    if isinstance(x, np.ndarray) or len(x.addressable_shards) == 1:
+        return np.array(x, copy=True)
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def save(folder: Path, log_points: int, state: Any) -> None:

@@ -233,12 +233,12 @@ def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Hyp
     program.compile(hparams, keys)
     session.seconds_compiling += time.perf_counter() - begin
     needed = program.needed_memory
-    is_begun = (session.out / store.CHECKPOINTS / chunk.name).is_dir()  # fitted before, and would lose what it has
-    is_large = session.budget is not None and needed > session.budget and chunk.width > program.num_devices
-    if is_new and is_large and not is_begun:
-        assert session.budget is not None
+    budget = session.budget
+    if (session.out / store.CHECKPOINTS / chunk.name).is_dir():
+        budget = None  # it fitted before, and would lose what it has
+    if is_new and budget is not None and needed > budget and chunk.width > program.num_devices:
         session.program = None
-        raise _TooWide(program.narrower(session.budget))
+        raise _TooWide(program.narrower(budget))
     if is_new:
         session.progress.say(
             f"program {chunk.group + 1}: {chunk.width} runs at once, {format_memory(needed)} "

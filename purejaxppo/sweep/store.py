@@ -258,13 +258,12 @@ def assemble(out: Path) -> xr.Dataset:
     groups, chunks = make_groups(sweep), read_layout(out) or []
     results = []
     for number, group in enumerate(groups):
-        parts = [(chunk, _read_parts(out, chunk)) for chunk in chunks if chunk.group == number]
-        reached: dict[int, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}
-        for chunk, metrics in parts:
-            if metrics:
-                reached.setdefault(metrics["status"].shape[1], []).append((chunk, metrics))
-        for num_logs, same in reached.items():  # one, unless the sweep is still running
-            results.append(_group_result(same, group, groups, sweep, num_logs))
+        alike: dict[Any, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}
+        for chunk in [chunk for chunk in chunks if chunk.group == number]:
+            if metrics := _read_parts(out, chunk):
+                alike.setdefault((metrics["status"].shape[1], frozenset(metrics)), []).append((chunk, metrics))
+        # One, unless the sweep is still running, or was forced on by a version that measures something else.
+        results += [_group_result(parts, group, groups, sweep) for parts in alike.values()]
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
@@ -316,18 +315,14 @@ def _read_parts(out: Path, chunk: Chunk) -> dict[str, np.ndarray]:
 
 
 def _group_result(
-    parts: list[tuple[Chunk, dict[str, np.ndarray]]],
-    group: Group,
-    groups: Sequence[Group],
-    sweep: Sweep,
-    num_logs: int,
+    parts: list[tuple[Chunk, dict[str, np.ndarray]]], group: Group, groups: Sequence[Group], sweep: Sweep
 ) -> GroupResult:
-    """Chunks of a group that have come equally far, below each other."""
+    """Chunks of a group with the same log points and metrics, below each other."""
     runs = [run for chunk, _ in parts for run in chunk.runs(groups)]
-    names = set.intersection(*(set(metrics) for _, metrics in parts)) - {"status"}
+    first = parts[0][1]
     return GroupResult(
-        metrics={n: np.concatenate([metrics[n] for _, metrics in parts]) for n in parts[0][1] if n in names},
-        env_steps=(1 + np.arange(num_logs)) * group.config.steps_per_log,
+        metrics={name: np.concatenate([metrics[name] for _, metrics in parts]) for name in first if name != "status"},
+        env_steps=(1 + np.arange(first["status"].shape[1])) * group.config.steps_per_log,
         seeds=np.asarray([run.seed for run in runs]),
         swept={name: [run.point[name] for run in runs] for name in sweep.swept},
         status=np.concatenate([metrics["status"][:, -1].astype(np.int32) for _, metrics in parts]),
