@@ -403,6 +403,41 @@ def test_runs_that_diverged_count_with_what_they_measured():
     assert claim(table, "C5")[0] == "NOT TESTED"
 
 
+@pytest.mark.parametrize("last", [0, 2])
+def test_runs_of_an_intervention_that_diverge_early_speak_against_it(last):
+    """Before any log point, or with the high rank of the beginning: they must not drop out, nor count as healthy."""
+
+    def make(point, seed):
+        metrics = run(True, seed=seed) if point["pfo_coef"] == 0 else run(False, seed=seed)
+        if point["pfo_coef"] and seed < 4:
+            metrics = {name: np.where(np.arange(L) < last, values, np.nan) for name, values in metrics.items()}
+        return metrics
+
+    points = ({"pfo_coef": 0.0}, {"pfo_coef": 1.0})
+    table = evaluate_claims(sweep(make, points, status=[0] * 8 + [last + 1] * 4 + [0] * 4))
+    verdict, parts = claim(table, "C6")
+    assert "SUPPORTED" not in (verdict, *parts)
+    assert rows(table, "C6", "runs") == [0, 8, 8]
+    assert note(table, "C6", 0) == "diverged: 4 of 8 runs of pfo_coef=1"
+
+
+@pytest.mark.parametrize(("claim_name", "axis"), [("C6", {"pfo_coef": 1.0}), ("C2", {"num_epochs": 16})])
+def test_runs_at_different_steps_are_not_compared(claim_name, axis):
+    """Groups run one after the other: half of the way through a sweep one is ahead of the other."""
+    name = next(iter(axis))
+
+    def make(point, seed):
+        metrics = run(True, seed=seed)
+        if point[name] == axis[name]:
+            metrics = {name: np.where(np.arange(L) < 25, values, np.nan) for name, values in metrics.items()}
+        return metrics
+
+    base = {"pfo_coef": {"pfo_coef": 0.0}, "num_epochs": {"num_epochs": 4}}[name]
+    table = evaluate_claims(sweep(make, (base, axis)))
+    assert claim(table, claim_name)[0] == "NOT TESTED"
+    assert note(table, claim_name).startswith("runs are at different steps, 25000 to 100000")
+
+
 def test_a_sweep_that_still_runs_says_how_far_it_is():
     dataset = sweep(lambda point, seed: run(seed=seed))
     for name in ("return_mean", "policy_rank", "policy_variance", "policy_dead_neurons"):

@@ -59,7 +59,9 @@ def evaluate_claims(dataset: xr.Dataset) -> pd.DataFrame:
     against plain PPO, at otherwise equal settings and of the same seed. The effect is the mean over settings of the
     interquartile mean over seeds, its interval a bootstrap over seeds (`mean_over_settings`). Start and end of a run
     are the first and last 5 % of the log points that have a value (the paper's figure 6). A run that diverged counts
-    with what it measured before, its return with the lowest.
+    with what it measured before, its return with the lowest; in C6 its return with the lowest of any run at its
+    setting, and so the rank of a run with an intervention. Runs at different steps, of a sweep that has not ended, are
+    not compared with each other.
     Raises ConfigError for results without seeds, and for those that do not say from which sweep they come.
     """
     if not {"seed", "env_steps"} <= set(dataset.coords):
@@ -73,7 +75,9 @@ def evaluate_claims(dataset: xr.Dataset) -> pd.DataFrame:
     rows["C6"] = _against_plain(dataset, [member for member in members if member.setup.is_papers], plain)
     others = [member for member in members if member.setup.interventions and not member.setup.is_papers]
     rows["more"] = _against_plain(dataset, others, plain)
-    notes = {"C1": _about(dataset, plain), "C6": "" if rows["C6"] else "no such intervention in this sweep"}
+    notes = {"C1": _about(dataset, plain), "C6": "no such intervention in this sweep"}
+    if rows["C6"]:
+        notes["C6"] = _diverged(dataset, [member for member in members if member.setup.is_papers])
     if most and fewest:
         notes["C2"] = f"{most[0].setup.get('num_epochs')} against {fewest[0].setup.get('num_epochs')} epochs"
     table = []
@@ -132,6 +136,16 @@ def _about(dataset: xr.Dataset, plain: list[Member]) -> str:
     return about
 
 
+def _diverged(dataset: xr.Dataset, members: list[Member]) -> str:
+    """How many runs of each intervention diverged; empty where none did."""
+    counts: dict[str, list[bool]] = {}
+    for member in members:
+        is_diverged = bool(dataset["status"].values[member.position] != 0)
+        counts.setdefault(member.setup.interventions, []).append(is_diverged)
+    told = [f"{sum(found)} of {len(found)} runs of {name}" for name, found in counts.items() if any(found)]
+    return "diverged: " + ", ".join(told) if told else ""
+
+
 def _judge(part: Part, cells: Cells, name: str = "") -> dict[str, Any]:
     """The row of a part from its effects by seed and setting; `name` is the intervention that it is about."""
     cells = {key: value for key, value in cells.items() if not math.isnan(value)}
@@ -186,6 +200,22 @@ def _minus(ours: Cells, theirs: Cells) -> Cells:
     return {key: ours[key] - theirs[key] for key in ours if key in theirs}
 
 
+def _uneven(dataset: xr.Dataset, ours: list[Member], theirs: list[Member], without: str = "") -> str:
+    """Why runs that are to be compared cannot be yet: those that did not diverge are at different steps. Or empty."""
+    steps = np.where(dataset["status"].values == 0, last_steps(dataset), np.nan)
+    reached: dict[Any, tuple[set[float], set[float]]] = {}
+    for side, members in enumerate((ours, theirs)):
+        for member in members:
+            setting = tuple((field, value) for field, value in member.setup.setting if field != without)
+            if not math.isnan(steps[member.position]):
+                reached.setdefault(setting, (set(), set()))[side].add(float(steps[member.position]))
+    for mine, others in reached.values():
+        if mine and others and len(mine | others) > 1:
+            ends = f"{min(mine | others):g} to {max(mine | others):g}"
+            return f"runs are at different steps, {ends}: the sweep has not ended"
+    return ""
+
+
 def _within(dataset: xr.Dataset, plain: list[Member], part: Part) -> dict[str, Any]:
     """A part about what happens within runs of plain PPO."""
     if missing := _lacks(dataset, part, plain):
@@ -209,7 +239,7 @@ def _more_epochs(dataset: xr.Dataset, most: list[Member], fewest: list[Member], 
     """A part about runs of plain PPO with most epochs against those with fewest."""
     if not most:
         return _not_tested(part, "no axis num_epochs among the runs of plain PPO")
-    if missing := _lacks(dataset, part, most):
+    if missing := _lacks(dataset, part, most) or _uneven(dataset, most, fewest, without="num_epochs"):
         return _not_tested(part, missing)
     values = part.measure(dataset)
     return _judge(part, _minus(*(_cells(values, side, without="num_epochs") for side in (most, fewest))))
@@ -220,13 +250,19 @@ def _against_plain(dataset: xr.Dataset, members: list[Member], plain: list[Membe
     values = {}
     for part in HELP:
         if not _lacks(dataset, part, plain):
-            scale = _return_ranges(dataset, [*members, *plain]) if part.metrics == ("return_mean",) else 1.0
-            values[part.text] = part.measure(dataset) / scale
+            is_return = part.metrics == ("return_mean",)
+            lowest, highest = _extremes(dataset, part.metrics[0], [*members, *plain])
+            is_lowest = dataset["status"].values != 0
+            if not is_return:  # an early end can leave a rank high, or no rank, and a pair less to speak against it
+                is_lowest = is_lowest & ~np.isin(np.arange(is_lowest.size), [member.position for member in plain])
+            worst = lowest if is_return else np.log2(np.maximum(lowest, 1.0))
+            ends = np.where(is_lowest, worst, part.measure(dataset))
+            values[part.text] = ends / np.where(highest > lowest, highest - lowest, np.nan) if is_return else ends
     rows = []
     for name in dict.fromkeys(member.setup.interventions for member in members):
         ours = [member for member in members if member.setup.interventions == name]
         for part in HELP:
-            if missing := _lacks(dataset, part, plain):
+            if missing := _lacks(dataset, part, plain) or _uneven(dataset, ours, plain):
                 rows.append(_not_tested(part, missing, name))
             else:
                 effects = _minus(_cells(values[part.text], ours), _cells(values[part.text], plain))
@@ -234,14 +270,14 @@ def _against_plain(dataset: xr.Dataset, members: list[Member], plain: list[Membe
     return rows
 
 
-def _return_ranges(dataset: xr.Dataset, members: list[Member]) -> np.ndarray:
-    """Largest minus smallest return among the members that share each one's setting, [S]; NaN where there is none."""
+def _extremes(dataset: xr.Dataset, name: str, members: list[Member]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of a metric among the members that share each one's setting, [S] each; NaN for none."""
     settings: dict[Any, list[int]] = {}
     for member in members:
         settings.setdefault(member.setup.setting, []).append(member.position)
-    returns, ranges = values_of(dataset, "return_mean"), np.full(dataset.sizes["run"], np.nan)
+    measured, extremes = values_of(dataset, name), np.full((2, dataset.sizes["run"]), np.nan)
     for positions in settings.values():
-        values = np.concatenate([returns[position] for position in positions])
-        if values.size and np.ptp(values) > 0:
-            ranges[positions] = np.ptp(values)
-    return ranges
+        values = np.concatenate([measured[position] for position in positions])
+        if values.size:
+            extremes[:, positions] = [[values.min()], [values.max()]]
+    return extremes[0], extremes[1]
