@@ -62,7 +62,8 @@ def evaluate(
     there and counted as they are. runs: places in the sweep; None takes all that have finished.
 
     Columns: run, the swept fields, seed, return_mean with its 95 % bootstrap interval over episodes (return_low,
-    return_high), length_mean (steps), episodes, cut (number of episodes). Returns are raw sums of rewards.
+    return_high), length_mean (steps), episodes, cut (number of episodes), diverged. Returns are raw sums of rewards. A
+    run that diverged plays with the policy of its last good log point: what it did while it was well, not its end.
 
     Raises ConfigError for numbers out of range and as `load_policies` does.
     """
@@ -80,7 +81,7 @@ def evaluate(
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
-            rows += _rows(policies.runs[some], *arrays)
+            rows += _rows(policies.runs[some], policies.status[some] != 0, *arrays)
     return pd.DataFrame(rows).sort_values("run", ignore_index=True)
 
 
@@ -147,8 +148,10 @@ def play(
     return jax.lax.while_loop(is_going_on, advance, (jnp.int32(0), first))[1]
 
 
-def _rows(runs: Sequence[Run], returns: np.ndarray, lengths: np.ndarray, is_over: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of `evaluate`, from arrays [S, E]."""
+def _rows(
+    runs: Sequence[Run], is_diverged: np.ndarray, returns: np.ndarray, lengths: np.ndarray, is_over: np.ndarray
+) -> list[dict[str, Any]]:
+    """Rows of `evaluate`, from arrays [S] and [S, E]."""
     low, high = bootstrap_interval(returns.T, np.mean)
     return [
         {"run": run.index}
@@ -161,6 +164,7 @@ def _rows(runs: Sequence[Run], returns: np.ndarray, lengths: np.ndarray, is_over
             "length_mean": float(lengths[i].mean()),
             "episodes": returns.shape[1],
             "cut": int(np.sum(~is_over[i])),
+            "diverged": bool(is_diverged[i]),
         }
         for i, run in enumerate(runs)
     ]
@@ -169,12 +173,14 @@ def _rows(runs: Sequence[Run], returns: np.ndarray, lengths: np.ndarray, is_over
 def format_evaluation(table: pd.DataFrame) -> str:
     """What `evaluate` found as text: a line per run (up to 32 runs) and, per point, the IQM over its runs.
 
-    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point.
+    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point. Runs that diverged are
+    marked, and left out of what is said of points.
     """
     swept = [str(name) for name in table.columns[1 : list(table.columns).index("seed")]]
     episodes = f"{table['episodes'].iloc[0]} episodes per run"
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
-    lines = [_point_line(swept, members) for members in points]
+    has_diverged = bool(table["diverged"].any())
+    lines = [_point_line(swept, members, has_diverged) for members in points]
     text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n"
     if len(table) > MOST_RUNS_LISTED:
         return text
@@ -182,20 +188,26 @@ def format_evaluation(table: pd.DataFrame) -> str:
         {name: format_value(row[name]) for name in ["run", *swept, "seed"]}
         | {"return": _interval(row["return_mean"], row["return_low"], row["return_high"])}
         | {"length": _number(row["length_mean"]), "cut": str(row["cut"])}
+        | ({"diverged": "diverged" if row["diverged"] else ""} if has_diverged else {})
         for row in table.to_dict("records")
     ]
     return f"{text}\nMean of each run [95 % bootstrap interval over episodes]\n\n{_aligned(lines)}\n"
 
 
-def _point_line(swept: list[str], members: pd.DataFrame) -> dict[str, str]:
-    """The cells of one point of the axes, from the rows of its runs."""
-    means = members["return_mean"].to_numpy()
-    return {name: format_value(members[name].iloc[0]) for name in swept} | {
-        "runs": str(len(members)),
-        "return": _interval(iqm(means), *bootstrap_interval(means)),
-        "length": _number(members["length_mean"].mean()),
-        "cut": str(members["cut"].sum()),
-    }
+def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
+    """The cells of one point of the axes, from the rows of its runs; `has_diverged`: whether any point has lost one."""
+    sound = members.loc[~members["diverged"]]
+    means = sound["return_mean"].to_numpy()
+    return (
+        {name: format_value(members[name].iloc[0]) for name in swept}
+        | {"runs": str(len(sound))}
+        | ({"diverged": str(len(members) - len(sound))} if has_diverged else {})
+        | {
+            "return": _interval(iqm(means), *bootstrap_interval(means)) if means.size else "-",
+            "length": _number(sound["length_mean"].mean()) if means.size else "-",
+            "cut": str(sound["cut"].sum()),
+        }
+    )
 
 
 def _interval(value: Any, low: Any, high: Any) -> str:

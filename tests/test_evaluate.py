@@ -230,3 +230,30 @@ def test_groups_keep_their_own_environment(tmp_path):
     table = evaluate(tmp_path, episodes=2)
     assert table["length_mean"].tolist() == [2.0, 1.0]
     assert table["env"].tolist() == ["probe/Discounting", "probe/ValueOnly"]
+
+
+def test_runs_that_diverged_are_marked_and_left_out(tmp_path):
+    """Their policies are those of the last good log point, or untrained: no result of their settings."""
+    save_sweep(tmp_path, probe("ValueOnly"), zeros)
+    path = tmp_path / "policies" / "0.npz"
+    (policies,) = load_policies(tmp_path)
+    assert policies.status.tolist() == [0, 0]
+    save_policies(path, [0, 1], policies.params, policies.statistics, np.array([0, 3]))
+    assert load_policies(tmp_path, [1])[0].status.tolist() == [3]
+    table = evaluate(tmp_path, episodes=4)
+    assert table["diverged"].tolist() == [False, True]
+    points, runs = format_evaluation(table).split("Mean of each run")
+    assert points.splitlines()[2].split() == ["runs", "diverged", "return", "length", "cut"]
+    assert points.splitlines()[3].split()[:2] == ["1", "1"]
+    assert [line.endswith("diverged") for line in runs.splitlines()[3:]] == [False, True]
+    save_policies(path, [0, 1], policies.params, policies.statistics, np.array([1, 3]))
+    assert format_evaluation(evaluate(tmp_path, episodes=4)).splitlines()[3].split() == ["0", "2", "-", "-", "0"]
+
+
+def test_policies_of_older_files_say_nothing_of_divergence(tmp_path):
+    save_sweep(tmp_path, probe("ValueOnly"), zeros)
+    path = tmp_path / "policies" / "0.npz"
+    with np.load(path) as content:
+        arrays = {name: content[name] for name in content.files if name != "status"}
+    np.savez(path, **arrays)
+    assert evaluate(tmp_path, episodes=2)["diverged"].tolist() == [False, False]

@@ -111,7 +111,7 @@ def test_the_file_is_plain_numpy(tmp_path):
     with np.load(tmp_path / "new" / "p.npz") as content:
         names = {f"params/{net}/{layer}/{part}" for net in ("policy", "critic") for layer in ("hidden_0", f"{net}_head")
                  for part in ("kernel", "bias")}  # fmt: skip
-        assert set(content.files) == names | {"run_index"}
+        assert set(content.files) == names | {"run_index", "status"}
         assert content["run_index"].tolist() == [4, 7, 9]
         np.testing.assert_array_equal(content["params/policy/hidden_0/kernel"], params["policy"]["hidden_0"]["kernel"])
 

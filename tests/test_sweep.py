@@ -470,6 +470,7 @@ def test_a_diverging_run_is_marked_and_the_others_do_not_notice(tmp_path: Path, 
         np.testing.assert_array_equal(sick[name].values[others], healthy[name].values[others], err_msg=str(name))
     assert np.isnan(sick["policy_rank"].values[4:6]).all()
     with np.load(tmp_path / "sick/policies/0000-0000.npz") as file:  # frozen where it was still finite
+        assert (file["status"] != 0).tolist() == (sick["status"].values != 0).tolist()
         assert all(np.isfinite(file[name]).all() for name in file.files)
 
 

@@ -109,8 +109,8 @@ def format_claims(table: pd.DataFrame) -> str:
 EXPLANATION = f"""\
 SUPPORTED: the interval lies above what the part needs; CONTRADICTED: below 0; INCONCLUSIVE: neither, or fewer
 than {MIN_SEEDS} seeds. A claim needs all of its parts; one contradicted part contradicts it. Effects: mean over
-settings of the interquartile mean over seeds; intervals: bootstrap over seeds, too narrow for few of them and
-not corrected for the number of parts."""
+settings of the interquartile mean over seeds; intervals: bootstrap over seeds, too narrow for few of them (of four
+seeds their range, which is an 87 % interval) and not corrected for the number of parts."""
 
 
 def _conjunction(claim: str, parts: list[dict[str, Any]]) -> str:

@@ -2,8 +2,10 @@
 
 The return has collapsed where it is beyond its limit for good, to the end of what was measured (paper: no recovery), so
 that is known in hindsight only. The diagnostics, which are to warn, need no hindsight: the first time that they are
-beyond their limit for 5 % of the log points in a row. Nothing is smoothed; log points without a value (no episode
-finished) count neither way.
+beyond their limit for 5 % of the log points in a row. They are dated at the beginning of that stretch; whoever watches
+knows at its end, 5 % of the log points later. A return that is the same at most log points and rarely anything else
+(rare success) has a typical jump of 0, and noise in it can look like a collapse: look at the curves. Nothing is
+smoothed; log points without a value (no episode finished) count neither way.
 """
 
 from __future__ import annotations
@@ -147,7 +149,7 @@ def detect_collapse(dataset: xr.Dataset) -> xr.Dataset:
     )
     table["warning_lead_steps"] = (
         np.where(is_warned, steps["return"] - np.where(is_warned, first, 0.0), np.nan),
-        "return_collapse_step minus the step of first_warning",
+        "return_collapse_step minus the step of first_warning, at which 5 % of the log points beyond the limit begin",
     )
     table["last_step"] = (last_steps(dataset), "last environment step at which anything was measured")
     return xr.Dataset(

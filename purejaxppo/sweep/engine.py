@@ -299,7 +299,7 @@ def _run_segments(
             f"purejaxppo resume {session.out}"
         )
     final = checkpoints.to_host(state)
-    final = jax.tree.map(lambda x: x[: len(runs)], (final.params, final.observation_statistics))
+    final = jax.tree.map(lambda x: x[: len(runs)], (final.params, final.observation_statistics, final.status))
     (session.out / store.POLICIES).mkdir(exist_ok=True)
     save_policies(session.out / store.POLICIES / f"{chunk.name}.npz", [run.index for run in runs], *final)
 

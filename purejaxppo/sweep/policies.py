@@ -2,7 +2,8 @@
 
 A file holds the final parameters of the runs that were computed together, each array [S, ...] under its nested name
 ("params/policy/hidden_0/kernel"), the statistics of normalised observations ("observation_mean", "observation_var",
-"observation_count") where there are any, and which runs they are, "run_index" [S].
+"observation_count") where there are any, which runs they are, "run_index" [S], and whether they stayed finite,
+"status" [S]: a run that diverged was frozen at its last good log point, or as it was initialised, and so is its policy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from purejaxppo.ppo.state import Array, Learner, make_learner
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import Run, make_groups
 
-_PARAMS, _RUN_INDEX = "params/", "run_index"
+_PARAMS, _RUN_INDEX, _STATUS = "params/", "run_index", "status"
 _STATISTICS = ("mean", "var", "count")
 
 
@@ -40,6 +41,8 @@ class Policies:
     runs: tuple[Run, ...]
     params: Params
     statistics: ObservationStatistics | None
+    status: np.ndarray
+    """0 for a sound run, else the log point at which it diverged, [S]; 0 where a file does not say."""
 
 
 class Policy:
@@ -81,13 +84,21 @@ def choose_action(
 
 
 def save_policies(
-    path: Path, run_index: Sequence[int], params: Mapping[str, Any], statistics: ObservationStatistics | None
+    path: Path,
+    run_index: Sequence[int],
+    params: Mapping[str, Any],
+    statistics: ObservationStatistics | None,
+    status: Array | np.ndarray | None = None,
 ) -> None:
-    """Write the parameters [S, ...] (and statistics) of runs to `path`, atomically; its folder is made if missing."""
+    """Write the parameters [S, ...] of runs to `path`, atomically; its folder is made if missing.
+
+    status: [S], that of the runs' states; None says that all are sound.
+    """
     arrays = {_PARAMS + name: np.asarray(x) for name, x in flatten_dict(dict(params), sep="/").items()}
     if statistics is not None:
         arrays |= {f"observation_{name}": np.asarray(getattr(statistics, name)) for name in _STATISTICS}
     arrays[_RUN_INDEX] = np.asarray(run_index, np.int64)
+    arrays[_STATUS] = np.zeros(len(run_index), np.int32) if status is None else np.asarray(status, np.int32)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.write_atomically(path, lambda file: np.savez(file, **arrays))  # pyright: ignore
 
@@ -143,9 +154,12 @@ def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:
 
 def _stack(config: TrainConfig, runs: tuple[Run, ...], places: list[tuple[dict[str, np.ndarray], int]]) -> Policies:
     """The runs' rows of their files, below each other."""
-    names = [name for name in places[0][0] if name != _RUN_INDEX]
+    names = [name for name in places[0][0] if name not in (_RUN_INDEX, _STATUS)]
     arrays = {name: np.stack([file[name][row] for file, row in places]) for name in names}
     params = {name.removeprefix(_PARAMS): x for name, x in arrays.items() if name.startswith(_PARAMS)}
     fields: dict[str, Any] = {name: arrays.get(f"observation_{name}") for name in _STATISTICS}
     statistics = ObservationStatistics(**fields) if config.normalize_observations else None
-    return Policies(config=config, runs=runs, params=unflatten_dict(params, sep="/"), statistics=statistics)
+    status = np.array([file[_STATUS][row] if _STATUS in file else 0 for file, row in places], np.int32)
+    return Policies(
+        config=config, runs=runs, params=unflatten_dict(params, sep="/"), statistics=statistics, status=status
+    )
