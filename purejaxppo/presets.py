@@ -14,7 +14,7 @@ from purejaxppo.hyperparams import HyperParams
 
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # The paper's Atari settings, on MinAtar (the Arcade Learning Environment does not run inside JAX) with the MinAtar
-    # convolution; 100M frames there are 25M steps.
+    # convolution; 100M frames there are 25M steps, of which a run here has 10M.
     "paper_atari": (
         {
             "env": "gymnax/Breakout-MinAtar",
