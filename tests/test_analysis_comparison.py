@@ -148,3 +148,23 @@ def test_the_text_names_points_by_what_differs_from_the_first() -> None:
     assert isinstance(table, pd.DataFrame)
     alone = comparison_table(results(values[:1]))
     assert format_comparison(alone, "return_mean").splitlines()[2].startswith("all runs")
+
+
+def test_points_at_different_steps_are_said_to_be() -> None:
+    """As in a sweep that still runs: its groups come one after the other."""
+    groups = [
+        GroupResult(
+            metrics={"return_mean": np.ones((4, log_points))},
+            env_steps=1000 * np.arange(1, log_points + 1),
+            seeds=np.arange(4),
+            swept={"num_epochs": [number] * 4},
+            status=np.zeros(4),
+            run_index=np.arange(4) + 4 * number,
+        )
+        for number, log_points in enumerate((10, 3))
+    ]
+    table = comparison_table(to_dataset(groups, {}))
+    assert table["env_steps"].tolist() == [10_000, 3000]
+    assert "different steps, 3,000 to 10,000" in format_comparison(table, "return_mean")
+    even = comparison_table(to_dataset(groups[:1], {}))
+    assert "different steps" not in format_comparison(even, "return_mean")

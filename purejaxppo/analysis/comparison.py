@@ -18,7 +18,7 @@ from purejaxppo.analysis.statistics import (
     probability_of_best,
     probability_of_improvement,
 )
-from purejaxppo.analysis.summary import final_values, format_value
+from purejaxppo.analysis.summary import final_values, format_value, steps_reached
 
 _NUMBERS = ("value", "difference", "improvement")
 
@@ -32,14 +32,14 @@ def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest
     same seed, with interval (`paired_difference`). `improvement`: probability that one of its runs is higher
     (`is_lowest`: lower) than one of the first point's, with interval (`probability_of_improvement`).
     Runs that diverged have no value: `value` and `difference` are without them, but to both probabilities they are the
-    worst of all. `runs` counts those with a value, `diverged` those that diverged. Where `env` is swept, each
-    environment has its own best and its own first point. The swept values are columns too; what has no meaning in the
-    row of a first point is NaN.
+    worst of all. `runs` counts those with a value, `diverged` those that diverged, `env_steps` is the step that all
+    runs of the row have reached. Where `env` is swept, each environment has its own best and its own first point. The
+    swept values are columns too; what has no meaning in the row of a first point is NaN.
     Raises ConfigError for a metric that these results do not have.
     """
     sign = -1.0 if is_lowest else 1.0
     is_diverged = dataset["status"].values != 0
-    finals = final_values(dataset, metric).values
+    finals, reached = final_values(dataset, metric).values, steps_reached(dataset)
     merits = np.where(is_diverged, -np.inf, sign * finals)
     blocks: dict[Any, list[Point]] = {}
     for swept, runs in points(dataset):
@@ -49,6 +49,7 @@ def comparison_table(dataset: xr.Dataset, metric: str = "return_mean", is_lowest
         compared = _compare(block, finals, merits, dataset["seed"].values)
         for (swept, runs), row in zip(block, compared, strict=True):
             counts = {"runs": int(np.sum(~np.isnan(finals[runs]))), "diverged": int(is_diverged[runs].sum())}
+            counts["env_steps"] = int(np.min(reached[runs]))
             rows.append(dict(swept) | counts | row)
     return pd.DataFrame(rows)
 
@@ -97,13 +98,17 @@ def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     rule = "-" * max(map(len, texts))
+    ends = sorted({row["env_steps"] for row in rows})
+    uneven = (
+        f"\nThe points are at different steps, {ends[0]:,} to {ends[-1]:,}: training of unequal length is compared."
+    )
     by_itself = " Every environment by itself." * (len(firsts) > 1)
     explanation = (
         "Interquartile mean over runs of each run's mean over its last 10 % of log points [95 % bootstrap interval].\n"
         f"P(best): share of bootstrap samples of the seeds in which the point is {kind} than all others. Differences: "
         "between\nruns of one seed. Runs that diverged have no value, and count as the worst in both probabilities.\n"
         f"The first point sets everything; the others are named by what differs.{by_itself}"
-    )
+    ) + uneven * (len(ends) > 1)
     return "\n".join([texts[0], rule, *texts[1:], "", explanation])
 
 

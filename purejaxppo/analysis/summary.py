@@ -90,7 +90,7 @@ def summary_table(dataset: xr.Dataset, fraction: float = 0.1) -> pd.DataFrame:
         name: final_values(dataset, name, fraction).values if name in dataset else np.full(dataset.sizes["run"], np.nan)
         for name in SUMMARY_METRICS
     }
-    reached = _steps_reached(dataset)
+    reached = steps_reached(dataset)
     rows = []
     for swept, runs in points(dataset):
         row = dict(swept)
@@ -210,7 +210,7 @@ def _number(value: float, decimals: int | None) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _steps_reached(dataset: xr.Dataset) -> np.ndarray:
+def steps_reached(dataset: xr.Dataset) -> np.ndarray:
     """Environment steps at the last log point of each run, [S]; 0 before the first."""
     steps = dataset["env_steps"].values.astype(np.float64)
     steps = np.broadcast_to(steps, (dataset.sizes["run"], steps.shape[-1]))
