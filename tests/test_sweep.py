@@ -561,14 +561,28 @@ def test_chunks_that_have_not_come_as_far_say_so(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("num_runs", "num_weights", "width"),
-    [(16, 10_000, 4), (6, 10_000, 3), (2, 10_000, 2), (7, 10_000, 1), (16, 100_000, 2), (16, 1_000_000, 1)],
+    ("num_runs", "num_weights", "minibatch_size", "width"),
+    [
+        (16, 10_000, 256, 4),
+        (6, 10_000, 256, 3),
+        (2, 10_000, 256, 2),
+        (7, 10_000, 256, 1),
+        (16, 100_000, 256, 2),
+        (16, 1_000_000, 256, 1),
+        (16, 10_000, 512, 2),
+        (16, 10_000, 2048, 1),
+    ],
 )
 def test_a_cpu_computes_as_many_runs_at_once_as_divide_them_and_its_cache_likes(
-    num_runs: int, num_weights: int, width: int
+    num_runs: int, num_weights: int, minibatch_size: int, width: int
 ) -> None:
-    state = SimpleNamespace(status=np.zeros(num_runs), params={"policy": np.zeros((num_runs, num_weights), np.float32)})
-    assert runs_at_once(state) == width  # type: ignore[arg-type]
+    state = SimpleNamespace(
+        status=np.zeros(num_runs),
+        obs=np.zeros((num_runs, 8, 10, 20)),
+        params={"policy": np.zeros((num_runs, num_weights), np.float32)},
+    )
+    config = pjp.TrainConfig(env="gymnax/CartPole-v1", minibatch_size=minibatch_size, hidden_sizes=(64, 64))
+    assert runs_at_once(config, state) == width  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8])

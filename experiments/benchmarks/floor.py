@@ -32,6 +32,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from settings import SETTINGS, group_of
 
+from purejaxppo.config import TrainConfig
 from purejaxppo.ppo.state import Learner, RunState, make_learner
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
@@ -82,7 +83,7 @@ def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
     state = programs["ours"].init(hparams, keys)
     updates = config.updates_per_log
     for label, part in {"environments": environment_steps, "networks": network_passes}.items():
-        calls[label] = _on_all_devices(partial(part, learner, updates), state)
+        calls[label] = _on_all_devices(partial(part, learner, updates), config, state)
     seconds: dict[str, list[float]] = {label: [] for label in calls}
     for number in range(rounds + 1):
         for label, call in calls.items():
@@ -117,12 +118,12 @@ def _segments(program: GroupProgram, hparams: Any, state: RunState) -> Callable[
     return call
 
 
-def _on_all_devices(part: Callable[[RunState], Any], state: RunState) -> Callable[[], Any]:
+def _on_all_devices(part: Callable[[RunState], Any], config: TrainConfig, state: RunState) -> Callable[[], Any]:
     """A part of the work for all runs: over the devices and as many runs side by side as training."""
     sharding = state.status.sharding
     assert isinstance(sharding, NamedSharding)
     mapped = jax.shard_map(
-        lambda state: map_runs(part, state, runs_at_once(state)),
+        lambda state: map_runs(part, state, runs_at_once(config, state)),
         mesh=sharding.mesh,
         in_specs=sharding.spec,
         out_specs=sharding.spec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import Array, RunState
@@ -22,17 +24,26 @@ def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def runs_at_once(state: RunState) -> int:
+def runs_at_once(config: TrainConfig, state: RunState) -> int:
     """How many of a device's runs are to be computed side by side: all of them; on a CPU as many as its cache likes.
 
     The largest divisor of their number up to 4, and only as many as have weights, gradients and moments of 4 MiB
-    together. Narrower means more calls, wider means that each step's data have left the cache when the next needs them.
+    together, and observations and activations of a minibatch of 2 MiB. Narrower means more calls, wider means that each
+    step's data have left the cache when the next needs them.
     """
     num_runs = state.status.shape[0]
     if not _is_cpu():
         return num_runs
-    size = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
-    return max(width for width in (1, 2, 3, 4) if num_runs % width == 0 and (width == 1 or width * size <= 2**22))
+    weights = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
+    of_sample = math.prod(state.obs.shape[2:]) + 2 * sum(
+        config.hidden_sizes
+    )  # observation [run, env, *obs], as float32
+    minibatch = 4 * config.minibatch_size * of_sample
+
+    def fits(width: int) -> bool:
+        return width * weights <= 2**22 and width * minibatch <= 2**21
+
+    return max(width for width in (1, 2, 3, 4) if num_runs % width == 0 and (width == 1 or fits(width)))
 
 
 def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
@@ -72,12 +83,12 @@ class GroupProgram:
             def one(run: tuple[HyperParams, RunState]) -> tuple[RunState, Metrics]:
                 return trainer.segment(*run, is_plasticity_point, num_epochs)
 
-            state, metrics = map_runs(one, (hparams, state), runs_at_once(state))
+            state, metrics = map_runs(one, (hparams, state), runs_at_once(group.config, state))
             return state, metrics.joined(Metrics.of({"status": state.status}))
 
         def init(hparams: HyperParams, keys: Array) -> RunState:
             # A few at a time as well: what the plasticity task is computed from is larger than all that is kept.
-            width = runs_at_once(jax.eval_shape(jax.vmap(trainer.init), hparams, keys))
+            width = runs_at_once(group.config, jax.eval_shape(jax.vmap(trainer.init), hparams, keys))
             return map_runs(lambda run: trainer.init(*run), (hparams, keys), width)
 
         self._init = split(init, (runs, runs), donate=())
