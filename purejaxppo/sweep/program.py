@@ -35,9 +35,8 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
     if not _is_cpu():
         return num_runs
     weights = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
-    of_sample = math.prod(state.obs.shape[2:]) + 2 * sum(
-        config.hidden_sizes
-    )  # observation [run, env, *obs], as float32
+    # Observations are [run, env, *obs]; both networks' hidden units.
+    of_sample = math.prod(state.obs.shape[2:]) + 2 * sum(config.hidden_sizes)
     minibatch = 4 * config.minibatch_size * of_sample
 
     def fits(width: int) -> bool:
