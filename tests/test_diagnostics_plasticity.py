@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -83,7 +84,13 @@ def scales(learner: Learner, outputs: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("fields", SETTINGS.values(), ids=SETTINGS.keys())
 def test_equals_a_straight_refit_with_optax(fields: dict[str, Any]) -> None:
     learner, state, task = prepare(**fields)
-    fit = jax.jit(jax.vmap(lambda params: plasticity.plasticity_losses(learner, HPARAMS, params, task)))
+    fit = jax.jit(
+        jax.vmap(
+            lambda params: plasticity.plasticity_losses(
+                learner, HPARAMS, params, partial(plasticity.minibatch_of, task)
+            )
+        )
+    )
     found = np.asarray(fit(jax.tree.map(lambda x: jnp.stack([x, x]), state.params)))
     assert found.shape == (2, 2 * 512 // 64, 2)
     for column, head in enumerate(plasticity.HEADS):
@@ -104,7 +111,7 @@ def test_a_network_that_is_the_target_has_nothing_to_learn() -> None:
         obs=task.obs, policy_outputs=policy.outputs.reshape(*shape, -1), value=critic.outputs.reshape(shape)
     )
     still = dataclasses.replace(HPARAMS, learning_rate=0.0)
-    losses = plasticity.plasticity_losses(learner, still, target, own)
+    losses = plasticity.plasticity_losses(learner, still, target, partial(plasticity.minibatch_of, own))
     np.testing.assert_allclose(losses, 0, atol=1e-6)
 
 
@@ -120,7 +127,8 @@ def test_a_network_with_half_of_its_units_dead_fits_worse() -> None:
                 bias = network[layer]["bias"]
                 network[layer] = network[layer] | {"bias": bias.at[: bias.size // 2].set(-1e3)}
         assert state.plasticity_task is not None
-        return [plasticity.plasticity_losses(learner, HPARAMS, p, state.plasticity_task) for p in (state.params, dead)]
+        minibatch = partial(plasticity.minibatch_of, state.plasticity_task)
+        return [plasticity.plasticity_losses(learner, HPARAMS, p, minibatch) for p in (state.params, dead)]
 
     fresh, dead = jax.jit(jax.vmap(losses))(jax.random.split(jax.random.key(1), 16))
     worse = np.asarray(dead)[:, -1] / np.asarray(fresh)[:, -1]

@@ -153,7 +153,7 @@ def test_factors_give_the_singular_values_and_more(
     features = with_spectrum(seed, 10.0 ** -np.linspace(0, decades, 6), *shape)
     features = np.float32(10**scale * (features + shift * np.abs(features).max() * rng.uniform(size=shape[1])))
     mean, target = features.mean(axis=0), rng.normal(size=shape[0]).astype(np.float32)
-    sigma, factors = jax.jit(singular_values_and_factors)(features[None], mean[None], target)
+    sigma, factors = jax.jit(singular_values_and_factors)([features], mean[None], target)
     expected = slow.spectrum(features)
     np.testing.assert_allclose(sigma[0], expected, rtol=1e-5, atol=2e-6 * expected[0])
     columns = np.c_[np.ones(shape[0]), np.float64(features) - mean, target]

@@ -14,7 +14,7 @@ from purejaxppo.distributions import Categorical
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params, make_actor_critic
-from purejaxppo.ppo.rollout import Rollout, prepare_batch
+from purejaxppo.ppo.rollout import Rollout, prepare_batch, values_of_last_observations
 from purejaxppo.ppo.state import Batch, Learner, RunState
 from purejaxppo.ppo.update import (
     adam_step,
@@ -71,18 +71,26 @@ def make_state(learner: Learner, params: Params | None = None) -> RunState:
 
 def make_rollout() -> Rollout:
     """Random experience [T, N] in which one episode terminates and one meets its time limit."""
+    terminated = jnp.zeros((T, N), bool).at[1, 0].set(True)
+    return random_rollout(terminated, jnp.zeros((T, N), bool).at[2, 1].set(True))
+
+
+def random_rollout(terminated: jax.Array, truncated: jax.Array) -> Rollout:
+    """Random experience [T, N]: while an episode goes on, a last observation is the next one."""
+    obs, final_obs = random(1, T, N, OBS), random(3, T, N, OBS)
+    is_going_on = (~(terminated | truncated)).at[-1].set(False)
     return Rollout(
-        obs=random(1, T, N, OBS),
+        obs=obs,
         action=jnp.arange(T * N).reshape(T, N) % ACTIONS,
         reward=random(2, T, N),
-        terminated=jnp.zeros((T, N), bool).at[1, 0].set(True),
-        truncated=jnp.zeros((T, N), bool).at[2, 1].set(True),
-        final_obs=random(3, T, N, OBS),
+        terminated=terminated,
+        truncated=truncated,
+        final_obs=jnp.where(is_going_on[..., None], jnp.roll(obs, -1, axis=0), final_obs),
     )
 
 
 def make_batch(learner: Learner, state: RunState, hparams: HyperParams | None = None) -> Batch:
-    return prepare_batch(learner, hparams or HyperParams(), state, make_rollout())
+    return prepare_batch(learner, hparams or HyperParams(), state, make_rollout())[0]
 
 
 # --- The optimiser
@@ -308,7 +316,7 @@ def test_old_quantities_of_the_batch_are_those_of_the_network_that_collected_it(
     learner = make_learner(pfo_layers="all")
     state, rollout = make_state(learner), make_rollout()
     hparams = HyperParams(gamma=0.9, gae_lambda=0.0)
-    batch = prepare_batch(learner, hparams, state, rollout)
+    batch, _ = prepare_batch(learner, hparams, state, rollout)
     for t, n in ((0, 0), (1, 0), (2, 1), (3, 1)):
         row = t * N + n
         policy, critic = learner.networks.both(state.params, rollout.obs[t, n])
@@ -322,6 +330,41 @@ def test_old_quantities_of_the_batch_are_those_of_the_network_that_collected_it(
         np.testing.assert_allclose(batch.critic_phi[row], jnp.concatenate(critic.preactivations), rtol=1e-5)
         np.testing.assert_allclose(batch.value_target[row], target, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(batch.advantage[row], target - critic.outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def test_last_observations_are_valued_where_they_count_in_every_run_and_differentiably() -> None:
+    """Three runs side by side: nothing cut off, single episodes cut off, all of them at every step."""
+    learner = make_learner()
+    state = make_state(learner)
+    truncated = jnp.stack([jnp.zeros((T, N), bool), jax.random.bernoulli(KEY, 0.3, (T, N)), jnp.ones((T, N), bool)])
+    rollouts = jax.vmap(lambda cut: random_rollout(jnp.zeros_like(cut), cut))(truncated)
+
+    def of_all(params: Any, rollout: Rollout) -> jax.Array:
+        return learner.networks.critic(params, rollout.final_obs).outputs[..., 0]
+
+    def shipped(params: Any, rollout: Rollout) -> jax.Array:
+        value = learner.networks.critic(params, rollout.obs).outputs[..., 0]
+        return values_of_last_observations(learner, params, None, rollout, value)
+
+    found, expected = (jax.jit(jax.vmap(f, (None, 0)))(state.params, rollouts) for f in (shipped, of_all))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    weights = random(7, 3, T, N)
+    gradients = [
+        jax.jit(jax.grad(lambda params, f=f: (weights * jax.vmap(f, (None, 0))(params, rollouts)).sum()))(state.params)
+        for f in (shipped, of_all)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients)
+
+
+def test_large_rollouts_are_passed_through_the_networks_a_minibatch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs are those of one pass, in the same order."""
+    learner = make_learner()
+    state, obs = make_state(learner), random(1, T * N, OBS)
+    at_once = learner.both_in_blocks(state.params, None, obs)
+    monkeypatch.setattr("purejaxppo.ppo.state._LARGE", 0)
+    assert learner.config.num_minibatches > 1
+    in_blocks = learner.both_in_blocks(state.params, None, obs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), in_blocks, at_once)
 
 
 # --- One optimiser and one clip per network

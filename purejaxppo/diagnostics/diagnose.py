@@ -151,15 +151,15 @@ def _spectral(
 ) -> tuple[list[Block], dict[str, Array]]:
     """Measures of the matrices [N, D] of each network, by time and kind, and its linear probe; and the spectra after.
 
-    One stacked call for all: narrower networks get columns of zeros, which add singular values 0 and change no other.
+    One call for all: narrower networks get columns of zeros, which add singular values 0 and change no other.
     """
     shapes = {name: before.features.shape for name, (before, _) in networks.items()}
     widest = max(shape[1] for shape in shapes.values())
     every = [matrix for pair in networks.values() for output in pair for matrix in _matrices(output)]
-    stacked = jnp.stack([jnp.pad(x, [(0, 0), (0, widest - x.shape[1])]) for x in every])
+    every = [jnp.pad(x, [(0, 0), (0, widest - x.shape[1])]) for x in every]
     by_place = (len(shapes), 2, 2)  # [network, time, kind]
-    means = stacked.mean(axis=1).reshape(*by_place, widest).at[:, :, 1].set(0)  # only features are probed
-    sigma, factors = singular_values_and_factors(stacked, means.reshape(-1, widest), centred(target))
+    means = [x.mean(axis=0) if index % 2 == 0 else jnp.zeros(widest) for index, x in enumerate(every)]  # of features
+    sigma, factors = singular_values_and_factors(every, jnp.stack(means), centred(target))
     sigma, factors = sigma.reshape(*by_place, -1), factors.reshape(*by_place, *factors.shape[1:])
     blocks: list[Block] = [([f"{name}_probe_r2" for name in networks], jax.vmap(r2_of_factor)(factors[:, 1, 0]))]
     spectra = {}

@@ -8,6 +8,8 @@ plasticity ends higher than a fresh one does (Lyle et al. 2022, arXiv 2204.09560
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +22,8 @@ from purejaxppo.ppo.state import Array, Learner, PlasticityTask, RunState
 from purejaxppo.ppo.update import adam_step, init_optimizer, shuffled_indices
 
 HEADS = ("policy", "critic")
+LoadMinibatch = Callable[[Array], PlasticityTask]
+"""From a minibatch's number in its task to that minibatch [B, ...]: a task is large, not to be copied as a whole."""
 
 
 def make_task(learner: Learner, state: RunState, key: Array) -> PlasticityTask:
@@ -46,10 +50,15 @@ def make_task(learner: Learner, state: RunState, key: Array) -> PlasticityTask:
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), task)
 
 
-def plasticity_losses(learner: Learner, hparams: HyperParams, params: Params, task: PlasticityTask) -> Array:
+def minibatch_of(task: PlasticityTask, number: Array) -> PlasticityTask:
+    """The minibatch [B, ...] of that number."""
+    return jax.tree.map(lambda x: x[number], task)
+
+
+def plasticity_losses(learner: Learner, hparams: HyperParams, params: Params, minibatch: LoadMinibatch) -> Array:
     """Losses [M, 2] of policy, mean KL(target || output), and critic, mean (V_target - V)^2, before each of M steps.
 
-    Each head is fitted on its own; with a shared trunk both start from a copy of it.
+    Each head is fitted on its own; with a shared trunk both start from a copy of it. `minibatch(i)` is the task's i-th.
     """
     networks = learner.networks
 
@@ -60,9 +69,9 @@ def plasticity_losses(learner: Learner, hparams: HyperParams, params: Params, ta
         each = jnp.stack([kl.mean(), jnp.square(error).mean()])
         return each.sum(), each  # no weight is in both, so the gradient of the sum is both gradients
 
-    def step(carry: tuple[Params, Params], batch: PlasticityTask) -> tuple[tuple[Params, Params], Array]:
+    def step(carry: tuple[Params, Params], number: Array) -> tuple[tuple[Params, Params], Array]:
         fitted, optimizer = {}, {}
-        grads, losses = jax.grad(loss, has_aux=True)(carry[0], batch)
+        grads, losses = jax.grad(loss, has_aux=True)(carry[0], jax.lax.stop_gradient(minibatch(number)))
         for head in HEADS:
             fitted[head], optimizer[head], _ = adam_step(
                 hparams, jnp.asarray(hparams.learning_rate), grads[head], carry[1][head], carry[0][head]
@@ -71,11 +80,15 @@ def plasticity_losses(learner: Learner, hparams: HyperParams, params: Params, ta
 
     fitted = {head: params if "shared" in params else {head: params[head]} for head in HEADS}
     optimizer = {head: init_optimizer(fitted[head]) for head in HEADS}
-    return jax.lax.scan(step, (fitted, optimizer), task)[1]
+    return jax.lax.scan(step, (fitted, optimizer), jnp.arange(learner.config.num_plasticity_minibatches))[1]
 
 
 def measure(
-    learner: Learner, hparams: HyperParams, params: Params, task: PlasticityTask, is_due: Array | bool
+    learner: Learner,
+    hparams: HyperParams,
+    params: Params,
+    minibatch: LoadMinibatch,
+    is_due: Array | bool,
 ) -> Metrics:
     """The plasticity losses of a run as metrics, NaN unless `is_due`, which must be the same for all runs.
 
@@ -83,7 +96,7 @@ def measure(
     """
     losses = jax.lax.cond(
         is_due,
-        lambda: plasticity_losses(learner, hparams, params, task),
+        lambda: plasticity_losses(learner, hparams, params, minibatch),
         lambda: jnp.full((learner.config.num_plasticity_minibatches, 2), jnp.nan),
     )
     last = {f"{head}_plasticity_loss": losses[-1, i] for i, head in enumerate(HEADS)}

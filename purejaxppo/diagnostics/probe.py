@@ -23,7 +23,7 @@ def probe_r2(features: Array, target: Array) -> Array:
     leave more than 1e-5 of their norm (after centring). As in every regression, N noisy samples of D independent
     features give D / N on average where there is nothing to explain.
     """
-    _, factors = singular_values_and_factors(features[None], features.mean(axis=0)[None], centred(target))
+    _, factors = singular_values_and_factors([features], features.mean(axis=0)[None], centred(target))
     return r2_of_factor(factors[0])
 
 

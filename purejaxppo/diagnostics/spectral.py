@@ -7,6 +7,7 @@ columns are centred or normalised: the definitions don't.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -163,23 +164,37 @@ def _over_trace(x: Array) -> Array:
     return x / jnp.where(trace == 0, 1, trace)
 
 
-def singular_values_and_factors(matrices: Array, shifts: Array, target: Array) -> tuple[Array, Array]:
-    """Singular values [M, min(N, D)] of matrices [M, N, D], and what a regression of target [N] on them needs.
+def singular_values_and_factors(matrices: Sequence[Array], shifts: Array, target: Array) -> tuple[Array, Array]:
+    """Singular values [M, min(N, D)] of M matrices [N, D], and what a regression of target [N] on them needs.
 
     That is R [M, D + 2, D + 2] of [1 | F - shift | target] = Q R, `probe.r2_of_factor` reads it. One factorisation
     serves both: F = Q (R + R_11 e_1 shift^T) in the middle columns. Shifts [M, D] near a matrix's mean keep the
     rounding of a large mean out of the regression; none may exceed its column, or sigma suffers.
     """
-    sigma, factors = jax.vmap(_factors_of_one, (0, 0, None))(matrices, shifts, target)
-    return sigma[:, : min(matrices.shape[1:])], factors
+
+    def in_turn(matrices: Sequence[Array], shifts: Array, target: Array) -> tuple[Array, Array]:
+        copies = [partial(_augmented, matrix, shift, target) for matrix, shift in zip(matrices, shifts, strict=True)]
+        return jax.lax.map(lambda i: _factors(jax.lax.switch(i, copies), shifts[i]), jnp.arange(len(matrices)))
+
+    def side_by_side(matrices: Sequence[Array], shifts: Array, target: Array) -> tuple[Array, Array]:
+        augmented = jax.vmap(_augmented, (0, 0, None))(jnp.stack(matrices), shifts, target)
+        return jax.vmap(_factors)(augmented, shifts)
+
+    # On a CPU there is one copy at a time, which stays in the cache; elsewhere one call does more at once.
+    sigma, factors = jax.lax.platform_dependent(tuple(matrices), shifts, target, cpu=in_turn, default=side_by_side)
+    return sigma[:, : min(matrices[0].shape)], factors
+
+
+def _augmented(matrix: Array, shift: Array, target: Array) -> Array:
+    """[1 | F - shift | target]^T, as LAPACK reads it; at least as wide as tall: columns of zeros change nothing."""
+    ones = jnp.ones((1, matrix.shape[0]), matrix.dtype)
+    augmented = jnp.concatenate([ones, (matrix - shift[None, :]).T, target[None, :]])
+    return jnp.pad(augmented, [(0, 0), (0, max(augmented.shape[0] - augmented.shape[1], 0))])
 
 
 @blas.one_at_a_time
-def _factors_of_one(matrix: Array, shift: Array, target: Array) -> tuple[Array, Array]:
-    ones = jnp.ones((matrix.shape[0], 1), matrix.dtype)
-    augmented = jnp.concatenate([ones, matrix - shift[None, :], target[:, None]], axis=1)
-    missing = max(augmented.shape[1] - augmented.shape[0], 0)  # rows of zeros change nothing
-    r = jnp.linalg.qr(jnp.pad(augmented, [(0, missing), (0, 0)]), mode="r")
+def _factors(augmented: Array, shift: Array) -> tuple[Array, Array]:
+    r = jnp.linalg.qr(augmented.T, mode="r")
     return _values_of_factor(r[:-1, 1:-1].at[0].add(r[0, 0] * shift)), r
 
 

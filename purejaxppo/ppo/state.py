@@ -17,10 +17,12 @@ from purejaxppo.envs.base import Discrete, Environment
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.networks import ActorCritic, Params, make_actor_critic
+from purejaxppo.networks import ActorCritic, NetworkOutput, Params, make_actor_critic
 from purejaxppo.ppo.interventions import KLControl
 
 Array = jax.Array
+
+_LARGE = 2**21  # bytes of observations, as floats, that a processor's cache still holds
 
 jax.tree_util.register_dataclass(
     HyperParams, data_fields=[field.name for field in dataclasses.fields(HyperParams)], meta_fields=[]
@@ -40,6 +42,23 @@ class Learner:
         """Observations as the networks see them: float32, normalised where the configuration says so."""
         obs = obs.astype("float32")
         return obs if statistics is None else statistics.normalize(obs)
+
+    def both_in_blocks(
+        self, params: Params, statistics: ObservationStatistics | None, obs: Array
+    ) -> tuple[NetworkOutput, NetworkOutput]:
+        """Policy and critic on a rollout's observations [T * N, *obs]; many large ones are taken a minibatch at a time.
+
+        What lies between observations and outputs, floats and patches, then takes no more memory than in an update.
+        """
+
+        def both(obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
+            return self.networks.both(params, self.network_input(statistics, obs))
+
+        size = self.config.minibatch_size
+        if 4 * obs.size <= _LARGE or obs.shape[0] % size:
+            return both(obs)
+        outputs = jax.lax.map(both, obs.reshape(-1, size, *obs.shape[1:]))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
 
 
 @struct.dataclass(kw_only=True)

@@ -29,7 +29,7 @@ from purejaxppo.diagnostics.diagnose import diagnose
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
-from purejaxppo.networks import Params
+from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo.interventions import init_kl_control, init_power_iteration
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
@@ -42,7 +42,7 @@ class Trainer(NamedTuple):
     They are `init(hparams, key)` and `segment(hparams, state, is_plasticity_point=False, num_epochs=None)`. A segment
     goes on to the next log point; `config.num_logs` of them make a run. `config.is_plasticity_point` says at which of
     them the plasticity loss is to be measured. `num_epochs` stands for the configuration's, so that one compiled
-    program serves several. Under vmap both must be the same for all runs.
+    program serves several. Under vmap both must be the same for all runs. See `run_segment` for a fifth argument.
     """
 
     init: Callable[[HyperParams, Array], RunState]
@@ -62,6 +62,8 @@ class LastUpdate:
     """What a diagnosis needs from the last update before a log point."""
 
     params_before: Params
+    outputs_before: tuple[NetworkOutput, NetworkOutput] | None
+    """What policy and critic gave for its rollout before it; None where they are to be asked again."""
     statistics: ObservationStatistics | None
     batch: Batch
     minibatch_metrics: Metrics
@@ -128,12 +130,13 @@ def run_update(
     key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
     before = state
     state, rollout = collect(learner, state, key_collect)
-    batch = prepare_batch(learner, hparams, state, rollout)
+    batch, outputs_before = prepare_batch(learner, hparams, state, rollout)
     state, minibatch_metrics = update_networks(learner, hparams, state, batch, key_update, is_measured, num_epochs)
     if state.observation_statistics is not None:  # fixed within a rollout and its update, so that phi_old stays phi_old
         state = replace(state, observation_statistics=state.observation_statistics.update(batch.obs))
     last = LastUpdate(
         params_before=before.params,
+        outputs_before=outputs_before,
         statistics=before.observation_statistics,
         batch=batch,
         minibatch_metrics=minibatch_metrics,
@@ -147,38 +150,52 @@ def run_segment(
     state: RunState,
     is_plasticity_point: Array | bool = False,
     num_epochs: Array | int | None = None,
+    plasticity_minibatch: plasticity.LoadMinibatch | None = None,
 ) -> tuple[RunState, Metrics]:
-    """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did."""
+    """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did.
+
+    `plasticity_minibatch` looks up minibatches of the plasticity task where the state comes without it.
+    """
+    task, state = state.plasticity_task, replace(state, plasticity_task=None)  # large, and never changed or copied
+    if task is not None:
+        plasticity_minibatch = partial(plasticity.minibatch_of, task)
     start, num_epochs = state, learner.config.num_epochs if num_epochs is None else num_epochs
     state = replace(state, episodes=state.episodes.reset_interval())
 
     @partial(jax.jit, inline=True)  # traced once for its shapes and for the scan
     def run_one(hparams: HyperParams, state: RunState, is_measured: Array) -> tuple[RunState, LastUpdate]:
-        return run_update(learner, hparams, state, is_measured, num_epochs)
+        state, last = run_update(learner, hparams, state, is_measured, num_epochs)
+        # Carried from update to update they would take more time than to compute them once more at the end.
+        return state, last if learner.config.updates_per_log == 1 else replace(last, outputs_before=None)
 
     def update(carry: tuple[RunState, LastUpdate], is_measured: Array) -> tuple[tuple[RunState, LastUpdate], None]:
         return run_one(hparams, carry[0], is_measured), None
 
     is_last = jnp.arange(learner.config.updates_per_log) == learner.config.updates_per_log - 1
-    shapes = jax.eval_shape(run_one, hparams, state, is_last[0])[1]
-    last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (state, last), _ = jax.lax.scan(update, (state, last), is_last)
+    if learner.config.updates_per_log == 1:
+        state, last = run_one(hparams, state, is_last[0])
+    else:
+        shapes = jax.eval_shape(run_one, hparams, state, is_last[0])[1]
+        last = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (state, last), _ = jax.lax.scan(update, (state, last), is_last)
     metrics = Metrics.of(state.episodes.metrics()).joined(last.minibatch_metrics)
     if learner.config.diagnostics:
         # On a CPU run after run: matrices of one run stay in the cache, those of all runs do not.
         diagnose_one = blas.one_at_a_time(partial(diagnose_update, learner))
         metrics = metrics.joined(diagnose_one(*jax.lax.stop_gradient((hparams, state, last))))
-    if state.plasticity_task is not None:
-        arguments = jax.lax.stop_gradient((hparams, state.params, state.plasticity_task))
-        metrics = metrics.joined(plasticity.measure(learner, *arguments, is_plasticity_point))
-    return freeze_if_diverged(learner, start, state, metrics)
+    if plasticity_minibatch is not None:
+        arguments = jax.lax.stop_gradient((hparams, state.params))
+        metrics = metrics.joined(plasticity.measure(learner, *arguments, plasticity_minibatch, is_plasticity_point))
+    state, metrics = freeze_if_diverged(learner, start, state, metrics)
+    return replace(state, plasticity_task=task), metrics
 
 
 def diagnose_update(learner: Learner, hparams: HyperParams, state: RunState, last: LastUpdate) -> Metrics:
     """Representation and trust region: the networks before and after an update, on its whole rollout."""
-    obs, distribution = learner.network_input(last.statistics, last.batch.obs), learner.distribution
-    policy_before, critic_before = learner.networks.both(last.params_before, obs)
-    policy_after, critic_after = learner.networks.both(state.params, obs)
+    distribution = learner.distribution
+    arguments = last.statistics, last.batch.obs
+    policy_before, critic_before = last.outputs_before or learner.both_in_blocks(last.params_before, *arguments)
+    policy_after, critic_after = learner.both_in_blocks(state.params, *arguments)
     log_prob = distribution.log_prob(policy_after.outputs, last.batch.action)
     key_before, key_after = jax.random.split(jax.random.fold_in(state.key, -1 - state.update))
     return diagnose(

@@ -99,7 +99,7 @@ def estimate_run(group: Group) -> int:
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: init_run(learner, key), key)
     _, rollout = jax.eval_shape(lambda state, key: collect(learner, state, key), state, key)
-    batch = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
+    batch, _ = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
     size = 2 * _bytes(batch) + _bytes(rollout) + 3 * _bytes(state)
     if jax.default_backend() == "cpu":
         size += _HOST_COPIES * _bytes(state)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -48,7 +50,9 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
 def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
     """`function` over the leading axis of `runs`: `width` runs side by side by vmap, one such group after the other."""
     num_runs = jax.tree.leaves(runs)[0].shape[0]
-    return jax.vmap(function)(runs) if width == num_runs else jax.lax.map(function, runs, batch_size=width)
+    if width == num_runs:
+        return jax.vmap(function)(runs)
+    return jax.lax.map(function, runs, batch_size=width if width > 1 else None)
 
 
 class GroupProgram:
@@ -79,10 +83,20 @@ class GroupProgram:
         def segment(
             hparams: HyperParams, state: RunState, is_plasticity_point: Array, num_epochs: Array
         ) -> tuple[RunState, Metrics]:
-            def one(run: tuple[HyperParams, RunState]) -> tuple[RunState, Metrics]:
-                return trainer.segment(*run, is_plasticity_point, num_epochs)
+            num_runs, width, tasks = state.status.shape[0], runs_at_once(group.config, state), state.plasticity_task
+            is_looked_up = tasks is not None and width < num_runs
+            if (
+                is_looked_up
+            ):  # a loop over runs would copy the tasks, which are large and never change, at every segment
+                state = dataclasses.replace(state, plasticity_task=None)
 
-            state, metrics = map_runs(one, (hparams, state), runs_at_once(group.config, state))
+            def one(run: tuple[HyperParams, RunState, Array]) -> tuple[RunState, Metrics]:
+                hparams, state, index = run
+                look_up = (lambda number: jax.tree.map(lambda x: x[index, number], tasks)) if is_looked_up else None
+                return trainer.segment(hparams, state, is_plasticity_point, num_epochs, look_up)
+
+            state, metrics = map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
+            state = dataclasses.replace(state, plasticity_task=tasks)
             return state, metrics.joined(Metrics.of({"status": state.status}))
 
         def init(hparams: HyperParams, keys: Array) -> RunState:
