@@ -92,15 +92,17 @@ def _free_in_control_groups() -> list[int]:
 def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
-    Twice the batch (the update's, and the last one for the diagnosis), the rollout, the state with its gradients; on a
-    CPU the copy that a checkpoint is written from, elsewhere the activations of runs diagnosed side by side.
+    The batch (twice where an update follows the one before a log point: the diagnosis has its own), the rollout, the
+    state with its gradients; on a CPU the copy that a checkpoint is written from, elsewhere the activations of runs
+    diagnosed side by side.
     """
     learner = make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: init_run(learner, key), key)
     _, rollout = jax.eval_shape(lambda state, key: collect(learner, state, key), state, key)
     batch, _ = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
-    size = 2 * _bytes(batch) + _bytes(rollout) + 3 * _bytes(state)
+    num_batches = 1 if group.config.updates_per_log == 1 else 2
+    size = num_batches * _bytes(batch) + _bytes(rollout) + 3 * _bytes(state)
     if jax.default_backend() == "cpu":
         size += _HOST_COPIES * _bytes(state)
     else:
