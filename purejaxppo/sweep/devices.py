@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from pathlib import Path
@@ -11,13 +12,17 @@ import jax
 from purejaxppo.errors import ConfigError
 from purejaxppo.sweep.provenance import processor
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h: bytes from which freed memory goes back to the system
+
 
 def use_cpu_cores(num_cores: int | None = None) -> int:
     """Make every CPU core a JAX device of its own, so that runs are split over them; returns their number.
 
     Call it before the first JAX computation of a process; the command line does. Afterwards it changes nothing. Two
     cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and TPU runs.
+    It also makes the process keep memory that was freed, for the next segment.
     """
+    _keep_freed_memory()
     if num_cores is None:
         num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -25,6 +30,19 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
     except RuntimeError:  # JAX has computed something already: its devices are fixed
         return len(jax.local_devices())
     return num_cores
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to hand no large block back to the system; nothing where there is no glibc.
+
+    Else every segment's memory comes anew, page after page of zeros: 8 % of the time of flat Breakout with diagnostics.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):
+        return
+    for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        mallopt(option, 2**31 - 1)
 
 
 def use_cache() -> None:
