@@ -593,6 +593,27 @@ def test_runs_in_groups_are_the_runs(width: int) -> None:
     np.testing.assert_array_equal(twice, 2 * runs[1])
 
 
+def test_runs_in_groups_are_measured_on_plasticity_tasks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop over groups looks minibatches up in the tasks of all runs, which stay as they were."""
+    group = make_groups(make_sweep(seeds=4, axes={}))[0]
+
+    def measured(width: int) -> tuple[np.ndarray, Any, Any]:
+        monkeypatch.setattr("purejaxppo.sweep.program.runs_at_once", lambda config, state: width)
+        program = GroupProgram(group, devices=jax.local_devices()[:1])
+        hparams, keys = program.arguments()
+        state = program.init(hparams, keys)
+        before = jax.tree.map(np.array, state.plasticity_task)
+        state, metrics = program.segment(hparams, state, True)
+        return np.asarray(metrics["policy_plasticity_loss"]), before, state.plasticity_task
+
+    side_by_side, _, _ = measured(4)
+    assert len(set(side_by_side.tolist())) == 4
+    for width in (1, 2):
+        losses, before, after = measured(width)
+        np.testing.assert_allclose(losses, side_by_side, rtol=1e-3)
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
 # --- Memory
 
 
