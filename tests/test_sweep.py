@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError, RunError, Stopped
-from purejaxppo.sweep import checkpoints, engine, estimate, store
+from purejaxppo.sweep import checkpoints, devices, engine, estimate, store
 from purejaxppo.sweep import memory as memory_module
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import chunk_width, estimate_run, format_memory, parse_memory
@@ -615,6 +615,17 @@ def test_runs_in_groups_are_measured_on_plasticity_tasks_of_their_own(monkeypatc
 
 
 # --- Memory
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc's mallopt is told for both thresholds of malloc.h; a library without it changes nothing."""
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda option, value: calls.append((option, value)))
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: library)
+    devices._keep_freed_memory()
+    assert sorted(calls) == [(-3, 2**31 - 1), (-1, 2**31 - 1)]
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: SimpleNamespace())
+    devices._keep_freed_memory()
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,7 @@ class GroupProgram:
         ) -> tuple[RunState, Metrics]:
             num_runs, width, tasks = state.status.shape[0], runs_at_once(group.config, state), state.plasticity_task
             is_looked_up = tasks is not None and width < num_runs
-            if (
-                is_looked_up
-            ):  # a loop over runs would copy the tasks, which are large and never change, at every segment
+            if is_looked_up:  # the loop over runs would copy all tasks, which are large and never change
                 state = dataclasses.replace(state, plasticity_task=None)
 
             def one(run: tuple[HyperParams, RunState, Array]) -> tuple[RunState, Metrics]:
