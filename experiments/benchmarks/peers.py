@@ -18,8 +18,8 @@ so environment steps, gradient steps and sample passes are equal as well. The re
   rejax and Stable-Baselines3 report nothing, brax the means of its losses.
 - rejax vmaps all seeds in one program over both cores; `rejax_split` is the same with the seeds split over the cores as
   devices, as ours does it, by lines that its user has to write. It clips values, acts from float observations, and
-  treats time limits as terminations, where ours evaluates last observations of episodes cut off. Convolutions of ours are
-  patches and matrix products; rejax has no convolution, so it gets flax's.
+  treats time limits as terminations, where ours evaluates last observations of episodes cut off. Convolutions of ours
+  are patches and matrix products; rejax has no convolution, so it gets flax's.
 - brax trains one run: both networks by one optimiser, with advantages computed anew in every minibatch (of whole
   unrolls, where ours draws single samples), and with cached first states in place of resets. `brax_split` lets it split
   the environments over the cores as devices. Both normalise observations; both sample tanh-normal actions.
