@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
-    from purejaxppo.ppo.train import TrainResult, make_train, make_trainer
+    from purejaxppo.training.train import TrainResult, make_train, make_trainer
     from purejaxppo.presets import preset
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
@@ -28,11 +28,11 @@ _HOME = {
     "HyperParams": "ppo.state",  # where it is registered as a pytree
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
-    "TrainResult": "ppo.train",
+    "TrainResult": "training.train",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
-    "make_train": "ppo.train",
-    "make_trainer": "ppo.train",
+    "make_train": "training.train",
+    "make_trainer": "training.train",
     "preset": "presets",
     "run_sweep": "sweep.engine",
     "use_cache": "sweep.devices",

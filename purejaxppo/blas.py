@@ -13,17 +13,25 @@ with jaxlib 0.10.2 on two cores and both found with a debugger in the stuck proc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import jax
-import scipy.linalg  # noqa: F401 - loads the library that is to be limited
-from threadpoolctl import ThreadpoolController
 
 Out = TypeVar("Out")
 
 
+def is_cpu() -> bool:
+    """Whether programs run on the CPU."""
+    return jax.default_backend() == "cpu"
+
+
+@cache
 def use_one_thread() -> None:
     """Limit every loaded OpenBLAS but NumPy's private one to a single thread, for the rest of the process."""
+    import scipy.linalg  # noqa: F401 - loads the library that is to be limited
+    from threadpoolctl import ThreadpoolController
+
     for library in ThreadpoolController().lib_controllers:
         if library.internal_api == "openblas" and "numpy.libs" not in str(library.filepath):
             library.set_num_threads(1)
@@ -34,9 +42,8 @@ def one_at_a_time(function: Callable[..., Out]) -> Callable[..., Out]:
     sequential = jax.custom_batching.sequential_vmap(function)
 
     def on_any_platform(*arguments: Any) -> Out:
+        if is_cpu():
+            use_one_thread()
         return jax.lax.platform_dependent(*arguments, cpu=sequential, default=function)
 
     return on_any_platform
-
-
-use_one_thread()

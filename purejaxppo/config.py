@@ -18,11 +18,26 @@ Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
 Initialization = Literal["uniform", "orthogonal"]
 PolicyObjective = Literal["clip", "spo", "unclipped"]
+Normalization = Literal["off", "fixed", "running"]
 ActionDistribution = Literal["tanh_normal", "normal"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
 
 MAX_COUNT = 2**31 - 1
 """Largest axis of an array and largest number of steps of a loop: XLA counts in int32."""
+
+SELECTABLE = (
+    "activation",
+    "time_limit",
+    "sign_reward",
+    "lr_schedule",
+    "reset_optimizer",
+    "policy_objective",
+    "kl_penalty",
+    "kl_stop",
+    "num_epochs",
+)
+"""Fields in which the runs of one program may differ: each only selects between elementwise operations, so a program
+whose runs differ computes every alternative and selects. Where all runs agree, the program has that alternative alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +71,9 @@ class TrainConfig:
     """Weights at the start: U(+-1/sqrt(fan_in)) for weights and biases (the paper), or orthogonal with zero biases."""
     share_trunk: bool = False
     """Whether actor and critic share all hidden layers (an intervention; the paper's default is separate networks)."""
+    trunk_optimizers: Literal["one", "two"] = "one"
+    """With share_trunk: one Adam and one gradient norm for trunk and both heads; or, as in the paper, one for trunk and
+    policy head and one for trunk and critic head, so that the trunk's gradient is clipped twice and it moves twice."""
     layer_norm: bool = False
     """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
     map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
@@ -70,9 +88,14 @@ class TrainConfig:
     time_limit: Literal["bootstrap", "terminate"] = "bootstrap"
     """At a time limit: bootstrap from the value of the final observation, or treat it as a termination (the paper)."""
     time_aware: bool = False
-    """Whether the elapsed share of the time limit is appended to the observation."""
-    normalize_observations: bool = False
-    """Whether observations are standardised by running statistics, which are fixed within a rollout and its update."""
+    """Whether the time elapsed, from -1 at the start to 1 at the time limit, is appended to the observation (and never
+    normalised)."""
+    normalize_observations: Normalization = "off"
+    """Observations as they are; standardised by statistics of random play before training (`fixed`, the paper); or by
+    statistics of all observations so far (`running`), which move between updates and move the policy with them."""
+    sticky_actions: float = 0.0
+    """Probability that the environment repeats its previous action in place of the new one (the paper's Atari: 0.25);
+    discrete actions only."""
     sign_reward: bool = False
     """Whether learning sees the sign of the reward (Atari); returns are reported raw either way."""
 
@@ -95,7 +118,8 @@ class TrainConfig:
     kl_penalty: bool = False
     """Whether beta E[KL(old || new)] is added to the loss, beta starting at kl_coef and adapted after every rollout."""
     kl_stop: bool = False
-    """Whether a rollout's gradient steps end at the first minibatch whose KL(old || new) exceeds kl_stop_limit."""
+    """Whether a rollout's gradient steps end with that of the first minibatch whose KL(old || new) exceeds
+    kl_stop_limit (which is still made, as in the paper)."""
     weight_spectral: bool = False
     """Whether weight_spectral_coef times the sum over all layers of (spectral norm - 1)^2 is added to the loss."""
     feature_spectral: bool = False
@@ -103,13 +127,17 @@ class TrainConfig:
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
 
     num_log_points: int = 100
-    """Most points at which metrics are written, evenly spaced; fewer when the updates do not divide evenly."""
+    """Most points at which metrics are written after the one before training, evenly spaced; fewer when the updates do
+    not divide evenly."""
     diagnostics: bool = True
     """Whether representation and trust-region diagnostics are computed at the log points."""
     num_plasticity_points: int = 40
-    """Most log points at which the plasticity loss is measured, evenly spaced; 0 (or no diagnostics) for none."""
+    """Most log points at which the plasticity loss is measured after the one before training, evenly spaced; 0 (or no
+    diagnostics) for none."""
     num_plasticity_rollouts: int = 4
-    """Rollouts of the initial policy that the plasticity loss is measured on, in one epoch of minibatches."""
+    """Rollouts of the initial policy that the plasticity loss is measured on."""
+    num_plasticity_epochs: int = 1
+    """Passes over them in one measurement (the paper: 1 on Atari, 4 on MuJoCo)."""
     plasticity_curve: bool = False
     """Whether the losses of all minibatches of a plasticity measurement are kept, not only of the last one."""
 
@@ -131,7 +159,7 @@ class TrainConfig:
 
     @property
     def num_logs(self) -> int:
-        """Log points of a run, at most `num_log_points`."""
+        """Log points of a run after number 0, which is before training; at most `num_log_points`."""
         updates = -(-self.total_steps // self.batch_size)
         return -(-updates // self.updates_per_log)
 
@@ -152,13 +180,15 @@ class TrainConfig:
 
     @property
     def num_plasticity_minibatches(self) -> int:
-        """Gradient steps of one measurement of the plasticity loss: whole minibatches of its rollouts."""
+        """Whole minibatches in one pass of a measurement of the plasticity loss."""
         return self.num_plasticity_rollouts * self.batch_size // self.minibatch_size
 
     def is_plasticity_point(self, log_point: int) -> bool:
-        """Whether the plasticity loss is measured at a log point (counted from 0); the last one always is."""
-        points = min(self.num_plasticity_points, self.num_logs) if self.diagnostics else 0
-        return (log_point + 1) * points // self.num_logs > log_point * points // self.num_logs
+        """Whether the plasticity loss is measured at a log point; the initial (0) and the last one always are."""
+        if log_point == 0 or not self.measures_plasticity:
+            return self.measures_plasticity
+        points = min(self.num_plasticity_points, self.num_logs)
+        return log_point * points // self.num_logs > (log_point - 1) * points // self.num_logs
 
     def validate(self) -> TrainConfig:
         """Check every rule that needs no environment; returns self.
@@ -167,7 +197,7 @@ class TrainConfig:
         """
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        for name in (*sizes, "num_plasticity_rollouts"):
+        for name in (*sizes, "num_plasticity_rollouts", "num_plasticity_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
@@ -176,6 +206,8 @@ class TrainConfig:
             )
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
+        if not 0 <= self.sticky_actions < 1:
+            raise ConfigError(f"sticky_actions is {self.sticky_actions}, but must be at least 0 and below 1.")
         if self.num_plasticity_points < 0:
             raise ConfigError(f"num_plasticity_points is {self.num_plasticity_points}, but must be at least 0.")
         if self.minibatch_size > self.batch_size:
@@ -190,6 +222,9 @@ class TrainConfig:
             "the largest of hidden_sizes": max(self.hidden_sizes),
             "num_log_points": self.num_log_points,
             "num_plasticity_rollouts x num_envs x num_steps": self.num_plasticity_rollouts * self.batch_size,
+            "num_plasticity_epochs x minibatches of an epoch": (
+                self.num_plasticity_epochs * self.num_plasticity_minibatches
+            ),
             "num_plasticity_points": self.num_plasticity_points,
             "max_episode_steps": self.max_episode_steps or 1,
         }

@@ -40,6 +40,11 @@ class PolicyDistribution(Protocol):
         """Whether the network appends a learned log scale that does not depend on the state."""
         ...
 
+    @property
+    def log_ratio_range(self) -> tuple[float, float]:
+        """What log probability ratios are clamped to in the loss."""
+        ...
+
     def sample(self, outputs: Array, key: Array) -> Array:
         """Latent action."""
         ...
@@ -75,6 +80,7 @@ class Categorical:
 
     num_actions: int
     state_independent_scale: bool = False
+    log_ratio_range: tuple[float, float] = (-math.inf, 60.0)  # float32's exp overflows at 88
 
     @property
     def num_outputs(self) -> int:
@@ -113,6 +119,7 @@ class Normal:
     low: tuple[float, ...]
     high: tuple[float, ...]
     state_independent_scale: bool = True
+    log_ratio_range: tuple[float, float] = (math.log(1e-7), math.log(1e9))  # as in the reference implementation
 
     @property
     def num_outputs(self) -> int:

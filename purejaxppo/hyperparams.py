@@ -52,8 +52,8 @@ class HyperParams:
     """With kl_penalty: what the coefficient is multiplied by where the KL is above 1.5 kl_target; 1 keeps it."""
     kl_decrement: float = 0.5
     """With kl_penalty: what the coefficient is multiplied by where the KL is below kl_target / 1.5; 1 keeps it."""
-    kl_stop_limit: float = 0.015
-    """With kl_stop: the KL of a minibatch, in nat, beyond which the rollout's gradient steps end."""
+    kl_stop_limit: float = 0.01
+    """With kl_stop: the KL of a minibatch, in nat, beyond which its gradient step is the rollout's last."""
     weight_spectral_coef: float = 1e-3
     """With weight_spectral: coefficient of the spectral regularisation of all weight matrices, policy and critic."""
     feature_spectral_coef: float = 1e-2

@@ -28,10 +28,11 @@ class Metrics(Mapping[str, Any]):
     spectra: dict[str, Array]
 
     @staticmethod
-    def of(scalars: Mapping[str, Array], spectra: dict[str, Array] | None = None) -> Metrics:
-        """Metrics from arrays of equal shape by name, and spectra by name."""
-        values = jnp.stack([jnp.asarray(x, jnp.float32) for x in scalars.values()], axis=-1)
-        return Metrics(names=tuple(scalars), values=values, spectra=spectra or {})
+    def of(metrics: Mapping[str, Array]) -> Metrics:
+        """Of one run: scalars [] and spectra [D] by name."""
+        scalars = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items() if jnp.ndim(x) == 0}
+        spectra = {name: x for name, x in metrics.items() if jnp.ndim(x) == 1}
+        return Metrics(names=tuple(scalars), values=jnp.stack(list(scalars.values())), spectra=spectra)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.spectra:

@@ -7,6 +7,7 @@ convolution becomes a grouped one, slow on CPU and GPU, while a matrix product b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from purejaxppo.errors import ConfigError
 
 Array = jax.Array
 Params = dict[str, Any]
+Activate = Callable[[Array], Array] | None
 
 ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh, "gelu": nn.gelu, "leaky_relu": nn.leaky_relu}
 # (channels, kernel, stride) of each convolution.
@@ -93,8 +95,9 @@ class Network(nn.Module):
         return norm(z)
 
     @nn.compact
-    def __call__(self, obs: Array) -> dict[str, NetworkOutput]:
-        activation = ACTIVATIONS[self.activation]
+    def __call__(self, obs: Array, activation: Activate = None) -> dict[str, NetworkOutput]:
+        """Outputs by head; `activation` stands for the configured one, where a program's runs differ in it."""
+        activation = activation or ACTIVATIONS[self.activation]
         batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
         x, preactivations = obs, []
         for index, (channels, size, stride) in enumerate(self.convolutions):
@@ -138,25 +141,25 @@ class ActorCritic:
         params = {name: net.init(k, obs)["params"] for (name, net), k in zip(self.networks, keys[1:], strict=True)}
         return orthogonal_kernels(params, keys[0]) if self.initialization == "orthogonal" else params
 
-    def policy(self, params: Params, obs: Array) -> NetworkOutput:
+    def policy(self, params: Params, obs: Array, activation: Activate = None) -> NetworkOutput:
         """Policy network on observations [..., *obs]."""
-        return self._apply(params, obs, "policy")
+        return self._apply(params, obs, "policy", activation)
 
-    def critic(self, params: Params, obs: Array) -> NetworkOutput:
+    def critic(self, params: Params, obs: Array, activation: Activate = None) -> NetworkOutput:
         """Value network on observations [..., *obs]; outputs [..., 1]."""
-        return self._apply(params, obs, "critic")
+        return self._apply(params, obs, "critic", activation)
 
-    def both(self, params: Params, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
+    def both(self, params: Params, obs: Array, activation: Activate = None) -> tuple[NetworkOutput, NetworkOutput]:
         """Policy and critic; a shared trunk is evaluated once."""
         outputs: dict[str, NetworkOutput] = {}
         for name, network in self.networks:
-            outputs |= network.apply({"params": params[name]}, obs)  # pyright: ignore[reportOperatorIssue]
+            outputs |= network.apply({"params": params[name]}, obs, activation)  # pyright: ignore[reportOperatorIssue]
         return outputs["policy"], outputs["critic"]
 
-    def _apply(self, params: Params, obs: Array, head: str) -> NetworkOutput:
+    def _apply(self, params: Params, obs: Array, head: str, activation: Activate) -> NetworkOutput:
         networks = dict(self.networks)
         name = "shared" if "shared" in networks else head
-        return networks[name].apply({"params": params[name]}, obs)[head]  # pyright: ignore
+        return networks[name].apply({"params": params[name]}, obs, activation)[head]  # pyright: ignore
 
 
 def make_actor_critic(
@@ -187,6 +190,14 @@ def make_actor_critic(
     else:
         networks = (("policy", network(policy)), ("critic", network(critic)))
     return ActorCritic(networks, observation_shape, config.initialization)
+
+
+def layer_weights(params: Params, network: str) -> list[Array]:
+    """Kernels [fan_in, fan_out] of a network's hidden layers (convolutions: of their patches), then of its head."""
+    layers = params["shared"] if "shared" in params else params[network]
+    names = [name for name in sorted(layers) if name.startswith(("conv_", "hidden_"))]
+    hidden = [layers[name]["kernel"] for name in names if "kernel" in layers[name]]  # a LayerNorm has none
+    return [*hidden, layers[f"{network}_head"]["kernel"]]
 
 
 def orthogonal_kernels(params: Params, key: Array) -> Params:

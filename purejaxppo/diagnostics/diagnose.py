@@ -1,246 +1,162 @@
 """The diagnosis of one update: the networks before against after it, on the whole rollout batch of N samples.
 
-Built for a program that is vmapped over runs. Matrices are read where they lie (stacking them would write another copy
-of all of them), what is small is stacked early, and everything ends in one vector (see `purejaxppo.metrics`).
+Every metric is the public function of this package that has its name, mapped over networks and over before and after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from purejaxppo.diagnostics.neurons import (
     collinearity,
-    deviation_of_rows,
-    is_dead,
-    is_dormant,
+    dormant_neurons,
+    feature_statistics,
+    joint_norm,
     policy_variance,
-    squared_norm,
-    sum_over_layers,
     variance,
 )
-from purejaxppo.diagnostics.probe import centred, explained_variance, r2_of_factor
-from purejaxppo.diagnostics.registry import RANKS, SINGULAR_VALUES
-from purejaxppo.diagnostics.spectral import (
-    SpectralMeasures,
-    measures_of_spectrum,
-    singular_values_and_factors,
-    spectral_norms,
-)
-from purejaxppo.diagnostics.trust_region import RATIO_STATISTICS, RATIO_SUBSETS, cosine_of_rows, k3_terms, ratio_table
-from purejaxppo.metrics import Metrics
+from purejaxppo.diagnostics.probe import explained_variance, probe_r2
+from purejaxppo.diagnostics.spectral import RANKS, SINGULAR_VALUES, spectral_measures, spectral_norms
+from purejaxppo.diagnostics.trust_region import drift, joint_drift, kl_k1, kl_k3, ratio_statistics
 
 Array = jax.Array
 
 _SUFFIXES = ("_before", "")  # of a metric's name, by time
-_KINDS = ("feature", "preactivation")  # a network's two matrices; the spectral measures of features have no infix
-_SUBJECTS = (*_KINDS, "all_preactivations")
-_INFIX = {"feature": "", "preactivation": "preactivation_"}
+_KINDS = {"": "feature", "preactivation_": "preactivation"}  # infix of spectral measures, which features have none of
+_OUTPUTS = ("entropy", "moments", "value")  # of a snapshot
 _FIELD_OF = {"rank": "approximate_rank"}  # the headline rank of the paper is the one called just "rank"
 
 
-class NetworkOutput(Protocol):
-    """What a diagnosis reads of a network's output: features [N, D], and pre-activations [N, D_l] per hidden layer."""
+@struct.dataclass(kw_only=True)
+class Representation:
+    """What a network makes of N states: features [N, D], and pre-activations [N, D_l] of every hidden layer."""
 
-    @property
-    def features(self) -> Array: ...
-
-    @property
-    def preactivations(self) -> tuple[Array, ...]: ...
+    features: Array
+    preactivations: tuple[Array, ...]
 
 
-Block = tuple[Sequence[str], Array]  # names, and as many values in an array of any shape
+@struct.dataclass(kw_only=True)
+class Snapshot:
+    """Policy and critic at one moment, on the N states of a rollout.
+
+    networks: by name; the only one is "policy" where policy and critic share a trunk.
+    entropy, value: [N]. moments: [N, K], a categorical policy's probabilities, or loc and scale side by side.
+    weights: by name, the layers' kernels [fan_in, fan_out], the head last.
+    """
+
+    networks: dict[str, Representation]
+    entropy: Array
+    value: Array
+    moments: Array
+    weights: dict[str, tuple[Array, ...]]
 
 
 def diagnose(
+    before: Snapshot,
+    after: Snapshot,
     *,
-    activation: str,
-    clip_eps: Array | float,
-    policy_before: NetworkOutput,
-    policy_after: NetworkOutput,
-    critic_before: NetworkOutput,
-    critic_after: NetworkOutput,
     log_ratio: Array,
     kl: Array,
-    entropy_before: Array,
-    entropy_after: Array,
-    policy_moments_before: Array,
-    policy_moments_after: Array,
-    value_before: Array,
-    value_after: Array,
     value_target: Array,
-    policy_weights: Sequence[Array],
-    critic_weights: Sequence[Array],
-    share_trunk: bool = False,
-) -> Metrics:
-    """All metrics of the registry except the families minibatch, performance and run: scalars [], spectra [D].
+    clip_eps: Array | float,
+    dead_neurons: Callable[[Array], Array],
+) -> dict[str, Array]:
+    """All metrics of the registry but those of minibatches, episodes, plasticity and runs: scalars [], spectra [D].
 
-    log_ratio, kl, entropy_*, value_* are [N]: log pi_after - log pi_before of the rollout's actions, and KL(before ||
-    after), entropy and value of each state; value_target [N] is what the critic was fitted to. policy_moments_* are
-    [N, K]: probabilities, or loc and scale side by side. *_weights are the layers' kernels [fan_in, fan_out] after the
-    update, the head last.
-    With `share_trunk` the representation is measured once and reported under both networks' names.
+    log_ratio, kl [N]: log pi_after - log pi_before of the rollout's actions, KL(before || after) of each state.
+    value_target [N]: what the critic was fitted to. dead_neurons: from features [N, D] to their number.
+    With a shared trunk the representation is measured once and reported under both networks' names.
     No gradient flows through a diagnosis: the SVD has none where singular values coincide.
     """
-    networks = {"policy": (policy_before, policy_after)}
-    if not share_trunk:
-        networks["critic"] = (critic_before, critic_after)
-    networks, log_ratio, kl = jax.lax.stop_gradient((networks, log_ratio, kl))
-    networks = jax.lax.optimization_barrier(networks)  # else XLA computes activations again for each of their readers
-    moments = jax.lax.stop_gradient(jnp.stack([policy_moments_before, policy_moments_after]))
-    value, entropy = jax.lax.stop_gradient(((value_before, value_after), (entropy_before, entropy_after)))
-    weights, target = jax.lax.stop_gradient(((policy_weights, critic_weights), value_target))
-    blocks, rows, spectra = _representation(networks, activation, target)
-    if share_trunk:
-        blocks += [([_of_critic(name) for name in names], array) for names, array in blocks]
-        rows += [([_of_critic(name) for name in names], array) for names, array in rows]
-        spectra |= {_of_critic(name): spectrum for name, spectrum in spectra.items()}
-    more_blocks, more_rows = _trust_region(log_ratio, kl, clip_eps)
-    rows += [*_output_rows(value, entropy), *more_rows]
-    blocks += [
-        *more_blocks,
-        _weight_norms(*weights, share_trunk),
-        ([f"policy_variance{suffix}" for suffix in _SUFFIXES], policy_variance(moments)),
-        ([f"value_std{suffix}" for suffix in _SUFFIXES], jnp.sqrt(variance(jnp.stack(value), axis=-1))),
-        (
-            [f"value_explained_variance{suffix}" for suffix in _SUFFIXES],
-            explained_variance(jnp.stack([target, target]), jnp.stack(value)),
-        ),
-        _mean_over_samples(rows),
-    ]
-    return Metrics(
-        names=tuple(name for names, _ in blocks for name in names),
-        values=jnp.concatenate([array.ravel() for _, array in blocks]),
-        spectra=spectra,
-    )
+    before, after, log_ratio, kl, target = jax.lax.stop_gradient((before, after, log_ratio, kl, value_target))
+    names = list(before.networks)
+    each = [snapshot.networks[name] for name in names for snapshot in (before, after)]
+    every = jax.tree.map(lambda *x: jnp.stack(x).reshape(len(names), 2, *x[0].shape), *each)  # [network, time, N, D]
+    metrics = _named(names, _SUFFIXES, jax.vmap(jax.vmap(lambda x: _representation(x, dead_neurons)))(every))
+    for name in names:
+        for rank in [name + infix + rank for infix in ("_", "_preactivation_") for rank in RANKS]:
+            metrics[f"{rank}_change"] = metrics[rank] - metrics[f"{rank}_before"]
+        for infix in _KINDS:
+            del metrics[f"{name}_{infix}singular_values_before"]  # spectra are large, and that of before was after once
+    metrics |= _named(names, None, jax.vmap(_drift)(every))
+    metrics |= _named(names, None, {"probe_r2": jax.vmap(lambda x: probe_r2(x, target))(every.features[:, 1])})
+    if names == ["policy"]:
+        metrics |= {"critic" + name.removeprefix("policy"): x for name, x in metrics.items()}
+    metrics |= _weights(after.weights) | _trust_region(log_ratio, kl, clip_eps)
+    pairs = [jnp.stack(pair) for pair in ((getattr(before, x), getattr(after, x)) for x in _OUTPUTS)]
+    outputs = jax.vmap(lambda *of_moment: _outputs(*of_moment, target))(*pairs)
+    return metrics | {f"{name}{suffix}": x[i] for name, x in outputs.items() for i, suffix in enumerate(_SUFFIXES)}
 
 
-def _mean_over_samples(rows: list[Block]) -> Block:
-    """All rows' means in one reduction."""
-    every = jnp.concatenate([array.reshape(-1, array.shape[-1]) for _, array in rows])
-    return [name for names, _ in rows for name in names], every.mean(axis=-1)
+def _named(networks: Sequence[str], suffixes: Sequence[str] | None, values: dict[str, Array]) -> dict[str, Array]:
+    """Metrics under their full names, from arrays [network, time, ...], or [network, ...] without suffixes."""
+    named = {}
+    for name, array in values.items():
+        for i, network in enumerate(networks):
+            if suffixes is None:
+                named[f"{network}_{name}"] = array[i]
+            else:
+                named |= {f"{network}_{name}{suffix}": array[i, j] for j, suffix in enumerate(suffixes)}
+    return named
 
 
-def _of_critic(name: str) -> str:
-    return "critic" + name.removeprefix("policy")
+def _representation(network: Representation, dead_neurons: Callable[[Array], Array]) -> dict[str, Array]:
+    """Of one network at one moment."""
+    features, layers = network.features, network.preactivations
+    metrics = {
+        "dead_neurons": dead_neurons(features),
+        "dormant_neurons": dormant_neurons(features),
+        "collinearity": collinearity(features),
+        "all_preactivations_norm": joint_norm(layers),
+    }
+    matrices = jnp.stack([features, layers[-1]])
+    measures, statistics = jax.vmap(spectral_measures)(matrices), jax.vmap(feature_statistics)(matrices)
+    for i, (infix, kind) in enumerate(_KINDS.items()):
+        for field in (*RANKS, *SINGULAR_VALUES, "singular_values"):
+            metrics[f"{infix}{field}"] = getattr(measures, _FIELD_OF.get(field, field))[i]
+        for field in ("norm", "mean", "std"):
+            metrics[f"{kind}_{field}"] = getattr(statistics, field)[i]
+    return metrics
 
 
-def _representation(
-    networks: dict[str, tuple[NetworkOutput, NetworkOutput]], activation: str, target: Array
-) -> tuple[list[Block], list[Block], dict[str, Array]]:
-    """Of the networks' outputs (before, after): scalars, what each sample has [..., N] to be averaged, and spectra."""
-    features = [output.features for pair in networks.values() for output in pair]
-    dead = [is_dead(x, activation).astype(jnp.float32).sum() for x in features]
-    dormant = [is_dormant(x).astype(jnp.float32).sum() for x in features]
-    fields = {"dead_neurons": dead, "dormant_neurons": dormant, "collinearity": [collinearity(x) for x in features]}
-    names = [f"{network}_{field}{suffix}" for field, network, suffix in product(fields, networks, _SUFFIXES)]
-    blocks, spectra = _spectral(networks, target)
-    return [*blocks, (names, jnp.stack([x for values in fields.values() for x in values]))], _rows(networks), spectra
+def _drift(network: Representation) -> dict[str, Array]:
+    """Of one network [time, ...], how far its representation moved."""
+    before, after = (jax.tree.map(lambda x, time=time: x[time], network) for time in (0, 1))
+    moved = {
+        "feature": drift(before.features, after.features),
+        "preactivation": drift(before.preactivations[-1], after.preactivations[-1]),
+        "all_preactivations": joint_drift(before.preactivations, after.preactivations),
+    }
+    return {
+        f"{subject}_{field}": x for subject, xs in moved.items() for field, x in zip(("drift", "cosine"), xs, strict=True)
+    }
 
 
-def _matrices(output: NetworkOutput) -> tuple[Array, Array]:
-    return output.features, output.preactivations[-1]
+def _outputs(entropy: Array, moments: Array, value: Array, target: Array) -> dict[str, Array]:
+    """Of policy and critic at one moment, what they say of the states."""
+    return {
+        "entropy": entropy.mean(),
+        "policy_variance": policy_variance(moments),
+        "value_mean": value.mean(),
+        "value_std": jnp.sqrt(variance(value, axis=-1)),
+        "value_explained_variance": explained_variance(target, value),
+    }
 
 
-def _spectral(
-    networks: dict[str, tuple[NetworkOutput, NetworkOutput]], target: Array
-) -> tuple[list[Block], dict[str, Array]]:
-    """Measures of the matrices [N, D] of each network, by time and kind, and its linear probe; and the spectra after.
-
-    One call for all: narrower networks get columns of zeros, which add singular values 0 and change no other.
-    """
-    shapes = {name: before.features.shape for name, (before, _) in networks.items()}
-    widest = max(shape[1] for shape in shapes.values())
-    every = [matrix for pair in networks.values() for output in pair for matrix in _matrices(output)]
-    every = [jnp.pad(x, [(0, 0), (0, widest - x.shape[1])]) for x in every]
-    by_place = (len(shapes), 2, 2)  # [network, time, kind]
-    means = [x.mean(axis=0) if index % 2 == 0 else jnp.zeros(widest) for index, x in enumerate(every)]  # of features
-    sigma, factors = singular_values_and_factors(every, jnp.stack(means), centred(target))
-    sigma, factors = sigma.reshape(*by_place, -1), factors.reshape(*by_place, *factors.shape[1:])
-    blocks: list[Block] = [([f"{name}_probe_r2" for name in networks], jax.vmap(r2_of_factor)(factors[:, 1, 0]))]
-    spectra = {}
-    for shape in sorted(set(shapes.values())):  # a single one, unless widths differ
-        names = [name for name in shapes if shapes[name] == shape]
-        part = jnp.stack([sigma[index, ..., : min(shape)] for index, name in enumerate(shapes) if name in names])
-        blocks += _spectral_blocks(names, measures_of_spectrum(part, num_samples=shape[0], num_dimensions=shape[1]))
-        for (i, name), (j, kind) in product(enumerate(names), enumerate(_KINDS)):
-            spectra[f"{name}_{_INFIX[kind]}singular_values"] = part[i, 1, j]
-    return blocks, spectra
+def _weights(weights: dict[str, tuple[Array, ...]]) -> dict[str, Array]:
+    """Spectral norms of each network's head, and the largest of its hidden layers."""
+    norms = spectral_norms([matrix for matrices in weights.values() for matrix in matrices])
+    metrics = {}
+    for network, matrices in weights.items():
+        own, norms = norms[: len(matrices)], norms[len(matrices) :]
+        metrics |= {f"{network}_head_spectral_norm": own[-1], f"{network}_weight_spectral_norm_max": own[:-1].max()}
+    return metrics
 
 
-def _spectral_blocks(networks: list[str], measures: SpectralMeasures) -> list[Block]:
-    """Scalars of measures [network, time, kind]."""
-    places = list(product(networks, _SUFFIXES, _KINDS))
-    fields = (*RANKS, *SINGULAR_VALUES)
-    values = jnp.stack([getattr(measures, _FIELD_OF.get(field, field)) for field in fields])
-    names = [f"{net}_{_INFIX[kind]}{field}{suffix}" for field, (net, suffix, kind) in product(fields, places)]
-    change = values[: len(RANKS), :, 1] - values[: len(RANKS), :, 0]
-    change_names = [f"{net}_{_INFIX[kind]}{rank}_change" for rank, net, kind in product(RANKS, networks, _KINDS)]
-    return [(names, values), (change_names, change)]
-
-
-def _weight_norms(policy: Sequence[Array], critic: Sequence[Array], share_trunk: bool) -> Block:
-    """Spectral norms of both heads, and the largest of the hidden layers of each network."""
-    num_hidden = len(policy) - 1
-    hidden = policy[:-1] if share_trunk else (*policy[:-1], *critic[:-1])
-    norms = spectral_norms([policy[-1], critic[-1], *hidden])
-    largest = [norms[2 : 2 + num_hidden].max(), norms[2 if share_trunk else 2 + num_hidden :].max()]
-    names = ("policy_head_spectral_norm", "critic_head_spectral_norm")
-    return (*names, "policy_weight_spectral_norm_max", "critic_weight_spectral_norm_max"), jnp.stack(
-        [norms[0], norms[1], *largest]
-    )
-
-
-def _rows(networks: dict[str, tuple[NetworkOutput, NetworkOutput]]) -> list[Block]:
-    """Norms, means and deviations before and after, and drift between, of each sample [..., N]."""
-
-    def by_subject(function: Callable[..., Array], *outputs: NetworkOutput) -> Array:
-        """`function`, a sum over dimensions, of features, of penultimate and of all pre-activations: [3, N]."""
-        layers = [function(*same) for same in zip(*(output.preactivations for output in outputs), strict=True)]
-        return jnp.stack([function(*(output.features for output in outputs)), layers[-1], sum_over_layers(layers)])
-
-    widths = [[x.features.shape[-1]] * 2 + [sum(z.shape[-1] for z in x.preactivations)] for x, _ in networks.values()]
-    width = jnp.array(widths, jnp.float32)[:, :, None]  # [network, subject, 1]
-    wide = width[:, None]  # [network, 1, subject, 1]
-    square, total = (
-        jnp.stack([jnp.stack([by_subject(f, output) for output in pair]) for pair in networks.values()])
-        for f in (squared_norm, lambda x: x.sum(axis=-1))
-    )  # [network, time, subject, N]
-    difference, scalar_product = (
-        jnp.stack([by_subject(f, *pair) for pair in networks.values()])
-        for f in (lambda b, a: squared_norm(a - b), lambda b, a: (b * a).sum(axis=-1))
-    )  # [network, subject, N]
-
-    def named(field: str, subjects: Sequence[str], suffixes: Sequence[str], values: Array) -> Block:
-        places = product(networks, suffixes, subjects)
-        return [f"{network}_{subject}_{field}{suffix}" for network, suffix, subject in places], values
-
-    penultimate = [x[:, :, : len(_KINDS)] for x in (total, square, wide)]
-    return [
-        named("norm", _SUBJECTS, _SUFFIXES, jnp.sqrt(square)),
-        named("mean", _KINDS, _SUFFIXES, penultimate[0] / penultimate[2]),
-        named("std", _KINDS, _SUFFIXES, deviation_of_rows(*penultimate)),
-        named("drift", _SUBJECTS, ("",), difference / width),
-        named("cosine", _SUBJECTS, ("",), cosine_of_rows(scalar_product, square[:, 0], square[:, 1])),
-    ]
-
-
-def _output_rows(value: tuple[Array, Array], entropy: tuple[Array, Array]) -> list[Block]:
-    names = [f"{name}{suffix}" for name, suffix in product(("value_mean", "entropy"), _SUFFIXES)]
-    return [(names, jnp.stack([*value, *entropy]))]
-
-
-def _trust_region(log_ratio: Array, kl: Array, clip_eps: Array | float) -> tuple[list[Block], list[Block]]:
-    """Scalars, and quantities of each sample [..., N]."""
-    table, fraction = ratio_table(log_ratio, clip_eps)
-    names = [f"ratio{subset}_{statistic}" for subset, statistic in product(RATIO_SUBSETS, RATIO_STATISTICS)]
-    scalars = [
-        (names, table),
-        (("ratio_above_fraction", "ratio_below_fraction"), fraction[1:]),
-        (("excess_ratio",), table[1, 0] / table[2, 0]),
-    ]
-    return scalars, [(("kl", "kl_k1", "kl_k3"), jnp.stack([kl, -log_ratio, k3_terms(log_ratio)]))]
+def _trust_region(log_ratio: Array, kl: Array, clip_eps: Array | float) -> dict[str, Array]:
+    estimates = {"kl": kl.mean(), "kl_k1": kl_k1(log_ratio), "kl_k3": kl_k3(log_ratio)}
+    return estimates | ratio_statistics(log_ratio, clip_eps)

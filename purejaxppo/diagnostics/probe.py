@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from purejaxppo import blas
 from purejaxppo.diagnostics.neurons import variance
-from purejaxppo.diagnostics.spectral import singular_values_and_factors
 
 Array = jax.Array
 
@@ -23,8 +23,17 @@ def probe_r2(features: Array, target: Array) -> Array:
     leave more than 1e-5 of their norm (after centring). As in every regression, N noisy samples of D independent
     features give D / N on average where there is nothing to explain.
     """
-    _, factors = singular_values_and_factors([features], features.mean(axis=0)[None], centred(target))
-    return r2_of_factor(factors[0])
+    ones = jnp.ones((features.shape[0], 1), features.dtype)
+    # Minus the mean, which keeps the rounding of a large one out of the regression.
+    augmented = jnp.concatenate([ones, features - features.mean(axis=0)[None], centred(target)[:, None]], axis=1)
+    # At least as tall as wide: rows of zeros change nothing.
+    augmented = jnp.pad(augmented, [(0, max(augmented.shape[1] - augmented.shape[0], 0)), (0, 0)])
+    return r2_of_factor(_factor(augmented))
+
+
+@blas.one_at_a_time
+def _factor(augmented: Array) -> Array:
+    return jnp.linalg.qr(augmented, mode="r")
 
 
 def centred(target: Array) -> Array:
@@ -36,7 +45,7 @@ def centred(target: Array) -> Array:
 
 
 def r2_of_factor(factor: Array) -> Array:
-    """`probe_r2` [] from R [D + 2, D + 2] of [1 | F - shift | target] = Q R; see `singular_values_and_factors`.
+    """`probe_r2` [] from R [D + 2, D + 2] of [1 | F - mean | target] = Q R.
 
     R without its first row, which is the mean's, holds the centred columns in an orthonormal basis. Modified
     Gram-Schmidt takes out of all of them, target included, the direction of the unit of which most is left.

@@ -7,7 +7,6 @@ columns are centred or normalised: the definitions don't.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,9 @@ from purejaxppo import blas
 from purejaxppo.errors import ConfigError
 
 Array = jax.Array
+
+RANKS = ("rank", "effective_rank", "srank", "feature_rank", "numerical_rank")
+SINGULAR_VALUES = ("sigma_1", "sigma_2", "sigma_min", "participation_ratio", "condition_number")
 
 _TAIL = 0.01  # the share of the spectrum that PCA rank and srank may leave out: 1 - 0.99
 # Partial sums this close to the threshold count as having reached it. Geometric spectra can meet 0.99 exactly; float32
@@ -164,46 +166,9 @@ def _over_trace(x: Array) -> Array:
     return x / jnp.where(trace == 0, 1, trace)
 
 
-def singular_values_and_factors(matrices: Sequence[Array], shifts: Array, target: Array) -> tuple[Array, Array]:
-    """Singular values [M, min(N, D)] of M matrices [N, D], and what a regression of target [N] on them needs.
-
-    That is R [M, D + 2, D + 2] of [1 | F - shift | target] = Q R, `probe.r2_of_factor` reads it. One factorisation
-    serves both: F = Q (R + R_11 e_1 shift^T) in the middle columns. Shifts [M, D] near a matrix's mean keep the
-    rounding of a large mean out of the regression; none may exceed its column, or sigma suffers.
-    """
-
-    def in_turn(matrices: Sequence[Array], shifts: Array, target: Array) -> tuple[Array, Array]:
-        copies = [partial(_augmented, matrix, shift, target) for matrix, shift in zip(matrices, shifts, strict=True)]
-        return jax.lax.map(lambda i: _factors(jax.lax.switch(i, copies), shifts[i]), jnp.arange(len(matrices)))
-
-    def side_by_side(matrices: Sequence[Array], shifts: Array, target: Array) -> tuple[Array, Array]:
-        augmented = jax.vmap(_augmented, (0, 0, None))(jnp.stack(matrices), shifts, target)
-        return jax.vmap(_factors)(augmented, shifts)
-
-    # On a CPU there is one copy at a time, which stays in the cache; elsewhere one call does more at once.
-    sigma, factors = jax.lax.platform_dependent(tuple(matrices), shifts, target, cpu=in_turn, default=side_by_side)
-    return sigma[:, : min(matrices[0].shape)], factors
-
-
-def _augmented(matrix: Array, shift: Array, target: Array) -> Array:
-    """[1 | F - shift | target]^T, as LAPACK reads it; at least as wide as tall: columns of zeros change nothing."""
-    ones = jnp.ones((1, matrix.shape[0]), matrix.dtype)
-    augmented = jnp.concatenate([ones, (matrix - shift[None, :]).T, target[None, :]])
-    return jnp.pad(augmented, [(0, 0), (0, max(augmented.shape[0] - augmented.shape[1], 0))])
-
-
-@blas.one_at_a_time
-def _factors(augmented: Array, shift: Array) -> tuple[Array, Array]:
-    r = jnp.linalg.qr(augmented.T, mode="r")
-    return _values_of_factor(r[:-1, 1:-1].at[0].add(r[0, 0] * shift)), r
-
-
 @blas.one_at_a_time
 def _by_qr_of_one(tall: Array) -> Array:
-    return _values_of_factor(jnp.linalg.qr(tall, mode="r"))
-
-
-def _values_of_factor(r: Array) -> Array:
+    r = jnp.linalg.qr(tall, mode="r")
     is_finite = jnp.isfinite(r).all()
     sigma = jax.lax.linalg.svd(jnp.where(is_finite, r, 0), full_matrices=False, compute_uv=False)
     return jnp.where(is_finite, sigma, jnp.nan)

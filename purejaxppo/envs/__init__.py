@@ -16,7 +16,13 @@ from purejaxppo.errors import ConfigError
 
 if TYPE_CHECKING:
     from purejaxppo.envs.base import Box, Discrete, Environment, Step, auto_reset
-    from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics, TimeAware, sign_reward
+    from purejaxppo.envs.wrappers import (
+        EpisodeStatistics,
+        ObservationStatistics,
+        StickyActions,
+        TimeAware,
+        sign_reward,
+    )
 
 __all__ = [
     "Box",
@@ -25,6 +31,7 @@ __all__ = [
     "EpisodeStatistics",
     "ObservationStatistics",
     "Step",
+    "StickyActions",
     "TimeAware",
     "auto_reset",
     "check_options",
@@ -41,6 +48,7 @@ _HOMES = {
     "Step": "base",
     "EpisodeStatistics": "wrappers",
     "ObservationStatistics": "wrappers",
+    "StickyActions": "wrappers",
     "TimeAware": "wrappers",
     "auto_reset": "base",
     "sign_reward": "wrappers",
@@ -78,17 +86,20 @@ def make(
     *,
     brax_backend: str = "spring",
     time_aware: bool = False,
+    sticky_actions: float = 0.0,
     max_episode_steps: int | None = None,
 ) -> Environment:
     """Build the environment called `name` (one of `list_environments()`).
 
     brax_backend: the physics engine of brax environments; other suites ignore it.
-    time_aware: append the elapsed share of the time limit to the observation (`wrappers.TimeAware`).
+    time_aware: append the elapsed time, from -1 to 1, to the observation (`wrappers.TimeAware`).
+    sticky_actions: probability of carrying out the previous action in place of the new one (`wrappers.StickyActions`).
     max_episode_steps: truncate episodes after so many steps, at most the environment's own limit where it has one
         (brax environments have none of their own; they get 1000).
 
     Raises ConfigError, naming the field, for an unknown name or backend, a limit below 1 or above the environment's
-    own, and for `time_aware` on an observation that is not a flat float vector.
+    own, for `time_aware` on an observation that is not a flat float vector, and for `sticky_actions` without discrete
+    actions.
     """
     check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
     suite, base_name = name.split("/", 1)
@@ -107,10 +118,11 @@ def make(
         from purejaxppo.envs.probes import make_probe
 
         env = make_probe(base_name, max_episode_steps)
-    if time_aware:
-        from purejaxppo.envs.wrappers import TimeAware
+    if sticky_actions or time_aware:
+        from purejaxppo.envs.wrappers import StickyActions, TimeAware
 
-        return TimeAware(env)
+        env = StickyActions(env, sticky_actions) if sticky_actions else env
+        env = TimeAware(env) if time_aware else env
     return env
 
 

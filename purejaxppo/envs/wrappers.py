@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from purejaxppo.envs.base import Environment, Step
+from purejaxppo.envs.base import Discrete, Environment, Step
 from purejaxppo.errors import ConfigError
 
 # Added to the variance under the root: a constant input becomes 0, not NaN. The value that most PPO code uses.
 VARIANCE_FLOOR = 1e-8
+STD_FLOOR = 1e-6  # smallest deviation that the paper's reference implementation divides by
 
 
 @struct.dataclass(kw_only=True)
@@ -26,10 +27,11 @@ class TimeAwareState:
 
 
 class TimeAware(Environment):
-    """Append the share of the time limit that has elapsed, in [0, 1], to a flat float observation.
+    """Append the time that has elapsed, from -1 at the start to 1 at the time limit, to a flat float observation.
 
     With a time limit the return still to come depends on the time left: without it in the observation no value function
-    can be right (Pardo et al. 2018, arXiv 1712.00378). The paper does so on MuJoCo.
+    can be right (Pardo et al. 2018, arXiv 1712.00378). The paper does so on MuJoCo, in this range; like there,
+    `ObservationStatistics` leave this last entry alone.
 
     Raises ConfigError (field `time_aware`) for an observation that is not a float vector, or without a time limit.
     """
@@ -66,8 +68,45 @@ class TimeAware(Environment):
         )
 
     def _append(self, obs: Array, elapsed: Array) -> Array:
-        share = elapsed.astype(obs.dtype) / self.max_episode_steps
-        return jnp.concatenate([obs, share[None]])
+        time = 2 * elapsed.astype(obs.dtype) / self.max_episode_steps - 1
+        return jnp.concatenate([obs, time[None]])
+
+
+@struct.dataclass(kw_only=True)
+class StickyState:
+    """env: the wrapped environment's state. action: int32, the one that was carried out last; 0 in a new episode."""
+
+    env: Any
+    action: Array
+
+
+class StickyActions(Environment):
+    """With some probability carry out the previous action in place of the new one (Machado et al. 2018, arXiv 1709.06009).
+
+    Raises ConfigError (field `sticky_actions`) for an environment without discrete actions.
+    """
+
+    def __init__(self, env: Environment, probability: float):
+        if not isinstance(env.action_space, Discrete):
+            raise ConfigError(f"sticky_actions is {probability}, but must be 0 for {env.name}: its actions are continuous.")
+        self._env, self._probability = env, probability
+        self.name = env.name
+        self.observation_shape = env.observation_shape
+        self.observation_dtype = env.observation_dtype
+        self.action_space = env.action_space
+        self.max_episode_steps = env.max_episode_steps
+
+    def reset(self, key: Array) -> tuple[Array, StickyState]:
+        obs, state = self._env.reset(key)
+        return obs, StickyState(env=state, action=jnp.int32(0))
+
+    def step(self, key: Array, state: StickyState, action: Array) -> Step:
+        key_sticky, key_env = jax.random.split(key)
+        is_repeated = jax.random.bernoulli(key_sticky, self._probability)
+        action = jnp.where(is_repeated, state.action, jnp.asarray(action, jnp.int32))
+        step = self._env.step(key_env, state.env, action)
+        is_over = step.terminated | step.truncated
+        return dataclasses.replace(step, state=StickyState(env=step.state, action=jnp.where(is_over, 0, action)))
 
 
 @struct.dataclass(kw_only=True)
@@ -158,7 +197,7 @@ class EpisodeStatistics:
 
 @struct.dataclass(kw_only=True)
 class ObservationStatistics:
-    """Running mean and population variance of every entry of an observation; count: float32, samples so far.
+    """Mean and variance of every entry of an observation; count: float32, samples so far.
 
     The count is a float because int32 overflows after 2e9 samples; float32 stays exact for batches of a power of two.
     """
@@ -169,11 +208,11 @@ class ObservationStatistics:
 
     @classmethod
     def init(cls, shape: tuple[int, ...]) -> ObservationStatistics:
-        """Statistics of no sample: mean 0 and variance 1, with which `normalize` only clips."""
+        """Statistics of no sample: mean 0 and variance 1."""
         return cls(mean=jnp.zeros(shape), var=jnp.ones(shape), count=jnp.float32(0.0))
 
     def update(self, batch: Array) -> ObservationStatistics:
-        """Merge a batch [M, ...] of observations into the statistics.
+        """Merge a batch [M, ...] of observations into the statistics; variances divide by the number of samples.
 
         Chan, Golub & LeVeque 1979: with n and m samples, d = mean_b - mean_a,
         mean = mean_a + d m / (n + m),  var = (n var_a + m var_b) / (n + m) + d^2 n m / (n + m)^2.
@@ -190,11 +229,21 @@ class ObservationStatistics:
             count=count,
         )
 
-    def normalize(self, obs: Array, clip: float = 10.0) -> Array:
-        """(obs - mean) / sqrt(var + 1e-8) as float32, clipped to [-clip, clip]; obs [..., *shape], any leading axes."""
+    def without_last(self) -> ObservationStatistics:
+        """These statistics, but of mean 0 and variance 1 in the last entry, which `normalize` then leaves alone."""
+        return dataclasses.replace(self, mean=self.mean.at[..., -1].set(0.0), var=self.var.at[..., -1].set(1.0))
+
+    def normalize(self, obs: Array, kind: str) -> Array:
+        """Standardised observations [..., *shape] as float32, for any leading axes.
+
+        running: (obs - mean) / sqrt(var + 1e-8), clipped to [-10, 10], as most PPO code does.
+        fixed: (obs - mean) / max(sqrt(var), 1e-6), not clipped: the rule of the paper's reference implementation.
+        """
         mean = jnp.broadcast_to(self.mean, obs.shape)
+        if kind == "fixed":
+            return (obs - mean) / jnp.broadcast_to(jnp.maximum(jnp.sqrt(self.var), STD_FLOOR), obs.shape)
         scale = jnp.broadcast_to(jax.lax.rsqrt(self.var + VARIANCE_FLOOR), obs.shape)
-        return jnp.clip((obs - mean) * scale, -clip, clip)
+        return jnp.clip((obs - mean) * scale, -10.0, 10.0)
 
 
 def sign_reward(reward: Array) -> Array:

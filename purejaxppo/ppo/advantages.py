@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 
@@ -34,5 +35,5 @@ def gae(
         advantage = delta_t + decay_t * advantage
         return advantage, advantage
 
-    _, advantages = jax.lax.scan(backward, delta[0] * 0.0, (delta, decay), reverse=True)
+    _, advantages = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
     return advantages

@@ -5,21 +5,25 @@ Notation of PAPER section 2: r is the probability ratio pi_new / pi_old, A the a
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 
 
-# Ratios are computed from log ratios of at most this: float32's exp overflows at 88, and the gradient of a *clipped*
+# Ratios are computed from log ratios of at most 60: float32's exp overflows at 88, and the gradient of a *clipped*
 # sample, which is 0, would become 0 x inf = NaN.
-_LARGEST_LOG_RATIO = 60.0
+LOG_RATIO_RANGE = (-math.inf, 60.0)
 _LARGEST_SQUARED_RATIO = 1e15  # the square, times an advantage, over 2 eps, is still a float32
 
 
-def probability_ratio(log_prob: Array, old_log_prob: Array) -> Array:
-    """r = exp(log_prob - old_log_prob), at most e^60."""
-    return jnp.exp(jnp.minimum(log_prob - old_log_prob, _LARGEST_LOG_RATIO))
+def probability_ratio(
+    log_prob: Array, old_log_prob: Array, log_ratio_range: tuple[float, float] = LOG_RATIO_RANGE
+) -> Array:
+    """r = exp(log_prob - old_log_prob), the log ratio clamped to a range outside of which there is no gradient."""
+    return jnp.exp(jnp.clip(log_prob - old_log_prob, *log_ratio_range))
 
 
 def normalize_advantage(advantage: Array) -> Array:
@@ -61,9 +65,8 @@ def unclipped_surrogate(ratio: Array, advantage: Array, clip_eps: Array | float)
 SURROGATES = {"clip": clip_surrogate, "spo": spo_surrogate, "unclipped": unclipped_surrogate}
 
 
-def clip_fraction(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: Array | float) -> Array:
+def clip_fraction(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
     """Share of the samples [B] on which the clipped branch is strictly the smaller one, so that their gradient is 0."""
-    ratio = probability_ratio(log_prob, old_log_prob)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
     return (clipped * advantage < ratio * advantage).mean()
 
@@ -109,5 +112,15 @@ def cosine_change(pre_activation: Array, old_pre_activation: Array) -> Array:
     return 1.0 - cosine_of_samples(pre_activation, old_pre_activation)
 
 
+# Of each loss term the hyper-parameter that multiplies it: where that is 0 in every run, a program needs no such term.
+COEFFICIENTS = {
+    "entropy_loss": "entropy_coef",
+    "value_loss": "value_coef",
+    "pfo_loss": "pfo_coef",
+    "critic_pfo_loss": "critic_pfo_coef",
+    "weight_spectral_loss": "weight_spectral_coef",
+    "feature_spectral_loss": "feature_spectral_coef",
+    "critic_feature_spectral_loss": "critic_feature_spectral_coef",
+}
 PFO_PENALTIES = {"l2": pfo, "cosine": pfo_cosine}
 PFO_CHANGES = {"l2": squared_change, "cosine": cosine_change}

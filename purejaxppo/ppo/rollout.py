@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from purejaxppo.envs.wrappers import ObservationStatistics, sign_reward
+from purejaxppo.envs.base import Step
+from purejaxppo.envs.wrappers import sign_reward
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo.advantages import gae
-from purejaxppo.ppo.interventions import pfo_representation
+from purejaxppo.ppo.interventions.proximity import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 
@@ -27,93 +25,99 @@ class Rollout:
     reward: Array
     terminated: Array
     truncated: Array
-    final_obs: Array
+    last_obs: Array
+    """True last observations [K + 1, N, *obs]: where a time limit cut an episode off, in order, then of the last step."""
 
 
 def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Rollout]:
     """Step every environment `num_steps` times with the current policy."""
-    config = learner.config
-    statistics, params = state.observation_statistics, state.params
+    config, num_cuts = learner.config, max_cuts(learner)
+    last_obs = jnp.zeros((num_cuts + 1, *state.obs.shape), state.obs.dtype)
 
-    def step(carry: RunState, key: Array) -> tuple[RunState, Rollout]:
+    def step(carry: tuple[RunState, Array, Array], key: Array) -> tuple[tuple[RunState, Array, Array], Rollout]:
+        state, last_obs, cuts = carry
         key_action, key_env = jax.random.split(key)
-        outputs = learner.networks.policy(params, learner.network_input(statistics, carry.obs)).outputs
-        action = learner.distribution.sample(outputs, key_action)
+        action = learner.distribution.sample(learner.policy(state, state.obs).outputs, key_action)
         transition = jax.vmap(learner.env.step)(
-            jax.random.split(key_env, config.num_envs), carry.env_state, learner.distribution.to_environment(action)
+            jax.random.split(key_env, config.num_envs), state.env_state, learner.distribution.to_environment(action)
         )
-        reward = sign_reward(transition.reward) if config.sign_reward else transition.reward
         done = transition.terminated | transition.truncated
-        is_limit_terminal = config.time_limit == "terminate"
-        rollout = Rollout(
-            obs=carry.obs,
-            action=action,
-            reward=reward,
-            terminated=done if is_limit_terminal else transition.terminated,
-            truncated=jnp.zeros_like(done) if is_limit_terminal else transition.truncated,
-            final_obs=transition.final_obs,
-        )
-        episodes = carry.episodes.update(transition.reward, reward, done)
-        carry = dataclasses.replace(carry, env_state=transition.state, obs=transition.obs, episodes=episodes)
-        return carry, rollout
+        reward, terminated, truncated = _as_learned(learner, state, transition)
+        # Row k is that of an environment's k-th cut, the last row that of the step just made.
+        is_here = truncated[None] & (cuts[None] == jnp.arange(num_cuts)[:, None])
+        is_here = jnp.concatenate([is_here, jnp.ones_like(truncated)[None]])
+        is_here = is_here.reshape(*is_here.shape, *[1] * (last_obs.ndim - 2))
+        last_obs = jnp.where(is_here, transition.final_obs[None], last_obs)
+        experience = {"obs": state.obs, "action": action, "reward": reward}
+        experience |= {"terminated": terminated, "truncated": truncated}
+        episodes = state.episodes.update(transition.reward, reward, done)
+        state = dataclasses.replace(state, env_state=transition.state, obs=transition.obs, episodes=episodes)
+        return (state, last_obs, cuts + truncated), experience
 
-    return jax.lax.scan(step, state, jax.random.split(key, config.num_steps))
+    carry = state, last_obs, jnp.zeros(config.num_envs, jnp.int32)
+    (state, last_obs, _), experience = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
+    return state, Rollout(**experience, last_obs=last_obs)
 
 
-def prepare_batch(
-    learner: Learner, hparams: HyperParams, state: RunState, rollout: Rollout
-) -> tuple[Batch, tuple[NetworkOutput, NetworkOutput]]:
-    """Old distribution parameters, phi_old, values and advantages of a rollout; and all that policy and critic gave."""
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)
-    policy, critic = learner.both_in_blocks(state.params, state.observation_statistics, flat.obs)
+def max_cuts(learner: Learner) -> int:
+    """How often a time limit can cut off one environment's episodes in a rollout, where that is not a termination."""
+    limit = learner.env.max_episode_steps
+    if limit is None or learner.values("time_limit") == ("terminate",):
+        return 0
+    return -(-learner.config.num_steps // limit)
+
+
+def _as_learned(learner: Learner, state: RunState, transition: Step) -> tuple[Array, Array, Array]:
+    """Reward, terminated and truncated [N] as the algorithm is to see them."""
+
+    def ends(rule: str) -> tuple[Array, Array]:
+        if rule == "terminate":
+            return transition.terminated | transition.truncated, jnp.zeros_like(transition.truncated)
+        return transition.terminated, transition.truncated
+
+    reward = transition.reward
+    reward = learner.choose(state.choices, "sign_reward", lambda is_sign: sign_reward(reward) if is_sign else reward)
+    return reward, *learner.choose(state.choices, "time_limit", ends)
+
+
+def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollout: Rollout) -> Batch:
+    """Old distribution parameters, phi_old, values and advantages of a rollout."""
+    obs = rollout.obs.reshape(-1, *rollout.obs.shape[2:])
+    action = rollout.action.reshape(-1, *rollout.action.shape[2:])
+    policy, critic = learner.both_of_rollout(state, obs)
     value = critic.outputs.reshape(rollout.reward.shape)
-    next_value = values_of_last_observations(learner, state.params, state.observation_statistics, rollout, value)
     advantage = gae(
-        rollout.reward, value, next_value, rollout.terminated, rollout.truncated, hparams.gamma, hparams.gae_lambda
+        rollout.reward,
+        value,
+        next_values(learner, state, rollout, value),
+        rollout.terminated,
+        rollout.truncated,
+        hparams.gamma,
+        hparams.gae_lambda,
     )
-    batch = Batch(
-        obs=flat.obs,
-        action=flat.action,
-        log_prob=learner.distribution.log_prob(policy.outputs, flat.action),
+    return Batch(
+        obs=obs,
+        action=action,
+        log_prob=learner.distribution.log_prob(policy.outputs, action),
         policy_outputs=policy.outputs,
-        policy_phi=pfo_representation(learner.config, policy),
-        critic_phi=pfo_representation(learner.config, critic),
+        policy_phi=pfo_representation(learner, state, policy),
+        critic_phi=pfo_representation(learner, state, critic),
         advantage=advantage.reshape(-1),
         value_target=(advantage + value).reshape(-1),
     )
-    return batch, (policy, critic)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def values_of_last_observations(
-    learner: Learner, params: Params, statistics: ObservationStatistics | None, rollout: Rollout, value: Array
-) -> Array:
-    """V(s'_t) [T, N] of every transition's last observation, where it counts; `value` [T, N] is V(s_t).
+def next_values(learner: Learner, state: RunState, rollout: Rollout, value: Array) -> Array:
+    """V(s'_t) [T, N] of every transition's true last observation, where it counts; `value` [T, N] is V(s_t).
 
     While an episode goes on, s'_t is s_{t+1}, whose value is known, and where it terminated, nothing is asked for. So
-    the critic is asked about those steps alone at which a time limit, or the rollout, cut an episode off: few of them.
-    (Differentiated, it is asked about all: a loop of unknown length has no reverse mode.)
+    the critic is asked about `last_obs` alone. NaN, which stops the run as diverged, where an environment cuts its
+    episodes more often than its `max_episode_steps` allows.
     """
-
-    def look_up(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        is_open, values = carry
-        step = jnp.argmax(is_open)
-        is_cut = rollout.truncated[step] | (step == is_open.shape[0] - 1)
-        last = _values(learner, params, statistics, rollout.final_obs[step])
-        return is_open.at[step].set(False), values.at[step].set(jnp.where(is_cut, last, values[step]))
-
-    is_open = rollout.truncated.any(axis=1).at[-1].set(True)
-    known = jnp.concatenate([value[1:], value[-1:]])
-    return jax.lax.while_loop(lambda carry: carry[0].any(), look_up, (is_open, known))[1]
-
-
-@values_of_last_observations.defjvp
-def _values_of_all_last_observations(learner: Learner, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
-    def values(params: Params, statistics: ObservationStatistics | None, rollout: Rollout, _: Array) -> Array:
-        return _values(learner, params, statistics, rollout.final_obs)
-
-    return jax.jvp(values, primals, tangents)
-
-
-def _values(learner: Learner, params: Params, statistics: ObservationStatistics | None, obs: Array) -> Array:
-    return learner.networks.critic(params, learner.network_input(statistics, obs)).outputs[..., 0]
+    last = learner.critic(state, rollout.last_obs).outputs[..., 0]
+    following = jnp.concatenate([value[1:], last[-1:]])
+    number = jnp.cumsum(rollout.truncated, axis=0) - 1  # of the cut, where there is one
+    at_cut = jnp.full_like(value, jnp.nan)
+    for cut in range(last.shape[0] - 1):
+        at_cut = jnp.where(number == cut, jnp.broadcast_to(last[cut], value.shape), at_cut)
+    return jnp.where(rollout.truncated, at_cut, following)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purejaxppo import envs
+from purejaxppo import blas, envs
 from purejaxppo.config import TrainConfig
 from purejaxppo.distributions import Categorical, Normal, PolicyDistribution, TanhNormal
 from purejaxppo.envs.base import Discrete, Environment
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.networks import ActorCritic, NetworkOutput, Params, make_actor_critic
-from purejaxppo.ppo.interventions import KLControl
+from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Params, make_actor_critic
 
 Array = jax.Array
+T = TypeVar("T")
 
 _LARGE = 2**21  # bytes of observations, as floats, that a processor's cache still holds
 
@@ -29,45 +31,18 @@ jax.tree_util.register_dataclass(
 )
 
 
-@dataclass(frozen=True)
-class Learner:
-    """The static parts of a run, built once per configuration: environment, networks, distribution."""
-
-    config: TrainConfig
-    env: Environment
-    networks: ActorCritic
-    distribution: PolicyDistribution
-
-    def network_input(self, statistics: ObservationStatistics | None, obs: Array) -> Array:
-        """Observations as the networks see them: float32, normalised where the configuration says so."""
-        obs = obs.astype("float32")
-        return obs if statistics is None else statistics.normalize(obs)
-
-    def both_in_blocks(
-        self, params: Params, statistics: ObservationStatistics | None, obs: Array
-    ) -> tuple[NetworkOutput, NetworkOutput]:
-        """Policy and critic on a rollout's observations [T * N, *obs]; many large ones are taken a minibatch at a time.
-
-        What lies between observations and outputs, floats and patches, then takes no more memory than in an update.
-        """
-
-        def both(obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
-            return self.networks.both(params, self.network_input(statistics, obs))
-
-        size = self.config.minibatch_size
-        if 4 * obs.size <= _LARGE or obs.shape[0] % size:
-            return both(obs)
-        outputs = jax.lax.map(both, obs.reshape(-1, size, *obs.shape[1:]))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-
-
 @struct.dataclass(kw_only=True)
-class PlasticityTask:
-    """Minibatches [M, B, ...] of observations, and what networks are to say to them; see diagnostics/plasticity.py."""
+class KLControl:
+    """Memory of the KL penalty and the early stop, scalars."""
 
-    obs: Array
-    policy_outputs: Array
-    value: Array
+    factor: Array
+    """What kl_coef has been multiplied by since the start of training."""
+    kl: Array
+    """KL(old || new) of the latest minibatch, in nat, before its gradient step."""
+    is_stopped: Array
+    """Whether the gradient steps of this rollout have ended."""
+    steps_done: Array
+    """Number of gradient steps of this rollout so far."""
 
 
 @struct.dataclass(kw_only=True)
@@ -76,6 +51,7 @@ class RunState:
 
     params: Params
     optimizer: dict[str, optax.OptState]
+    """Adam's moments, flat, by optimiser; see `interventions.optimizers`."""
     env_state: Any
     obs: Array
     """Current observations [N, *obs]."""
@@ -86,11 +62,11 @@ class RunState:
     update: Array
     """Number of updates done."""
     status: Array
-    """0 while healthy; else the log point (counted from 1) at which the run diverged and was frozen."""
+    """0 while healthy; else the log point at which the run diverged and was frozen."""
+    choices: dict[str, Array] = struct.field(default_factory=dict)
+    """Of each field in which the runs of the program differ, which of its alternatives this run has; see `Learner`."""
     kl_control: KLControl | None = None
     """Memory of kl_penalty and kl_stop; None without either."""
-    plasticity_task: PlasticityTask | None = None
-    """What networks are fitted to where the plasticity loss is measured; never changes. None where it never is."""
     power_vectors: dict[str, Array] | None = None
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
 
@@ -110,16 +86,95 @@ class Batch:
     value_target: Array
 
 
-def make_learner(config: TrainConfig) -> Learner:
-    """Environment, networks and action distribution of a configuration.
+@dataclass(frozen=True)
+class Learner:
+    """The static parts of a program: environment, networks, distribution, and what its runs may differ in.
+
+    alternatives: of each `config.SELECTABLE` field in which runs differ, the values; `config` has one of them.
+    absent: loss terms whose coefficient is 0 in every run, which are left out; see `losses.COEFFICIENTS`.
+    max_epochs: None where all runs of a call have the same number of epochs; else the largest, and runs that are to
+        have fewer are masked, as a program for a GPU wants it: no loop of unknown length.
+    """
+
+    config: TrainConfig
+    env: Environment
+    networks: ActorCritic
+    distribution: PolicyDistribution
+    alternatives: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    absent: frozenset[str] = frozenset()
+    max_epochs: int | None = None
+
+    def values(self, field: str) -> tuple[Any, ...]:
+        """All values that runs of this program have in a field of the configuration."""
+        return dict(self.alternatives).get(field, (getattr(self.config, field),))
+
+    def choose(self, choices: dict[str, Array], field: str, branch: Callable[[Any], T]) -> T:
+        """`branch(value)` of this run's value of a field: of all values where runs differ, and then selected."""
+        results = [branch(value) for value in self.values(field)]
+        if len(results) == 1:
+            return results[0]
+        return jax.tree.map(lambda *each: jax.lax.select_n(choices[field], *map(jnp.asarray, each)), *results)
+
+    def activation(self, choices: dict[str, Array]) -> Callable[[Array], Array]:
+        """The activation of this run's hidden layers."""
+        return lambda z: self.choose(choices, "activation", lambda name: ACTIVATIONS[name](z))
+
+    def network_input(self, statistics: ObservationStatistics | None, obs: Array) -> Array:
+        """Observations as the networks see them: float32, normalised where the configuration says so."""
+        obs = obs.astype("float32")
+        return obs if statistics is None else statistics.normalize(obs, self.config.normalize_observations)
+
+    def updated_statistics(self, statistics: ObservationStatistics, obs: Array) -> ObservationStatistics:
+        """Statistics with observations [M, *obs] merged in; the elapsed time of a time-aware one is left alone."""
+        statistics = statistics.update(obs)
+        return statistics.without_last() if self.config.time_aware else statistics
+
+    def policy(self, state: RunState, obs: Array) -> NetworkOutput:
+        """The policy network of a run on observations [..., *obs] as the environment gives them."""
+        obs = self.network_input(state.observation_statistics, obs)
+        return self.networks.policy(state.params, obs, self.activation(state.choices))
+
+    def critic(self, state: RunState, obs: Array) -> NetworkOutput:
+        """The value network of a run on observations [..., *obs]; outputs [..., 1]."""
+        obs = self.network_input(state.observation_statistics, obs)
+        return self.networks.critic(state.params, obs, self.activation(state.choices))
+
+    def both(self, state: RunState, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
+        """Policy and critic; a shared trunk is evaluated once."""
+        obs = self.network_input(state.observation_statistics, obs)
+        return self.networks.both(state.params, obs, self.activation(state.choices))
+
+    def both_of_rollout(self, state: RunState, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
+        """Policy and critic on a rollout's observations [T * N, *obs]; on a CPU many large ones a minibatch at a time.
+
+        What lies between observations and outputs, floats and patches, then stays in the processor's cache.
+        """
+        size = self.config.minibatch_size
+        if not blas.is_cpu() or 4 * obs.size <= _LARGE or obs.shape[0] % size:
+            return self.both(state, obs)
+        outputs = jax.lax.map(lambda obs: self.both(state, obs), obs.reshape(-1, size, *obs.shape[1:]))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+
+
+def make_learner(
+    config: TrainConfig,
+    *,
+    alternatives: tuple[tuple[str, tuple[Any, ...]], ...] = (),
+    absent: frozenset[str] = frozenset(),
+    max_epochs: int | None = None,
+) -> Learner:
+    """Environment, networks and action distribution of a configuration; the options are those of `Learner`.
 
     Raises ConfigError for any setting that is impossible, before anything is compiled.
     """
+    if jax.config.values["jax_enable_x64"]:
+        raise ConfigError("jax_enable_x64 is True, but must be False: runs compute in float32 (unset JAX_ENABLE_X64).")
     config.validate()
     env = envs.make(
         config.env,
         brax_backend=config.brax_backend,
         time_aware=config.time_aware,
+        sticky_actions=config.sticky_actions,
         max_episode_steps=config.max_episode_steps,
     )
     distribution = make_distribution(config, env)
@@ -129,7 +184,7 @@ def make_learner(config: TrainConfig) -> Learner:
         distribution.num_outputs,
         state_independent_scale=distribution.state_independent_scale,
     )
-    return Learner(config, env, networks, distribution)
+    return Learner(config, env, networks, distribution, alternatives, absent, max_epochs)
 
 
 def make_distribution(config: TrainConfig, env: Environment) -> PolicyDistribution:

@@ -3,152 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
-from purejaxppo.ppo import interventions, losses
-from purejaxppo.ppo.interventions import pfo_representation
+from purejaxppo.ppo import losses
+from purejaxppo.ppo.interventions import optimizers, penalties, proximity
+from purejaxppo.ppo.interventions.objectives import policy_loss
+from purejaxppo.ppo.interventions.optimizers import Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-History = tuple[Metrics, interventions.KLControl | None]
-"""Of one minibatch, or of several stacked: its metrics, and the memory of the KL interventions after it."""
-
-
-def minibatch_loss(
-    params: Params, learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array
-) -> tuple[Array, tuple[dict[str, Array], Array]]:
-    """Total loss of one minibatch; its terms (each without its coefficient), and the policy's outputs.
-
-    PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic), and
-    whatever penalties of `interventions` are switched on.
-    """
-    policy, critic = learner.networks.both(params, learner.network_input(state.observation_statistics, batch.obs))
-    log_prob = learner.distribution.log_prob(policy.outputs, batch.action)
-    entropy = learner.distribution.entropy(policy.outputs, key).mean()
-    distance = losses.PFO_PENALTIES[learner.config.pfo_distance]
-    policy_phi, critic_phi = (pfo_representation(learner.config, output) for output in (policy, critic))
-    terms = {
-        "policy_loss": interventions.policy_loss(learner.config, hparams, log_prob, policy_phi, batch),
-        "entropy_loss": -entropy,
-        "value_loss": losses.value_loss(critic.outputs[..., 0], batch.value_target),
-        "pfo_loss": distance(policy_phi, batch.policy_phi),
-        "critic_pfo_loss": distance(critic_phi, batch.critic_phi),
-    }
-    total = (
-        terms["policy_loss"] + hparams.entropy_coef * terms["entropy_loss"] + hparams.value_coef * terms["value_loss"]
-    )
-    if learner.config.pfo_mode == "penalty":
-        total += hparams.pfo_coef * terms["pfo_loss"]
-    total += hparams.critic_pfo_coef * terms["critic_pfo_loss"]
-    for name, (coef, value) in interventions.penalties(learner, hparams, state, params, batch, policy, critic).items():
-        terms[name] = value
-        total += coef * value
-    return total, (terms, policy.outputs)
-
-
-def adam_step(
-    hparams: HyperParams, learning_rate: Array, grads: Params, opt_state: optax.OptState, params: Params
-) -> tuple[Params, optax.OptState, Array]:
-    """Clip the gradient's global norm, then one Adam step, for one network; and that step [P].
-
-    On one flat vector per network: an elementwise optimiser does not mind, and XLA gets a few kernels, not dozens.
-    """
-    gradient, _ = ravel_pytree(grads)
-    weights, unravel = ravel_pytree(params)
-    # eps_root is far below float32's resolution next to eps: it changes no step, but keeps the derivative of the square
-    # root finite where a weight never had a gradient, so that training itself can be differentiated.
-    adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps, eps_root=1e-30)
-    direction, opt_state = adam.update(gradient * clip_scale(hparams, jnp.linalg.norm(gradient)), opt_state)
-    step = -learning_rate * jnp.asarray(direction)
-    return unravel(weights + step), opt_state, step
-
-
-def clip_scale(hparams: HyperParams, norm: Array) -> Array:
-    """What a gradient of this global norm is multiplied by, so that its norm is at most `max_grad_norm`."""
-    return jnp.minimum(1.0, hparams.max_grad_norm / (norm + 1e-6))
-
-
-def init_optimizer(params: Params) -> optax.OptState:
-    """Adam's zero moments for one network, flat [P] (they do not depend on its hyper-parameters)."""
-    return optax.scale_by_adam().init(ravel_pytree(params)[0])
-
-
-def minibatch_update(
-    learner: Learner,
-    hparams: HyperParams,
-    learning_rate: Array,
-    state: RunState,
-    batch: Batch,
-    key: Array,
-    is_measured: Array,
-) -> tuple[RunState, Metrics]:
-    """One gradient step of every network on one minibatch; its metrics, or zeros where it is not to be measured."""
-    if state.power_vectors is not None:
-        vectors = interventions.iterate_power(state.params, state.power_vectors)
-        state = dataclasses.replace(state, power_vectors=vectors)
-    grads, (terms, outputs) = jax.grad(minibatch_loss, has_aux=True)(state.params, learner, hparams, state, batch, key)
-    params, optimizer, steps = {}, {}, {}
-    for name in state.params:
-        params[name], optimizer[name], steps[name] = adam_step(
-            hparams, learning_rate, grads[name], state.optimizer[name], state.params[name]
-        )
-    if state.kl_control is not None:
-        kl = learner.distribution.kl(batch.policy_outputs, outputs).mean()
-        kl_control = interventions.watch_minibatch(learner.config, hparams, state.kl_control, kl)
-        if learner.config.kl_stop:  # masked, not skipped: under vmap every run computes every step anyway
-            params, optimizer, steps = jax.tree.map(
-                lambda old, new: jnp.where(kl_control.is_stopped, old, new),
-                (state.params, state.optimizer, jax.tree.map(jnp.zeros_like, steps)),
-                (params, optimizer, steps),
-            )
-        state = dataclasses.replace(state, kl_control=kl_control)
-
-    def measure() -> Metrics:
-        metrics = terms | {"learning_rate": learning_rate}
-        if learner.config.diagnostics:
-            metrics |= minibatch_diagnostics(learner, hparams, batch, terms, outputs, grads, steps, params)
-        return Metrics.of(metrics)
-
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure))
-    # The same for all runs, so that vmap keeps it a condition. Reductions over the weights cost as much as the step.
-    metrics = jax.lax.cond(is_measured, measure, lambda: nothing)
-    return dataclasses.replace(state, params=params, optimizer=optimizer), metrics
-
-
-def minibatch_diagnostics(
-    learner: Learner,
-    hparams: HyperParams,
-    batch: Batch,
-    terms: dict[str, Array],
-    outputs: Array,
-    grads: dict[str, Params],
-    steps: dict[str, Array],
-    params: dict[str, Params],
-) -> dict[str, Array]:
-    """Of one minibatch and its gradient step: clipped share, KL, entropy, and every network's norms."""
-    log_prob = learner.distribution.log_prob(outputs, batch.action)
-    advantage = losses.normalize_advantage(batch.advantage)
-    metrics = {
-        "clip_fraction": losses.clip_fraction(log_prob, batch.log_prob, advantage, hparams.clip_eps),
-        "minibatch_kl": learner.distribution.kl(batch.policy_outputs, outputs).mean(),
-        "minibatch_entropy": -terms["entropy_loss"],
-    }
-    for name, step in steps.items():
-        norm = jnp.linalg.norm(ravel_pytree(grads[name])[0])
-        for network in ("policy", "critic") if name == "shared" else (name,):
-            metrics |= {
-                f"{network}_gradient_norm": norm,
-                f"{network}_gradient_norm_clipped": norm * clip_scale(hparams, norm),
-                f"{network}_step_norm": jnp.linalg.norm(step),
-                f"{network}_weight_norm": jnp.linalg.norm(ravel_pytree(params[name])[0]),
-            }
-    return metrics
+Unravel = Callable[[Weights], Params]
+# Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
+CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
 
 
 def update_networks(
@@ -157,59 +29,194 @@ def update_networks(
     state: RunState,
     batch: Batch,
     key: Array,
+    num_epochs: Array | int,
     is_measured: Array | bool = True,
-    num_epochs: Array | int | None = None,
 ) -> tuple[RunState, Metrics]:
     """All epochs over one rollout; metrics of the first and last minibatch of the first and last epoch.
 
-    Zeros in their place unless `is_measured`, which must be the same for all runs of a vmapped program, as must
-    `num_epochs`: the configuration's by default, or a number that is known only when the program runs.
+    NaN in their place unless `is_measured`, which must be the same for all runs of a vmapped program; so must be
+    `num_epochs`, unless `learner.max_epochs` says how many there are at most.
     """
-    config = learner.config
-    num_epochs = config.num_epochs if num_epochs is None else num_epochs
-    learning_rate = scheduled_learning_rate(learner, hparams, state.update)
-    if config.reset_optimizer:
-        fresh = {name: init_optimizer(network) for name, network in state.params.items()}
-        state = dataclasses.replace(state, optimizer=fresh)
-    if state.kl_control is not None:
-        state = dataclasses.replace(state, kl_control=interventions.start_rollout(state.kl_control))
+    config, rate = learner.config, optimizers.scheduled_learning_rate(learner, hparams, state)
+    control = None if state.kl_control is None else proximity.start_rollout(state.kl_control)
+    state = dataclasses.replace(state, optimizer=optimizers.start_update(learner, state), kl_control=control)
+    weights, unravel = flattened(state.params)
 
-    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, History]:
+    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, tuple[Metrics, Array | None]]:
         indices, key, is_corner = step
-        rows = jax.tree.map(lambda x: x[indices], batch)
-        state, metrics = minibatch_update(learner, hparams, learning_rate, state, rows, key, is_corner & is_measured)
-        return state, (metrics, state.kl_control)
+        after, norms = gradient_step(learner, hparams, rate, unravel, state, _rows(batch, indices), key)
 
-    def epoch(state: RunState, number: Array | int) -> tuple[RunState, History]:
+        def measure() -> Metrics:
+            rows = _rows(batch, indices)  # again, so that outside of this condition only what the loss reads is copied
+            return minibatch_metrics(learner, hparams, rate, unravel, state, after, norms, rows, key)
+
+        # The same for all runs, so that vmap keeps it a condition. Reductions over the weights cost as much as the step.
+        metrics = jax.lax.cond(is_corner & is_measured, measure, lambda: nothing_like(measure))
+        return after, (metrics, None if after.kl_control is None else after.kl_control.kl)
+
+    def epoch(state: RunState, number: Array | int) -> tuple[RunState, tuple[Metrics, Array | None]]:
         key_shuffle, key_loss = jax.random.split(jax.random.fold_in(key, number))
         order = shuffled_indices(key_shuffle, config.batch_size)
         order = order[: config.num_minibatches * config.minibatch_size]  # an incomplete last minibatch is dropped
         order = order.reshape(config.num_minibatches, config.minibatch_size)
-        is_corner = _is_first_or_last(jnp.arange(config.num_minibatches), config.num_minibatches)
-        is_corner &= _is_first_or_last(jnp.asarray(number), num_epochs)
+        is_corner = _is_first_or_last(jnp.arange(config.num_minibatches), (config.num_minibatches,))
+        last = (num_epochs,) if learner.max_epochs is None else learner.values("num_epochs")
+        is_corner &= _is_first_or_last(jnp.asarray(number), last)
         return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
 
-    epoch = jax.jit(epoch, inline=True)  # traced once for its shapes and for the loop
-
-    def next_epoch(number: Array | int, carry: tuple[RunState, History, History]) -> tuple[RunState, History, History]:
-        state, first, _ = carry
-        state, last = epoch(state, number)
-        return state, jax.tree.map(lambda old, new: jnp.where(number == 0, new, old), first, last), last
-
-    shapes = jax.eval_shape(epoch, state, 0)[1]
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    state, first, last = jax.lax.fori_loop(0, num_epochs, next_epoch, (state, nothing, nothing))
+    state = dataclasses.replace(state, params=weights)
+    state, first, last = _repeat_epochs(learner, epoch, state, num_epochs)
+    state = dataclasses.replace(state, params=unravel(state.params))
     metrics = corners(first[0], last[0])
     if state.kl_control is not None:
-        assert last[1] is not None
         num_steps = num_epochs * config.num_minibatches
-        kl_control, kl_metrics = interventions.finish_rollout(config, hparams, state, last[1].kl, num_steps)
-        state, metrics = dataclasses.replace(state, kl_control=kl_control), metrics.joined(Metrics.of(kl_metrics))
+        control, of_kl = proximity.finish_rollout(learner, hparams, state, last[1], num_steps)
+        state, metrics = dataclasses.replace(state, kl_control=control), metrics.joined(Metrics.of(of_kl))
     return state, metrics
 
 
-def _is_first_or_last(index: Array, size: Array | int) -> Array:
-    return (index == 0) | (index == size - 1)
+def gradient_step(
+    learner: Learner, hparams: HyperParams, rate: Array, unravel: Unravel, state: RunState, batch: Batch, key: Array
+) -> tuple[RunState, dict[str, Array]]:
+    """One step of every network on one minibatch, `state.params` being flat; and each optimiser's gradient norm."""
+
+    def loss(weights: Weights) -> tuple[Array, Array]:
+        nested = dataclasses.replace(state, params=unravel(weights))
+        terms, outputs = loss_terms(learner, hparams, nested, batch, key)
+        return sum_of_terms(learner, terms), outputs
+
+    if state.power_vectors is not None:
+        vectors = penalties.iterate_power(unravel(state.params), state.power_vectors)
+        state = dataclasses.replace(state, power_vectors=vectors)
+    gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
+    weights, optimizer, norms = optimizers.step_weights(
+        learner, hparams, rate, unravel, state.params, gradients, state.optimizer
+    )
+    control = state.kl_control
+    if control is not None:
+        is_stopped = control.is_stopped  # masked, not skipped: under vmap every run computes every step anyway
+        control = proximity.watch_minibatch(
+            learner, hparams, state, learner.distribution.kl(batch.policy_outputs, outputs).mean()
+        )
+        if True in learner.values("kl_stop"):
+            weights, optimizer = jax.tree.map(
+                lambda old, new: jnp.where(is_stopped, old, new), (state.params, state.optimizer), (weights, optimizer)
+            )
+    return dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control), norms
+
+
+def loss_terms(
+    learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array
+) -> tuple[dict[str, tuple[Array | float, Array]], Array]:
+    """All terms of the loss of one minibatch, name -> (coefficient, value), and the policy's outputs.
+
+    PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic), and
+    whatever penalties of `interventions` are switched on.
+    """
+    policy, critic = learner.both(state, batch.obs)
+    log_prob = learner.distribution.log_prob(policy.outputs, batch.action)
+    entropy = learner.distribution.entropy(policy.outputs, key).mean()
+    distance = losses.PFO_PENALTIES[learner.config.pfo_distance]
+    policy_phi, critic_phi = (proximity.pfo_representation(learner, state, output) for output in (policy, critic))
+    pfo_coef = hparams.pfo_coef if learner.config.pfo_mode == "penalty" else 0.0
+    terms: dict[str, tuple[Array | float, Array]] = {
+        "policy_loss": (1.0, policy_loss(learner, hparams, state, log_prob, policy_phi, batch)),
+        "entropy_loss": (hparams.entropy_coef, -entropy),
+        "value_loss": (hparams.value_coef, losses.value_loss(critic.outputs[..., 0], batch.value_target)),
+        "pfo_loss": (pfo_coef, distance(policy_phi, batch.policy_phi)),
+        "critic_pfo_loss": (hparams.critic_pfo_coef, distance(critic_phi, batch.critic_phi)),
+    }
+    return terms | penalties.penalties(learner, hparams, state, batch, policy, critic), policy.outputs
+
+
+def sum_of_terms(learner: Learner, terms: dict[str, tuple[Array | float, Array]]) -> Array:
+    """The total loss: coefficient times value of every term that acts in any run; what is not in it is not computed."""
+    absent = learner.absent | ({"pfo_loss"} if learner.config.pfo_mode == "clip" else set())
+    acting = [coef * value for name, (coef, value) in terms.items() if name not in absent]
+    return sum(acting[1:], start=acting[0])
+
+
+def minibatch_metrics(
+    learner: Learner,
+    hparams: HyperParams,
+    rate: Array,
+    unravel: Unravel,
+    before: RunState,
+    after: RunState,
+    norms: dict[str, Array],
+    batch: Batch,
+    key: Array,
+) -> Metrics:
+    """Of one minibatch and its step from `before` to `after` (flat): loss terms, clipped share, KL, norms."""
+    nested = dataclasses.replace(before, params=unravel(before.params))
+    terms, outputs = loss_terms(learner, hparams, nested, batch, key)
+    metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": rate}
+    if not learner.config.diagnostics:
+        return Metrics.of(metrics)
+    distribution = learner.distribution
+    log_prob = distribution.log_prob(outputs, batch.action)
+    ratio = losses.probability_ratio(log_prob, batch.log_prob, distribution.log_ratio_range)
+    advantage = losses.normalize_advantage(batch.advantage)
+    metrics |= {
+        "clip_fraction": losses.clip_fraction(ratio, advantage, hparams.clip_eps),
+        "minibatch_kl": distribution.kl(batch.policy_outputs, outputs).mean(),
+        "minibatch_entropy": -terms["entropy_loss"][1],
+    }
+    for owner, (name, mask) in optimizers.owners(learner, nested.params).items():
+        step, weights = (optimizers.owned(x, mask) for x in (after.params[name] - before.params[name], after.params[name]))
+        for network in ("policy", "critic") if owner == "shared" else (owner,):
+            metrics |= {
+                f"{network}_gradient_norm": norms[owner],
+                f"{network}_gradient_norm_clipped": norms[owner] * optimizers.clip_scale(hparams, norms[owner]),
+                f"{network}_step_norm": jnp.linalg.norm(step),
+                f"{network}_weight_norm": jnp.linalg.norm(weights),
+            }
+    return Metrics.of(metrics)
+
+
+def flattened(params: Params) -> tuple[Weights, Unravel]:
+    """Of each network its weights as one vector, and the way back."""
+    pairs = {name: ravel_pytree(network) for name, network in params.items()}
+    return {name: flat for name, (flat, _) in pairs.items()}, lambda weights: {
+        name: unravel(weights[name]) for name, (_, unravel) in pairs.items()
+    }
+
+
+def _rows(batch: Batch, indices: Array) -> Batch:
+    return jax.tree.map(lambda x: x[indices], batch)
+
+
+def _is_first_or_last(index: Array, sizes: tuple[Array | int, ...]) -> Array:
+    """Whether an index is 0 or the last one, of any of these sizes."""
+    return jnp.stack([index == 0, *(index == size - 1 for size in sizes)]).any(axis=0)
+
+
+def _repeat_epochs(
+    learner: Learner, epoch: Callable[..., tuple[RunState, tuple]], state: RunState, num_epochs: Array | int
+) -> tuple[RunState, tuple, tuple]:
+    """The state after all epochs, and what the first and the last of them gave; NaN where there is none."""
+    epoch = jax.jit(epoch)  # traced once, for its shapes and for the loop
+
+    def next_epoch(number: Array | int, carry: tuple[RunState, tuple, tuple]) -> tuple[RunState, tuple, tuple]:
+        state, first, last = carry
+        after, found = epoch(state, number)
+        if learner.max_epochs is not None:
+            is_on = number < num_epochs
+            after, found = jax.tree.map(lambda new, old: jnp.where(is_on, new, old), (after, found), (state, last))
+        return after, jax.tree.map(lambda old, new: jnp.where(number == 0, new, old), first, found), found
+
+    nothing = nothing_like(lambda: epoch(state, 0)[1])
+    bound = num_epochs if learner.max_epochs is None else learner.max_epochs
+    return jax.lax.fori_loop(0, bound, next_epoch, (state, nothing, nothing))
+
+
+def nothing_like(function: Callable[[], Metrics | tuple]) -> Metrics | tuple:
+    """NaN (0 for what is no float) in place of what `function` would give, without computing it."""
+
+    def nothing(x: jax.ShapeDtypeStruct) -> Array:
+        return jnp.full(x.shape, jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else 0, x.dtype)
+
+    return jax.tree.map(nothing, jax.eval_shape(function))
 
 
 def shuffled_indices(key: Array, size: int) -> Array:
@@ -224,10 +231,6 @@ def shuffled_indices(key: Array, size: int) -> Array:
     return (jnp.sort(words) & ((1 << index_bits) - 1)).astype(jnp.int32)
 
 
-# Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
-CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
-
-
 def corners(first_epoch: Metrics, last_epoch: Metrics) -> Metrics:
     """From two epochs' metrics [minibatches] those of the first and last minibatch, under their names.
 
@@ -239,11 +242,3 @@ def corners(first_epoch: Metrics, last_epoch: Metrics) -> Metrics:
         values=jnp.concatenate([epochs[epoch].values[minibatch] for epoch, minibatch in CORNERS.values()]),
         spectra={},
     )
-
-
-def scheduled_learning_rate(learner: Learner, hparams: HyperParams, update: Array) -> Array:
-    """The learning rate of an update: constant, or falling linearly from its start to 0 after the last update."""
-    rate = jnp.asarray(hparams.learning_rate, jnp.float32)
-    if learner.config.lr_schedule == "constant":
-        return rate
-    return rate * (1.0 - update / learner.config.num_updates)

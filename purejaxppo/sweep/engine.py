@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError, Stopped
-from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.state import Array, RunState, make_learner
+from purejaxppo.ppo.state import RunState, make_learner
 from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
-from purejaxppo.sweep.plan import Group, Sweep, compile_order, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import save_policies
-from purejaxppo.sweep.program import GroupProgram, to_host
+from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
 from purejaxppo.sweep.provenance import provenance
 from purejaxppo.sweep.store import Chunk
@@ -51,7 +51,7 @@ class Session:
     tensorboard: bool
     seconds_compiling: float = 0.0
     program: GroupProgram | None = None
-    """The last one compiled; groups that can share one come one after the other, so no other is needed again."""
+    """The last one compiled; chunks of a group come one after the other, so no other is needed again."""
 
 
 def run_sweep(
@@ -131,12 +131,16 @@ def _await(is_true: Callable[[], bool], what: str) -> None:
 
 
 def lay_out(groups: list[Group], budget: int | None) -> list[Chunk]:
-    """The chunks of all groups, as wide as a budget of bytes allows."""
+    """The chunks of all groups, as wide as a budget of bytes allows; on a CPU each of runs with equally many epochs."""
     chunks = []
     for number, group in enumerate(groups):
-        num_runs, num_devices = len(group.runs), len(jax.local_devices())
-        width = chunk_width(num_runs, estimate_run(group), budget, num_devices, jax.process_count())
-        chunks += store.make_chunks(number, 0, num_runs, width)
+        spans = group.spans if is_cpu() else [(0, len(group.runs))]
+        longest = max(stop - first for first, stop in spans)
+        width = chunk_width(longest, estimate_run(group), budget, len(jax.local_devices()), jax.process_count())
+        own: list[Chunk] = []
+        for first, stop in spans:
+            own += store.make_chunks(number, first, stop, width, first_number=len(own))
+        chunks += own
     return chunks
 
 
@@ -144,11 +148,9 @@ def _run_chunks(session: Session) -> None:
     """All chunks of this process that are not done yet."""
     for chunk in session.chunks:
         if store.is_done(session.out, chunk):
-            session.progress.skip(chunk, session.groups[chunk.group].config.num_logs)
+            session.progress.skip(chunk, 1 + session.groups[chunk.group].config.num_logs)
     mine = session.chunks[jax.process_index() :: jax.process_count()]
-    place = {group: index for index, group in enumerate(compile_order(session.groups))}
     queue = [chunk for chunk in mine if not store.is_done(session.out, chunk)]
-    queue.sort(key=lambda chunk: place[chunk.group])
     while queue:
         if session.stop.is_made:
             raise Stopped(f"stopped; everything is saved, continue with: purejaxppo resume {session.out}")
@@ -198,12 +200,12 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
     """
     folder = session.out / store.CHECKPOINTS / chunk.name
     try:
-        program, hparams, keys = _compiled_program(session, chunk)
-        restored = checkpoints.restore(folder, program.shapes(hparams, keys))
-        state = program.init(hparams, keys) if restored is None else program.put(restored[1])
+        program, runs = _compiled_program(session, chunk)
+        restored = checkpoints.restore(folder, program.shapes(runs))
+        state = program.init(runs) if restored is None else program.put(restored[1])
         start = 0 if restored is None else restored[0]
         session.progress.skip(chunk, start)
-        _run_segments(session, chunk, program, hparams, state, start)
+        _run_segments(session, chunk, program, runs, state, start)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -218,19 +220,18 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # its final parameters are saved
 
 
-def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, HyperParams, Array]:
+def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Arguments]:
     """The program of a chunk, compiled where it has not been yet, and its arguments."""
     begin = time.perf_counter()
     group, program = session.groups[chunk.group], session.program
-    program = program and program.for_group(group, chunk.width)
-    is_new = program is None
-    if program is None:
+    is_new = program is None or program.group is not group or program.width != chunk.width
+    if program is None or is_new:
         session.progress.compiling(chunk)
         session.program = None  # lets go of the one before
         program = GroupProgram(group, chunk.width)
     session.program = program
-    hparams, keys = program.arguments(chunk.runs(session.groups))
-    program.compile(hparams, keys)
+    runs = program.arguments(chunk.runs(session.groups))
+    program.compile(runs)
     session.seconds_compiling += time.perf_counter() - begin
     needed = program.needed_memory
     budget = session.budget
@@ -244,7 +245,7 @@ def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Hyp
             f"program {chunk.group + 1}: {chunk.width} runs at once, {format_memory(needed)} "
             f"({format_memory(needed / chunk.width)} a run), compiled in {time.perf_counter() - begin:.0f} s"
         )
-    return program, hparams, keys
+    return program, runs
 
 
 @dataclass(kw_only=True)
@@ -258,34 +259,39 @@ class _Pending:
 
 
 def _run_segments(
-    session: Session, chunk: Chunk, program: GroupProgram, hparams: HyperParams, state: RunState, start: int
+    session: Session, chunk: Chunk, program: GroupProgram, runs: Arguments, state: RunState, start: int
 ) -> None:
     """Log point after log point; the next is started before the last is written, so that no device waits for the disk.
 
     A checkpoint is written only after the metrics of every log point before it.
     """
-    num_logs, runs = program.group.config.num_logs, chunk.runs(session.groups)
+    config, num_runs = program.group.config, chunk.stop - chunk.first
     live = _live_tensorboard(session, chunk) if session.tensorboard else None
     clock = _CheckpointClock()
     pending: _Pending | None = None
+    tasks = program.tasks(runs) if config.measures_plasticity else None
 
     def write(item: _Pending) -> None:
-        metrics = to_host(item.metrics, len(runs))
+        metrics = to_host(item.metrics, num_runs)
         store.write_part(session.out, chunk, item.log_point, metrics)
         if live is not None:
-            live.write((item.log_point + 1) * program.group.config.steps_per_log, metrics)
+            live.write(item.log_point * config.steps_per_log, metrics)
         if item.state is not None:
             with clock:
                 checkpoints.save(session.out / store.CHECKPOINTS / chunk.name, item.log_point + 1, item.state)
-        session.progress.advance(chunk, metrics)
+        session.progress.advance(chunk, item.log_point, metrics)
 
-    for log_point in range(start, num_logs):
-        is_plasticity_point = program.group.config.is_plasticity_point(log_point)
-        state, metrics = program.segment(hparams, state, is_plasticity_point)
+    for log_point in range(start, config.num_logs + 1):
+        if log_point == 0:  # the initial networks: nothing is learned, and that state is thrown away
+            _, metrics = program.segment(runs, program.init(runs), is_learning=False)
+        else:
+            state, metrics = program.segment(runs, state)
+        if tasks is not None and config.is_plasticity_point(log_point):
+            metrics = metrics.joined(program.plasticity(runs, state, tasks))
         if pending is not None:
             write(pending)
         pending = _Pending(log_point=log_point, metrics=metrics)
-        if log_point + 1 < num_logs and (session.stop.is_made or clock.is_due()):
+        if log_point < config.num_logs and (session.stop.is_made or clock.is_due()):
             pending.state = checkpoints.to_host(state)
         if session.stop.is_made and pending.state is not None:
             break
@@ -295,13 +301,14 @@ def _run_segments(
         live.close()
     if pending is not None and pending.state is not None:
         raise Stopped(
-            f"stopped after log point {pending.log_point + 1} of {num_logs}; everything is saved, continue with: "
+            f"stopped after log point {pending.log_point} of {config.num_logs}; everything is saved, continue with: "
             f"purejaxppo resume {session.out}"
         )
     final = checkpoints.to_host(state)
-    final = jax.tree.map(lambda x: x[: len(runs)], (final.params, final.observation_statistics, final.status))
+    final = jax.tree.map(lambda x: x[:num_runs], (final.params, final.observation_statistics, final.status))
     (session.out / store.POLICIES).mkdir(exist_ok=True)
-    save_policies(session.out / store.POLICIES / f"{chunk.name}.npz", [run.index for run in runs], *final)
+    places = [run.index for run in chunk.runs(session.groups)]
+    save_policies(session.out / store.POLICIES / f"{chunk.name}.npz", places, *final)
 
 
 class _CheckpointClock:

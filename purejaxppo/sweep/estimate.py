@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import jax
@@ -9,8 +10,8 @@ import jax
 from purejaxppo.errors import RunError
 from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
-from purejaxppo.sweep.plan import Group, Sweep, compile_order, make_groups
-from purejaxppo.sweep.program import GroupProgram, to_host
+from purejaxppo.sweep.plan import Group, Sweep, make_groups
+from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 
 
 def estimate(sweep: Sweep, memory: int | None = None) -> str:
@@ -21,32 +22,23 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
     """
     groups = make_groups(sweep)
     budget = available_memory(jax.local_devices()) if memory is None else memory
-    chunks, lines, total, program = lay_out(groups, budget), [], 0.0, None
-    for number in compile_order(groups):
-        group = groups[number]
+    chunks, lines, total = lay_out(groups, budget), [], 0.0
+    for number, group in enumerate(groups):
+        own = [chunk for chunk in chunks if chunk.group == number]
         begin = time.perf_counter()
-        width = next(c for c in chunks if c.group == number).width
-        program = (program and program.for_group(group, width)) or _fitting(group, width, budget)
-        num_chunks = -(-len(group.runs) // program.width)
-        hparams, keys = program.arguments(group.runs[: program.width])
-        state = program.init(hparams, keys)
-        compiling = time.perf_counter() - begin
-        state, _ = jax.block_until_ready(program.segment(hparams, state))
-        due = [group.config.is_plasticity_point(log) for log in range(group.config.num_logs)]
-        segment = 0.0
-        for is_plasticity_point in sorted(set(due)):
-            begin = time.perf_counter()
-            state, metrics = program.segment(hparams, state, is_plasticity_point)
-            to_host(metrics, program.width)
-            jax.block_until_ready(state)
-            segment += (time.perf_counter() - begin) * due.count(is_plasticity_point) / len(due)
-        del state
-        seconds = compiling + segment * group.config.num_logs * num_chunks
+        program = _fitting(group, own[0].width, budget)
+        compiling, points, seconds = time.perf_counter() - begin, 0.0, time.perf_counter() - begin
+        for _, same in itertools.groupby(own, key=lambda chunk: group.runs[chunk.first].config.num_epochs):
+            spans = list(same)
+            first, stop = spans[0].first, spans[-1].stop
+            num_chunks = -(-(stop - first) // program.width)
+            point = _seconds_of_log_point(program, program.arguments(group.runs[first : min(first + program.width, stop)]))
+            points, seconds = points + point, seconds + point * group.config.num_logs * num_chunks
         total += seconds / jax.process_count()
         lines.append(
-            f"  program {number + 1}: {num_chunks} chunk{'s' if num_chunks > 1 else ''} of {program.width} runs, "
+            f"  program {number + 1}: {len(own)} chunk{'s' if len(own) > 1 else ''} of {program.width} runs, "
             f"{format_memory(program.needed_memory)} a chunk, {format_memory(program.needed_memory / program.width)} a "
-            f"run; {format_seconds(compiling)} compiling, {segment:.2f} s a log point, {format_seconds(seconds)} in all"
+            f"run; {format_seconds(compiling)} compiling, {points:.2f} s a log point, {format_seconds(seconds)} in all"
         )
     free = "unknown" if budget is None else format_memory(budget)
     return "\n".join(
@@ -59,6 +51,24 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
     )
 
 
+def _seconds_of_log_point(program: GroupProgram, runs: Arguments) -> float:
+    """Seconds of a log point on average, of one chunk: measured with and without the plasticity loss."""
+    config = program.group.config
+    state, _ = jax.block_until_ready(program.segment(runs, program.init(runs)))
+    begin = time.perf_counter()
+    state, metrics = program.segment(runs, state)
+    to_host(metrics, program.width)
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - begin
+    if not config.measures_plasticity:
+        return seconds
+    tasks = jax.block_until_ready(program.tasks(runs))
+    begin = time.perf_counter()
+    to_host(program.plasticity(runs, state, tasks), program.width)
+    num_due = sum(config.is_plasticity_point(log) for log in range(1, config.num_logs + 1))
+    return seconds + (time.perf_counter() - begin) * num_due / config.num_logs
+
+
 def _fitting(group: Group, width: int, budget: int | None) -> GroupProgram:
     """The compiled program of a group as the sweep would choose it.
 
@@ -66,7 +76,7 @@ def _fitting(group: Group, width: int, budget: int | None) -> GroupProgram:
     """
     program = GroupProgram(group, width)
     try:
-        program.compile(*program.arguments(group.runs[:width]))
+        program.compile(program.arguments(group.runs[: min(width, group.spans[0][1])]))
         if budget is not None and program.needed_memory > budget and width > program.num_devices:
             return _fitting(group, program.narrower(budget), budget)
     except jax.errors.JaxRuntimeError as error:

@@ -12,9 +12,10 @@ import jax
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.ppo.train import init_run
 from purejaxppo.sweep.plan import Group
+from purejaxppo.training.plasticity import make_task
 
 _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
@@ -93,18 +94,20 @@ def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
     The batch (twice where an update follows the one before a log point: the diagnosis has its own), the rollout, the
-    state with its gradients; on a CPU the copy that a checkpoint is written from, elsewhere the activations of runs
-    diagnosed side by side.
+    state with its gradients, the plasticity task; on a CPU the copy that a checkpoint is written from, elsewhere the
+    activations of runs diagnosed side by side.
     """
     learner = make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: init_run(learner, key), key)
     _, rollout = jax.eval_shape(lambda state, key: collect(learner, state, key), state, key)
-    batch, _ = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
+    batch = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
     num_batches = 1 if group.config.updates_per_log == 1 else 2
-    size = num_batches * _bytes(batch) + _bytes(rollout) + 3 * _bytes(state)
+    size = num_batches * bytes_of(batch) + bytes_of(rollout) + 3 * bytes_of(state)
+    if group.config.measures_plasticity:
+        size += bytes_of(jax.eval_shape(lambda key: make_task(learner, key), key))
     if jax.default_backend() == "cpu":
-        size += _HOST_COPIES * _bytes(state)
+        size += _HOST_COPIES * bytes_of(state)
     else:
         size += 16 * 4 * group.config.batch_size * max(group.config.hidden_sizes)
     return int(1.2 * size)
@@ -136,5 +139,6 @@ def chunk_width(num_runs: int, bytes_per_run: int, budget: int | None, num_devic
     return -(-each // num_devices) * num_devices
 
 
-def _bytes(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
+    """Bytes of all arrays, or shapes, of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from purejaxppo.config import TrainConfig, coerce, field_names, unknown_name
+from purejaxppo.config import SELECTABLE, TrainConfig, coerce, field_names, unknown_name
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams
@@ -22,6 +22,10 @@ STATIC = field_names(TrainConfig)
 TRACED = field_names(HyperParams)
 TOP_LEVEL = ["name", "seeds", "preset", "config", "hparams", "axes", "points"]
 MAX_SEED = 2**32 - 1
+# One value of every field in which runs of one program may differ: configurations that agree in the others are equal.
+_ANY = {name: getattr(TrainConfig(), name) for name in SELECTABLE}
+# What earlier versions called the values of a field, which are in the directories of their sweeps.
+_FORMER_VALUES = {("normalize_observations", True): "running", ("normalize_observations", False): "off"}
 MAX_NAME = 200  # it names a folder, and file systems allow 255
 MAX_RUNS = 1_000_000  # more are a slip of the keyboard, and would fill the memory with the plan alone
 
@@ -58,17 +62,21 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a sweep: its place in the sweep, its point, its seed and its traced hyper-parameters."""
+    """One run of a sweep: its place in the sweep, its point, its seed, and what it is configured with."""
 
     index: int
     point: dict[str, Any]
     seed: int
+    config: TrainConfig
     hparams: HyperParams
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All runs that share a static configuration and therefore one program."""
+    """All runs that share a program: their configurations differ in fields of `SELECTABLE` at most.
+
+    config: that of the first run; what it says of sizes, steps and log points holds for all.
+    """
 
     config: TrainConfig
     runs: tuple[Run, ...]
@@ -77,6 +85,19 @@ class Group:
     def env_steps(self) -> int:
         """Environment steps of all runs together."""
         return len(self.runs) * self.config.num_updates * self.config.batch_size
+
+    @property
+    def alternatives(self) -> dict[str, tuple[Any, ...]]:
+        """The fields in which runs differ, with their values in the order of the runs."""
+        values = {name: tuple(dict.fromkeys(getattr(run.config, name) for run in self.runs)) for name in SELECTABLE}
+        return {name: found for name, found in values.items() if len(found) > 1}
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Runs of equal numbers of epochs, which lie next to each other, as (first, stop)."""
+        epochs = [run.config.num_epochs for run in self.runs]
+        starts = [i for i in range(len(epochs)) if i == 0 or epochs[i] != epochs[i - 1]]
+        return list(zip(starts, [*starts[1:], len(epochs)], strict=True))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -130,7 +151,13 @@ def build(cls: type, values: dict[str, Any], where: str) -> Any:
         if name in (TRACED if cls is TrainConfig else STATIC):
             raise ConfigError(f"{name} is in [{where}], but belongs in [{other}].")
         raise unknown_name(f"[{where}] field", name, list(hints))
-    return cls(**{name: coerce(name, value, hints[name]) for name, value in values.items()})
+    return cls(**{name: _coerce(name, value, hints[name]) for name, value in values.items()})
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, bool):
+        value = _FORMER_VALUES.get((name, value), value)
+    return coerce(name, value, hint)
 
 
 def parse_seeds(seeds: Any) -> tuple[int, ...]:
@@ -150,7 +177,7 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
 
 
 def make_groups(sweep: Sweep) -> list[Group]:
-    """Runs grouped by static configuration, every one of them validated.
+    """Runs grouped by the program they share, every one of them validated.
 
     Raises ConfigError naming the field, the value and what is allowed.
     """
@@ -162,46 +189,35 @@ def make_groups(sweep: Sweep) -> list[Group]:
         config = dataclasses.replace(sweep.config, **static).validate()
         check_options(config.env, brax_backend=config.brax_backend, max_episode_steps=config.max_episode_steps)
         hparams = validate_hyperparams(dataclasses.replace(sweep.hparams, **traced))
+        shared = dataclasses.replace(config, **_ANY)
         for seed in sweep.seeds:
-            run = Run(index=index, point=point, seed=seed, hparams=hparams)
-            groups.setdefault(config, []).append(run)
+            run = Run(index=index, point=point, seed=seed, config=config, hparams=hparams)
+            groups.setdefault(shared, []).append(run)
             index += 1
-    return [Group(config=config, runs=tuple(runs)) for config, runs in groups.items()]
-
-
-def without_epochs(config: TrainConfig) -> TrainConfig:
-    """What a compiled program depends on: everything static except the number of epochs."""
-    return dataclasses.replace(config, num_epochs=1)
-
-
-def compile_order(groups: list[Group]) -> list[int]:
-    """Numbers of the groups in their order, those that share a compiled program one after the other."""
-    first: dict[TrainConfig, int] = {}
-    for number, group in enumerate(groups):
-        first.setdefault(without_epochs(group.config), number)
-    return sorted(range(len(groups)), key=lambda number: first[without_epochs(groups[number].config)])
+    ordered = (sorted(runs, key=lambda run: run.config.num_epochs) for runs in groups.values())
+    return [Group(config=runs[0].config, runs=tuple(runs)) for runs in ordered]
 
 
 def describe(sweep: Sweep, groups: list[Group]) -> str:
     """The plan as a few lines of text, for `--dry-run` and the start of a sweep."""
-    num_compiled = len({(without_epochs(group.config), len(group.runs)) for group in groups})
     lines = [
         f"Sweep '{sweep.name}': {sweep.num_runs} runs = {len(sweep.points)} points x {len(sweep.seeds)} seeds, "
-        f"{len(groups)} program{'s' if len(groups) > 1 else ''} ({num_compiled} to compile), "
+        f"{len(groups)} program{'s' if len(groups) > 1 else ''}, "
         f"{sum(group.env_steps for group in groups):,} environment steps"
     ]
     for name in sweep.swept:
-        kind = "one program per value" if name in STATIC else "inside one program"
-        if name == "num_epochs":
-            kind = "one program per value, compiled once for all"
+        splits = name in STATIC and name not in SELECTABLE
+        kind = "one program per value" if splits else "inside one program"
         values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
         lines.append(f"  {name}: {', '.join(values)} ({kind})")
     for number, group in enumerate(groups, 1):
         config = group.config
+        epochs = ", ".join(str(value) for value in group.alternatives.get("num_epochs", (config.num_epochs,)))
+        selected = [name for name in group.alternatives if name != "num_epochs"]
         lines.append(
             f"  program {number}: {config.env}, {len(group.runs)} runs x {config.num_updates} updates of "
-            f"{config.num_envs} x {config.num_steps} steps, {config.num_epochs} epochs x {config.num_minibatches} "
-            f"minibatches, {config.num_logs} log points"
+            f"{config.num_envs} x {config.num_steps} steps, {epochs} epochs x {config.num_minibatches} "
+            f"minibatches, {config.num_logs} log points{', selects ' * bool(selected)}{', '.join(selected)}"
         )
     return "\n".join(lines)
 
@@ -274,4 +290,4 @@ def _coerce_swept(name: str, value: Any) -> Any:
     hints = get_type_hints(cls)
     if name not in hints:
         raise unknown_name("swept field", name, STATIC + TRACED)
-    return coerce(name, value, hints[name])
+    return _coerce(name, value, hints[name])

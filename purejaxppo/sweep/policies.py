@@ -48,7 +48,7 @@ class Policies:
 class Policy:
     """One trained policy as a function: `policy(obs, key=None) -> action`.
 
-    obs [..., *observation_shape], as the environment gives it (of a time-aware one with the share of time elapsed).
+    obs [..., *observation_shape], as the environment gives it (of a time-aware one with the elapsed time, -1 to 1).
     Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
     [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
 
@@ -77,7 +77,8 @@ def choose_action(
     learner: Learner, params: Params, statistics: ObservationStatistics | None, obs: Array, key: Array | None
 ) -> Array:
     """Actions of one run in the environment's units, at observations [..., *obs]: the mode, or a sample with a key."""
-    outputs = learner.networks.policy(params, learner.network_input(statistics, obs)).outputs
+    obs = learner.network_input(statistics, obs)
+    outputs = learner.networks.policy(params, obs).outputs
     distribution = learner.distribution
     action = distribution.mode(outputs) if key is None else distribution.sample(outputs, key)
     return distribution.to_environment(action)
@@ -123,12 +124,10 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
         raise ConfigError(
             f"run is {missing[0]}, but {out} does not hold its policy yet: it is saved when the run ends."
         )
-    loaded = []
-    for group in groups:
-        chosen = tuple(run for run in group.runs if run.index in wanted and run.index in place)
-        if chosen:
-            loaded.append(_stack(group.config, chosen, [place[run.index] for run in chosen]))
-    return loaded
+    alike: dict[TrainConfig, list[Run]] = {}
+    for run in (run for group in groups for run in group.runs if run.index in wanted and run.index in place):
+        alike.setdefault(run.config, []).append(run)
+    return [_stack(config, tuple(runs), [place[run.index] for run in runs]) for config, runs in alike.items()]
 
 
 def load_policy(out: str | Path, run: int) -> Policy:
@@ -158,7 +157,7 @@ def _stack(config: TrainConfig, runs: tuple[Run, ...], places: list[tuple[dict[s
     arrays = {name: np.stack([file[name][row] for file, row in places]) for name in names}
     params = {name.removeprefix(_PARAMS): x for name, x in arrays.items() if name.startswith(_PARAMS)}
     fields: dict[str, Any] = {name: arrays.get(f"observation_{name}") for name in _STATISTICS}
-    statistics = ObservationStatistics(**fields) if config.normalize_observations else None
+    statistics = None if config.normalize_observations == "off" else ObservationStatistics(**fields)
     status = np.array([file[_STATUS][row] if _STATUS in file else 0 for file, row in places], np.int32)
     return Policies(
         config=config, runs=runs, params=unflatten_dict(params, sep="/"), statistics=statistics, status=status

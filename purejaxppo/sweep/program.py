@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,17 +13,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from purejaxppo.blas import is_cpu
 from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.state import Array, RunState
-from purejaxppo.ppo.train import Trainer, make_trainer
-from purejaxppo.sweep.memory import needed_memory
-from purejaxppo.sweep.plan import Group, Run, without_epochs
+from purejaxppo.ppo.losses import COEFFICIENTS
+from purejaxppo.ppo.state import Array, Learner, RunState, make_learner
+from purejaxppo.sweep.memory import bytes_of, needed_memory
+from purejaxppo.sweep.plan import Group, Run
+from purejaxppo.training.plasticity import PlasticityTask, make_task
+from purejaxppo.training.train import trainer_of
 
 
-def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+def learner_of(group: Group) -> Learner:
+    """The static parts of a group's program: what its runs differ in is selected, what no run uses is left out.
+
+    On a CPU all runs of a call have the same number of epochs; elsewhere the loop has one length and runs are masked.
+    """
+    alternatives = group.alternatives
+    absent = {
+        term for term, name in COEFFICIENTS.items() if all(getattr(run.hparams, name) == 0 for run in group.runs)
+    }
+    epochs = max(run.config.num_epochs for run in group.runs)
+    return make_learner(
+        group.config,
+        alternatives=tuple(alternatives.items()),
+        absent=frozenset(absent),
+        max_epochs=None if is_cpu() else epochs,
+    )
 
 
 def runs_at_once(config: TrainConfig, state: RunState) -> int:
@@ -34,7 +51,7 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
     step's data have left the cache when the next needs them.
     """
     num_runs = state.status.shape[0]
-    if not _is_cpu():
+    if not is_cpu():
         return num_runs
     weights = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
     # Observations are [run, env, *obs]; both networks' hidden units.
@@ -55,11 +72,24 @@ def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
     return jax.lax.map(function, runs, batch_size=width if width > 1 else None)
 
 
-class GroupProgram:
-    """A group's compiled program for `width` runs at a time, vmapped and split over the local devices.
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What a program takes of the runs that it computes together, [S] each.
 
-    The number of epochs is one of its arguments, so that groups which differ in nothing else share one compilation.
-    Chunks with fewer runs are padded (the last run repeated), and the padding is dropped from every result.
+    choices: of each field in which runs of the group differ, which of its alternatives each run has.
+    """
+
+    hparams: HyperParams
+    keys: Array
+    choices: dict[str, Array]
+    num_epochs: np.ndarray
+
+
+class GroupProgram:
+    """A group's compiled programs for `width` runs at a time, vmapped and split over the local devices.
+
+    The number of epochs is an argument: on a CPU one number for all runs of a call, elsewhere one a run. Chunks with
+    fewer runs are padded (the last run repeated), and the padding is dropped from every result.
     """
 
     def __init__(self, group: Group, width: int | None = None, devices: list[Any] | None = None):
@@ -72,101 +102,131 @@ class GroupProgram:
         self.num_devices = len(devices)
         mesh = Mesh(np.asarray(devices), ("runs",))
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
-        trainer: Trainer = make_trainer(group.config)
+        self._learner = learner_of(group)
+        trainer, config = trainer_of(self._learner), group.config
+        self._is_epochs_shared = self._learner.max_epochs is None
 
-        runs, all_runs = PartitionSpec("runs"), PartitionSpec()
+        def split(function: Callable[..., Any], num_arguments: int, donate: int | None = None, shared: int = 0) -> Any:
+            """Over the devices; the last `shared` arguments are the same for all runs."""
+            arguments = [PartitionSpec("runs")] * (num_arguments - shared) + [PartitionSpec()] * shared
+            mapped = jax.shard_map(
+                function, mesh=mesh, in_specs=tuple(arguments), out_specs=PartitionSpec("runs"), check_vma=False
+            )
+            return jax.jit(mapped, donate_argnums=() if donate is None else donate)
 
-        def split(function: Callable[..., Any], arguments: tuple[PartitionSpec, ...], donate: tuple[int, ...]) -> Any:
-            mapped = jax.shard_map(function, mesh=mesh, in_specs=arguments, out_specs=runs, check_vma=False)
-            return jax.jit(mapped, donate_argnums=donate)
-
-        def segment(
-            hparams: HyperParams, state: RunState, is_plasticity_point: Array, num_epochs: Array
-        ) -> tuple[RunState, Metrics]:
-            num_runs, width, tasks = state.status.shape[0], runs_at_once(group.config, state), state.plasticity_task
-            is_looked_up = tasks is not None and width < num_runs
-            if is_looked_up:  # the loop over runs would copy all tasks, which are large and never change
-                state = dataclasses.replace(state, plasticity_task=None)
-
+        def segment(hparams: HyperParams, state: RunState, num_epochs: Array) -> tuple[RunState, Metrics]:
             def one(run: tuple[HyperParams, RunState, Array]) -> tuple[RunState, Metrics]:
+                return trainer.segment(*run[:2], num_epochs if self._is_epochs_shared else run[2])
+
+            each = jnp.zeros_like(state.status) if self._is_epochs_shared else num_epochs
+            state, metrics = map_runs(one, (hparams, state, each), runs_at_once(config, state))
+            status = Metrics(names=("status",), values=state.status.astype(jnp.float32)[:, None], spectra={})
+            return state, metrics.joined(status)
+
+        def plasticity(hparams: HyperParams, state: RunState, tasks: PlasticityTask) -> Metrics:
+            def one(run: tuple[HyperParams, RunState, Array]) -> Metrics:
                 hparams, state, index = run
-                look_up = (lambda number: jax.tree.map(lambda x: x[index, number], tasks)) if is_looked_up else None
-                return trainer.segment(hparams, state, is_plasticity_point, num_epochs, look_up)
+                return trainer.plasticity(hparams, state, jax.tree.map(lambda x: x[index], tasks))
 
-            state, metrics = map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
-            state = dataclasses.replace(state, plasticity_task=tasks)
-            return state, metrics.joined(Metrics.of({"status": state.status}))
+            num_runs, width = state.status.shape[0], runs_at_once(config, state)
+            if width == num_runs:
+                return jax.vmap(trainer.plasticity)(hparams, state, tasks)
+            return map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
 
-        def init(hparams: HyperParams, keys: Array) -> RunState:
-            # A few at a time as well: what the plasticity task is computed from is larger than all that is kept.
-            width = runs_at_once(group.config, jax.eval_shape(jax.vmap(trainer.init), hparams, keys))
-            return map_runs(lambda run: trainer.init(*run), (hparams, keys), width)
+        def init(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> RunState:
+            return jax.vmap(trainer.init)(hparams, keys, choices)
 
-        self._init = split(init, (runs, runs), donate=())
-        self._segment = split(segment, (runs, runs, all_runs, all_runs), donate=(1,))
-        self._compiled_init: Any = None
-        self._compiled: Any = None
+        def tasks(keys: Array, choices: dict[str, Array]) -> PlasticityTask:
+            make = partial(make_task, self._learner)
+            # On a CPU one at a time: what a task is computed from is larger than the task.
+            return jax.lax.map(lambda run: make(*run), (keys, choices)) if is_cpu() else jax.vmap(make)(keys, choices)
 
-    def for_group(self, group: Group, width: int) -> GroupProgram | None:
-        """This program for the runs of another group, compiled as it is; None where it would be another one."""
-        if width != self.width or without_epochs(group.config) != without_epochs(self.group.config):
-            return None
-        program = copy.copy(self)
-        program.group = group
-        return program
+        self._init = split(init, 3)
+        self._tasks = split(tasks, 2)
+        self._plasticity = split(plasticity, 3)
+        self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
+        self._compiled: dict[str, Any] = {}
 
-    def arguments(self, runs: Sequence[Run] | None = None) -> tuple[HyperParams, Array]:
-        """Hyper-parameters [width] and keys [width] of some runs (all by default), padded and on the devices."""
+    def arguments(self, runs: Sequence[Run] | None = None) -> Arguments:
+        """What the programs take of some runs (all by default), padded and on the devices."""
         runs = self.group.runs if runs is None else runs
         runs = [*runs, *[runs[-1]] * (self.width - len(runs))]
+        epochs = np.asarray([run.config.num_epochs for run in runs], np.int32)
+        if self._is_epochs_shared:
+            assert len(set(epochs.tolist())) == 1, "runs of one call have the same number of epochs on a CPU"
         hparams = jax.tree.map(lambda *values: np.asarray(values, np.float32), *[run.hparams for run in runs])
         keys = jax.vmap(jax.random.key)(np.asarray([run.seed for run in runs], np.uint32))
-        return jax.device_put((hparams, keys), self.sharding)
+        choices = {
+            name: np.asarray([values.index(getattr(run.config, name)) for run in runs], np.int32)
+            for name, values in self._learner.alternatives
+            if name != "num_epochs"
+        }
+        hparams, keys, choices = jax.device_put((hparams, keys, choices), self.sharding)
+        return Arguments(hparams=hparams, keys=keys, choices=choices, num_epochs=epochs)
 
-    def init(self, hparams: HyperParams, keys: Array) -> RunState:
+    def init(self, runs: Arguments) -> RunState:
         """Fresh states of all runs."""
-        if self._compiled_init is None:  # it runs once: what compiles fastest is best
-            options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-            self._compiled_init = self._init.lower(hparams, keys).compile(compiler_options=options if _is_cpu() else {})
-        return self._compiled_init(hparams, keys)
+        return self._compile_small("init", self._init, runs.hparams, runs.keys, runs.choices)(
+            runs.hparams, runs.keys, runs.choices
+        )
 
-    def shapes(self, hparams: HyperParams, keys: Array) -> RunState:
+    def tasks(self, runs: Arguments) -> PlasticityTask:
+        """The plasticity tasks of all runs, functions of their seeds."""
+        return self._compile_small("tasks", self._tasks, runs.keys, runs.choices)(runs.keys, runs.choices)
+
+    def _compile_small(self, name: str, function: Any, *arguments: Any) -> Any:
+        if name not in self._compiled:  # it runs once: what compiles fastest is best
+            options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+            lowered = function.lower(*arguments)
+            self._compiled[name] = lowered.compile(compiler_options=options if is_cpu() else {})
+        return self._compiled[name]
+
+    def shapes(self, runs: Arguments) -> RunState:
         """The states of all runs, as shapes and types."""
-        return jax.eval_shape(self._init, hparams, keys)
+        return jax.eval_shape(self._init, runs.hparams, runs.keys, runs.choices)
 
     def put(self, state: RunState) -> RunState:
         """A host state on the devices; in memory of its own, because the next segment consumes it."""
         return jax.device_put(state, self.sharding, may_alias=False)
 
-    def compile(self, hparams: HyperParams, keys: Array) -> None:
-        """Compile the segment ahead of time, so that progress can tell compiling from running."""
-        if self._compiled is None:
-            # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
-            options = {"xla_backend_optimization_level": 1} if _is_cpu() else {}
-            state = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), self.shapes(hparams, keys)
-            )
-            self._compiled = self._segment.lower(hparams, state, *self._scalars(False)).compile(
-                compiler_options=options
-            )
+    def compile(self, runs: Arguments) -> None:
+        """Compile segment and plasticity ahead of time, so that progress can tell compiling from running."""
+        if "segment" in self._compiled:
+            return
+        # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
+        options = {"xla_backend_optimization_level": 1} if is_cpu() else {}
+        state = self._on_devices(self.shapes(runs))
+        lowered = {"segment": self._segment.lower(runs.hparams, state, self._epochs(runs))}
+        if self.group.config.measures_plasticity:
+            tasks = self._on_devices(jax.eval_shape(self._tasks, runs.keys, runs.choices))
+            lowered["plasticity"] = self._plasticity.lower(runs.hparams, state, tasks)
+        self._compiled |= {name: program.compile(compiler_options=options) for name, program in lowered.items()}
+        self.needed_memory = max(needed_memory(self._compiled[name], self.num_devices) for name in lowered)
+        if "plasticity" in lowered:  # tasks stay on the devices while segments are computed
+            segment = needed_memory(self._compiled["segment"], self.num_devices)
+            self.needed_memory = max(self.needed_memory, segment + bytes_of(tasks))
 
-    @property
-    def needed_memory(self) -> int:
-        """Bytes that the compiled program takes on all its devices together."""
-        return needed_memory(self._compiled, self.num_devices)
+    def _on_devices(self, shapes: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)
 
     def narrower(self, budget: int) -> int:
         """The width that fits into `budget` bytes, by what the compiled program takes; a multiple of the devices."""
         return max(int(self.width * budget / self.needed_memory) // self.num_devices, 1) * self.num_devices
 
-    def segment(
-        self, hparams: HyperParams, state: RunState, is_plasticity_point: bool = False
-    ) -> tuple[RunState, Metrics]:
-        """All runs up to their next log point; returns before the devices are done. The old state is consumed."""
-        return (self._compiled or self._segment)(hparams, state, *self._scalars(is_plasticity_point))
+    def segment(self, runs: Arguments, state: RunState, *, is_learning: bool = True) -> tuple[RunState, Metrics]:
+        """All runs up to their next log point; returns before the devices are done. The old state is consumed.
 
-    def _scalars(self, is_plasticity_point: bool) -> tuple[np.bool_, np.int32]:
-        return np.bool_(is_plasticity_point), np.int32(self.group.config.num_epochs)
+        With `is_learning` false there are no epochs: what it measures from an initial state is log point 0.
+        """
+        epochs = self._epochs(runs)
+        return self._compiled["segment"](runs.hparams, state, epochs if is_learning else np.zeros_like(epochs))
+
+    def plasticity(self, runs: Arguments, state: RunState, tasks: PlasticityTask) -> Metrics:
+        """The plasticity losses of all runs as they are now."""
+        return self._compiled["plasticity"](runs.hparams, state, tasks)
+
+    def _epochs(self, runs: Arguments) -> np.ndarray:
+        return runs.num_epochs[0] if self._is_epochs_shared else runs.num_epochs
 
 
 def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:

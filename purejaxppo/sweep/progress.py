@@ -48,14 +48,14 @@ class Progress:
         )
 
     def skip(self, chunk: Chunk, num_logs: int) -> None:
-        """Log points of a chunk that were done before this process began."""
-        steps = num_logs * self._steps(chunk)
+        """Log points of a chunk, the one before training included, that were done before this process began."""
+        steps = max(num_logs - 1, 0) * self._steps(chunk)
         if not self._bar.disable:
             self._bar.initial += steps  # keeps them out of the rate
             self._bar.update(steps)
 
-    def advance(self, chunk: Chunk, metrics: dict[str, np.ndarray]) -> None:
-        """One more log point of a chunk is done."""
+    def advance(self, chunk: Chunk, log_point: int, metrics: dict[str, np.ndarray]) -> None:
+        """One more log point of a chunk is done; number 0 took no step of training."""
         returns = metrics["return_mean"]
         mean = f"{np.nanmean(returns):.1f}" if np.isfinite(returns).any() else "no episode yet"
         num_broken = int((metrics["status"] != 0).sum())
@@ -64,7 +64,7 @@ class Progress:
         self._bar.set_description_str(
             f" program {chunk.group + 1}/{len(self._groups)}, {runs}, return {mean}{broken}", refresh=False
         )
-        self._bar.update(self._steps(chunk))
+        self._bar.update(self._steps(chunk) if log_point > 0 else 0)
         if self._is_fresh:  # whoever waits for the first sign of life gets it at once
             self._bar.refresh()
         self._is_fresh = False

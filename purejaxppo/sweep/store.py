@@ -3,8 +3,8 @@
     sweep.json              the resolved sweep: `parse_sweep` of it gives the sweep back
     provenance.json         versions, device, flags, commit, command, times
     layout.json             the chunks: which runs are computed together; and the memory they were laid out for
-    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, written as they come
-    checkpoints/CHUNK/00012.npz  complete state of a chunk after 12 log points (checkpoints.py)
+    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come
+    checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
 
@@ -141,7 +141,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def write_layout(out: Path, chunks: Sequence[Chunk], budget: int | None) -> None:
     """Keep which runs are computed together, and how many bytes a program may take; resumed, it does the same."""
-    write_json(out / LAYOUT, {"memory": budget, "chunks": [dataclasses.asdict(chunk) for chunk in chunks]})
+    layout = {"memory": budget, "first_log_point": 0, "chunks": [dataclasses.asdict(chunk) for chunk in chunks]}
+    write_json(out / LAYOUT, layout)
 
 
 def read_layout(out: Path) -> list[Chunk] | None:
@@ -215,7 +216,7 @@ def finish(out: Path) -> xr.Dataset:
     """
     groups = make_groups(read_sweep(out))
     for chunk in read_layout(out) or []:
-        found, expected = _num_parts(out, chunk), groups[chunk.group].config.num_logs
+        found, expected = _num_parts(out, chunk), 1 + groups[chunk.group].config.num_logs
         if found != expected:
             raise RunError(
                 f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
@@ -256,6 +257,8 @@ def assemble(out: Path) -> xr.Dataset:
     sweep = read_sweep(out)
     attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
     groups, chunks = make_groups(sweep), read_layout(out) or []
+    if chunks and "first_log_point" not in read_json(out / LAYOUT):
+        raise ConfigError(f"directory {out} was begun by an earlier version and is not finished; finish it with that.")
     results = []
     for number, group in enumerate(groups):
         alike: dict[Any, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}
@@ -322,7 +325,7 @@ def _group_result(
     first = parts[0][1]
     return GroupResult(
         metrics={name: np.concatenate([metrics[name] for _, metrics in parts]) for name in first if name != "status"},
-        env_steps=(1 + np.arange(first["status"].shape[1])) * group.config.steps_per_log,
+        env_steps=np.arange(first["status"].shape[1]) * group.config.steps_per_log,
         seeds=np.asarray([run.seed for run in runs]),
         swept={name: [run.point[name] for run in runs] for name in sweep.swept},
         status=np.concatenate([metrics["status"][:, -1].astype(np.int32) for _, metrics in parts]),

@@ -1,0 +1,118 @@
+"""What is done with gradients: who owns which weights, clipping, Adam and its reset, the learning rate's schedule.
+
+Weights, gradients and moments are one flat vector a network: an elementwise optimiser does not mind, and XLA gets a few
+kernels, not dozens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.networks import Params
+from purejaxppo.ppo.state import Array, Learner, RunState
+
+Weights = dict[str, Array]
+"""Of each network its weights (or their gradient, or Adam's step) as one vector [P]."""
+
+
+def owners(learner: Learner, params: Params) -> dict[str, tuple[str, Array | None]]:
+    """Optimisers by name: the network that each steps, and which of its weights it owns (a mask [P]; None: all).
+
+    One for each network. With `trunk_optimizers = "two"` policy and critic have one each that owns the shared trunk and
+    its head, as in the paper's reference implementation.
+    """
+    if "shared" not in params or learner.config.trunk_optimizers == "one":
+        return {name: (name, None) for name in params}
+
+    def all_but(head: str) -> Array:
+        layers = params["shared"].items()
+        marked = {name: jax.tree.map(lambda x, own=name != head: jnp.full(x.shape, own), x) for name, x in layers}
+        return ravel_pytree(marked)[0].astype(bool)
+
+    # A scale that does not depend on the state ("log_scale") is the policy's.
+    critic = all_but("policy_head")
+    if "log_scale" in params["shared"]:
+        critic &= all_but("log_scale")
+    return {"policy": ("shared", all_but("critic_head")), "critic": ("shared", critic)}
+
+
+def init_optimizers(learner: Learner, params: Params) -> dict[str, optax.OptState]:
+    """Adam's zero moments of every optimiser, flat [P] (they do not depend on its hyper-parameters)."""
+    weights = {name: ravel_pytree(network)[0] for name, network in params.items()}
+    return {name: init_adam(weights[network]) for name, (network, _) in owners(learner, params).items()}
+
+
+def init_adam(weights: Array) -> optax.OptState:
+    """Adam's zero moments for weights [P]."""
+    return optax.scale_by_adam().init(weights)
+
+
+def adam_direction(hparams: HyperParams, gradient: Array, moments: optax.OptState) -> tuple[Array, optax.OptState]:
+    """Adam's direction [P], to be descended along, and its moments after this gradient [P]."""
+    # eps_root is far below float32's resolution next to eps: it changes no step, but keeps the derivative of the square
+    # root finite where a weight never had a gradient, so that training itself can be differentiated.
+    adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps, eps_root=1e-30)
+    direction, moments = adam.update(gradient, moments)
+    return jnp.asarray(direction), moments
+
+
+def clip_scale(hparams: HyperParams, norm: Array) -> Array:
+    """What a gradient of this global norm is multiplied by, so that its norm is at most `max_grad_norm`."""
+    return jnp.minimum(1.0, hparams.max_grad_norm / (norm + 1e-6))
+
+
+def step_weights(
+    learner: Learner,
+    hparams: HyperParams,
+    rate: Array,
+    unravel: Callable[[Weights], Params],
+    weights: Weights,
+    gradients: Weights,
+    optimizer: dict[str, optax.OptState],
+) -> tuple[Weights, dict[str, optax.OptState], dict[str, Array]]:
+    """One step of every optimiser: first all clip, each what it owns, then all step, each what it owns; norms before.
+
+    With two owners of a trunk its gradient is clipped twice and it moves twice, by the same gradient: the reference
+    implementation clips in place and steps one optimiser after the other.
+    """
+    gradients, weights, optimizer, norms = dict(gradients), dict(weights), dict(optimizer), {}
+    every = owners(learner, unravel(weights))
+    for name, (network, mask) in every.items():
+        gradient = gradients[network]
+        norms[name] = jnp.linalg.norm(owned(gradient, mask))
+        clipped = gradient * clip_scale(hparams, norms[name])
+        gradients[network] = clipped if mask is None else jnp.where(mask, clipped, gradient)
+    for name, (network, mask) in every.items():
+        direction, optimizer[name] = adam_direction(hparams, owned(gradients[network], mask), optimizer[name])
+        weights[network] = weights[network] - rate * direction
+    return weights, optimizer, norms
+
+
+def owned(vector: Array, mask: Array | None) -> Array:
+    """The vector [P] with zeros in place of what is not owned."""
+    return vector if mask is None else jnp.where(mask, vector, 0.0)
+
+
+def start_update(learner: Learner, state: RunState) -> dict[str, optax.OptState]:
+    """Adam's moments at the start of an update phase: as they are, or zero with `reset_optimizer`."""
+
+    def moments(is_reset: bool) -> dict[str, optax.OptState]:
+        return jax.tree.map(jnp.zeros_like, state.optimizer) if is_reset else state.optimizer
+
+    return learner.choose(state.choices, "reset_optimizer", moments)
+
+
+def scheduled_learning_rate(learner: Learner, hparams: HyperParams, state: RunState) -> Array:
+    """The learning rate of an update: constant, or falling linearly from its start to 0 after the last update."""
+    rate = jnp.asarray(hparams.learning_rate, jnp.float32)
+
+    def of(schedule: str) -> Array:
+        return rate if schedule == "constant" else rate * (1.0 - state.update / learner.config.num_updates)
+
+    return learner.choose(state.choices, "lr_schedule", of)

@@ -1,0 +1,116 @@
+"""Plasticity (capacity) loss: how well networks, as they are now, can still be fitted to something new.
+
+A run's task is fixed: observations of the initial policy, and outputs of randomly initialised networks of the same
+class as targets. At a measurement copies of the run's networks are fitted to it by a fresh optimiser with the run's
+hyper-parameters; the loss on the last minibatch is reported. A network that has lost its plasticity ends higher than a
+fresh one does (Lyle et al. 2022, arXiv 2204.09560; Moalla et al. 2024, arXiv 2405.00662).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.metrics import Metrics
+from purejaxppo.networks import Params
+from purejaxppo.ppo.interventions.optimizers import adam_direction, clip_scale, init_adam
+from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.start import init_run
+from purejaxppo.ppo.state import Array, Learner, RunState
+from purejaxppo.ppo.update import flattened, shuffled_indices
+
+HEADS = ("policy", "critic")
+
+
+@struct.dataclass(kw_only=True)
+class PlasticityTask:
+    """Observations [K, *obs], shuffled and in their own dtype, and what networks are to say to them [K, ...].
+
+    A function of the run's seed, so in neither its state nor its checkpoints: whoever measures makes it once.
+    """
+
+    obs: Array
+    policy_outputs: Array
+    value: Array
+
+
+def make_task(learner: Learner, key: Array, choices: dict[str, Array] | None = None) -> PlasticityTask:
+    """The task of the run that begins with this key: as many of its initial policy's observations as fill minibatches.
+
+    The target networks see them normalised as the initial networks do; with running statistics, which know nothing at
+    the start, by the statistics of these observations. Targets never change.
+    """
+    config, state = learner.config, init_run(learner, key, choices)
+    key_rollout, key_order, key_target = jax.random.split(jax.random.split(key, 4)[3], 3)
+
+    def rollout(state: RunState, key: Array) -> tuple[RunState, Array]:
+        state, data = collect(learner, state, key)
+        return state, data.obs
+
+    _, obs = jax.lax.scan(rollout, state, jax.random.split(key_rollout, config.num_plasticity_rollouts))
+    obs = obs.reshape(-1, *learner.env.observation_shape)
+    if config.normalize_observations == "running":
+        assert state.observation_statistics is not None
+        seen = learner.updated_statistics(state.observation_statistics, obs)
+        state = dataclasses.replace(state, observation_statistics=seen)
+    size = config.num_plasticity_minibatches * config.minibatch_size
+    obs = obs[shuffled_indices(key_order, obs.shape[0])[:size]]
+    target = dataclasses.replace(state, params=learner.networks.init(key_target))
+    policy, critic = learner.both(target, obs)
+    return PlasticityTask(obs=obs, policy_outputs=policy.outputs, value=critic.outputs[..., 0])
+
+
+def plasticity_losses(learner: Learner, hparams: HyperParams, state: RunState, task: PlasticityTask) -> Array:
+    """Losses [E * M, 2] of policy, mean KL(target || output), and critic, mean (V_target - V)^2, before each step.
+
+    Each head is fitted on its own; with a shared trunk both start from a copy of it. M minibatches in each of
+    `num_plasticity_epochs` E passes, always the same. Observations are normalised as the networks are by now.
+    """
+    params = state.params
+    copies = {head: params["shared"] if "shared" in params else params[head] for head in HEADS}
+    name = "shared" if "shared" in params else None
+    weights, unravel = flattened(copies)
+
+    def loss(weights: dict[str, Array], batch: PlasticityTask) -> tuple[Array, Array]:
+        def of(head: str) -> RunState:
+            network: Params = {name or head: unravel({**weights})[head]}
+            return dataclasses.replace(state, params=network)
+
+        kl = learner.distribution.kl(batch.policy_outputs, learner.policy(of("policy"), batch.obs).outputs)
+        error = learner.critic(of("critic"), batch.obs).outputs[..., 0] - batch.value
+        each = jnp.stack([kl.mean(), jnp.square(error).mean()])
+        return each.sum(), each  # no weight is in both, so the gradient of the sum is both gradients
+
+    def step(carry: tuple[dict, dict], indices: Array) -> tuple[tuple[dict, dict], Array]:
+        weights, moments = dict(carry[0]), dict(carry[1])
+        batch = jax.tree.map(lambda x: x[indices], task)
+        gradients, losses = jax.grad(loss, has_aux=True)(weights, batch)
+        for head, gradient in gradients.items():
+            gradient = gradient * clip_scale(hparams, jnp.linalg.norm(gradient))
+            direction, moments[head] = adam_direction(hparams, gradient, moments[head])
+            weights[head] = weights[head] - hparams.learning_rate * direction
+        return (weights, moments), losses
+
+    moments = {head: init_adam(weights[head]) for head in HEADS}
+    return jax.lax.scan(step, (weights, moments), _minibatches(learner))[1]
+
+
+def _minibatches(learner: Learner) -> Array:
+    """Indices [E * M, B] into a task, which is shuffled already: the first pass goes straight."""
+    config = learner.config
+    size = config.num_plasticity_minibatches * config.minibatch_size
+    passes = [shuffled_indices(jax.random.key(epoch), size) for epoch in range(1, config.num_plasticity_epochs)]
+    return jnp.concatenate([jnp.arange(size), *passes]).reshape(-1, config.minibatch_size)
+
+
+def measure(learner: Learner, hparams: HyperParams, state: RunState, task: PlasticityTask) -> Metrics:
+    """The plasticity losses of a run as metrics; NaN for one that has diverged."""
+    losses = plasticity_losses(learner, *jax.lax.stop_gradient((hparams, state, task)))
+    losses = jnp.where(state.status == 0, losses, jnp.nan)
+    last = {f"{head}_plasticity_loss": losses[-1, i] for i, head in enumerate(HEADS)}
+    curves = {f"{head}_plasticity_curve": losses[:, i] for i, head in enumerate(HEADS)}
+    return Metrics.of(last | (curves if learner.config.plasticity_curve else {}))

@@ -1,0 +1,168 @@
+"""PPO with PFO and representation diagnostics, as one reads it in the paper; one run, pure, to be vmapped and jitted.
+
+    log point 0: the initial networks are diagnosed, on rollouts from which nothing is learned
+    for each log point:
+        for each update:                                                   (iterate)
+            collect a rollout with pi_old                                  (rollout.collect)
+            values, old log-probabilities, phi_old, advantages             (rollout.prepare_batch)
+            epochs of shuffled minibatches: PPO-Clip + value + PFO          (update.update_networks)
+        diagnose the last update: networks before against after it, on its whole rollout
+
+The cadence is a nested scan, not a condition: under vmap both branches of a condition would always run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.flatten_util import ravel_pytree
+
+from purejaxppo import blas
+from purejaxppo.config import TrainConfig
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.metrics import Metrics
+from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.start import init_run
+from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
+from purejaxppo.ppo.update import nothing_like, update_networks
+from purejaxppo.training import plasticity
+from purejaxppo.training.diagnosis import diagnose_update
+
+
+class Trainer(NamedTuple):
+    """A run as three pure functions, for host loops that show progress and write to disk.
+
+    `init(hparams, key)` is the state before training. `segment(hparams, state)` goes on to the next log point;
+    `config.num_logs` of them make a run. With `num_epochs=0` nothing is learned: what it measures from the initial
+    state is log point 0, and its state is thrown away. Another `num_epochs` stands for the configuration's, so that one
+    compiled program serves several. `plasticity(hparams, state, task)` measures the plasticity loss, for whoever owns
+    its cadence; `config.is_plasticity_point` tells it, `plasticity.make_task` makes the task.
+    """
+
+    init: Callable[..., RunState]
+    segment: Callable[..., tuple[RunState, Metrics]]
+    plasticity: Callable[[HyperParams, RunState, plasticity.PlasticityTask], Metrics]
+
+
+@struct.dataclass(kw_only=True)
+class TrainResult:
+    """End of a run: its last state, and metrics by name, [1 + L] each (spectra [1 + L, D]), log point 0 first."""
+
+    state: RunState
+    metrics: Metrics
+
+
+@struct.dataclass(kw_only=True)
+class Iteration:
+    """What one iteration leaves for the diagnosis: the state it began with, its batch, its minibatches' metrics."""
+
+    before: RunState
+    batch: Batch
+    minibatches: Metrics
+
+
+def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResult]:
+    """A whole run as one pure function of (hparams, key): jit, vmap and grad it as you like.
+
+    Raises ConfigError for an impossible configuration, before anything is compiled.
+    """
+    learner = make_learner(config)
+    trainer = trainer_of(learner)
+
+    def train(hparams: HyperParams, key: Array) -> TrainResult:
+        state = trainer.init(hparams, key)
+        task = plasticity.make_task(learner, key) if config.measures_plasticity else None
+
+        def with_plasticity(state: RunState, metrics: Metrics, is_due: Array | bool) -> Metrics:
+            if task is None:
+                return metrics
+            measure = partial(trainer.plasticity, hparams, state, task)
+            return metrics.joined(jax.lax.cond(is_due, measure, lambda: nothing_like(measure)))
+
+        def log_point(state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
+            state, metrics = trainer.segment(hparams, state)
+            return state, with_plasticity(state, metrics, is_plasticity_point)
+
+        initial = with_plasticity(state, trainer.segment(hparams, state, num_epochs=0)[1], True)
+        due = jnp.asarray([config.is_plasticity_point(log) for log in range(1, config.num_logs + 1)])
+        state, metrics = jax.lax.scan(log_point, state, due)
+        metrics = jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), initial, metrics)
+        return TrainResult(state=state, metrics=metrics)
+
+    return train
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    """The same run in segments. Raises ConfigError for an impossible configuration, before anything is compiled."""
+    return trainer_of(make_learner(config))
+
+
+def trainer_of(learner: Learner) -> Trainer:
+    """The functions of a run whose static parts are `learner`."""
+    return Trainer(
+        init=lambda hparams, key, choices=None: init_run(learner, key, choices),
+        segment=partial(segment, learner),
+        plasticity=partial(plasticity.measure, learner),
+    )
+
+
+def segment(
+    learner: Learner, hparams: HyperParams, state: RunState, num_epochs: Array | int | None = None
+) -> tuple[RunState, Metrics]:
+    """All updates up to the next log point, and the metrics there. A run that diverges is frozen before it did."""
+    num_epochs = learner.config.num_epochs if num_epochs is None else num_epochs
+    once = jax.jit(partial(iterate, learner, hparams, num_epochs))  # traced once, for its shapes and for the scan
+
+    def step(carry: tuple[RunState, Iteration], is_last: Array) -> tuple[tuple[RunState, Iteration], None]:
+        return once(carry[0], is_last), None
+
+    start = replace(state, episodes=state.episodes.reset_interval())
+    is_last = jnp.arange(learner.config.updates_per_log) == learner.config.updates_per_log - 1
+    nothing = nothing_like(lambda: once(start, is_last[0])[1])
+    (after, last), _ = jax.lax.scan(step, (start, nothing), is_last)
+    metrics = Metrics.of(after.episodes.metrics()).joined(last.minibatches)
+    if learner.config.diagnostics:
+        # On a CPU run after run: matrices of one run stay in the cache, those of all runs do not.
+        diagnose = blas.one_at_a_time(partial(diagnose_update, learner))
+        metrics = metrics.joined(diagnose(*jax.lax.stop_gradient((hparams, last.before, after, last.batch))))
+    return freeze_if_diverged(learner, state, after, metrics, num_epochs)
+
+
+def iterate(
+    learner: Learner, hparams: HyperParams, num_epochs: Array | int, state: RunState, is_measured: Array
+) -> tuple[RunState, Iteration]:
+    """One iteration of PPO: collect, values and advantages, epochs."""
+    key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
+    after, rollout = collect(learner, state, key_collect)
+    batch = prepare_batch(learner, hparams, state, rollout)
+    after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)
+    if learner.config.normalize_observations == "running":  # fixed within an update, so that phi_old stays phi_old
+        assert after.observation_statistics is not None
+        seen = learner.updated_statistics(after.observation_statistics, batch.obs)
+        after = replace(after, observation_statistics=seen)
+    before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
+    return replace(after, update=after.update + 1), Iteration(before=before, batch=batch, minibatches=minibatches)
+
+
+def freeze_if_diverged(
+    learner: Learner, start: RunState, state: RunState, metrics: Metrics, num_epochs: Array | int
+) -> tuple[RunState, Metrics]:
+    """Keep a run whose parameters or losses are no longer finite at its last good log point, and mark it.
+
+    Its status becomes the log point at which it broke; from there on its metrics are NaN.
+    """
+    weights, _ = ravel_pytree(state.params)
+    is_learning = jnp.asarray(num_epochs) > 0  # else there are no losses
+    losses = jnp.where(is_learning, metrics["policy_loss"] + metrics["value_loss"], 0.0)
+    is_finite = jnp.isfinite(weights).all() & jnp.isfinite(losses)
+    is_healthy = is_finite & (start.status == 0)
+    log_point = state.update // learner.config.updates_per_log
+    status = jnp.where(start.status == 0, jnp.where(is_finite, 0, log_point), start.status)
+    kept = jax.tree.map(lambda new, old: jnp.where(is_healthy, new, old), state, start)
+    return replace(kept, status=status), jax.tree.map(lambda x: jnp.where(is_healthy, x, jnp.nan), metrics)
