@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
-    from purejaxppo.training.train import TrainResult, make_train, make_trainer
     from purejaxppo.presets import preset
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.plan import Sweep
     from purejaxppo.sweep.policies import load_policy
     from purejaxppo.sweep.store import load_results
+    from purejaxppo.training.train import TrainResult, make_train, make_trainer
 
 _HOME = {
     "ConfigError": "errors",

@@ -36,8 +36,8 @@ SELECTABLE = (
     "kl_stop",
     "num_epochs",
 )
-"""Fields in which the runs of one program may differ: each only selects between elementwise operations, so a program
-whose runs differ computes every alternative and selects. Where all runs agree, the program has that alternative alone."""
+"""Fields in which the runs of one program may differ. Each only selects between elementwise operations: a program whose
+runs differ computes every alternative and selects; where all runs agree, it has that alternative alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,6 @@ Array = jax.Array
 
 _SUFFIXES = ("_before", "")  # of a metric's name, by time
 _KINDS = {"": "feature", "preactivation_": "preactivation"}  # infix of spectral measures, which features have none of
-_OUTPUTS = ("entropy", "moments", "value")  # of a snapshot
 _FIELD_OF = {"rank": "approximate_rank"}  # the headline rank of the paper is the one called just "rank"
 
 
@@ -87,8 +86,10 @@ def diagnose(
     if names == ["policy"]:
         metrics |= {"critic" + name.removeprefix("policy"): x for name, x in metrics.items()}
     metrics |= _weights(after.weights) | _trust_region(log_ratio, kl, clip_eps)
-    pairs = [jnp.stack(pair) for pair in ((getattr(before, x), getattr(after, x)) for x in _OUTPUTS)]
-    outputs = jax.vmap(lambda *of_moment: _outputs(*of_moment, target))(*pairs)
+    entropy, moments, value = (
+        jnp.stack([getattr(x, name) for x in (before, after)]) for name in ("entropy", "moments", "value")
+    )
+    outputs = jax.vmap(_outputs, (0, 0, 0, None))(entropy, moments, value, target)
     return metrics | {f"{name}{suffix}": x[i] for name, x in outputs.items() for i, suffix in enumerate(_SUFFIXES)}
 
 
@@ -132,7 +133,9 @@ def _drift(network: Representation) -> dict[str, Array]:
         "all_preactivations": joint_drift(before.preactivations, after.preactivations),
     }
     return {
-        f"{subject}_{field}": x for subject, xs in moved.items() for field, x in zip(("drift", "cosine"), xs, strict=True)
+        f"{subject}_{field}": x
+        for subject, xs in moved.items()
+        for field, x in zip(("drift", "cosine"), xs, strict=True)
     }
 
 

@@ -81,14 +81,16 @@ class StickyState:
 
 
 class StickyActions(Environment):
-    """With some probability carry out the previous action in place of the new one (Machado et al. 2018, arXiv 1709.06009).
+    """With some probability carry out the previous action, not the new one (Machado et al. 2018, arXiv 1709.06009).
 
     Raises ConfigError (field `sticky_actions`) for an environment without discrete actions.
     """
 
     def __init__(self, env: Environment, probability: float):
         if not isinstance(env.action_space, Discrete):
-            raise ConfigError(f"sticky_actions is {probability}, but must be 0 for {env.name}: its actions are continuous.")
+            raise ConfigError(
+                f"sticky_actions is {probability}, but must be 0 for {env.name}: its actions are continuous."
+            )
         self._env, self._probability = env, probability
         self.name = env.name
         self.observation_shape = env.observation_shape

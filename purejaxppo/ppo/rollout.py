@@ -26,7 +26,8 @@ class Rollout:
     terminated: Array
     truncated: Array
     last_obs: Array
-    """True last observations [K + 1, N, *obs]: where a time limit cut an episode off, in order, then of the last step."""
+    """True last observations [K + 1, N, *obs]: of an environment's episodes that a time limit cut off, in order, then of
+    the last step."""
 
 
 def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Rollout]:
@@ -48,15 +49,21 @@ def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Ro
         is_here = jnp.concatenate([is_here, jnp.ones_like(truncated)[None]])
         is_here = is_here.reshape(*is_here.shape, *[1] * (last_obs.ndim - 2))
         last_obs = jnp.where(is_here, transition.final_obs[None], last_obs)
-        experience = {"obs": state.obs, "action": action, "reward": reward}
-        experience |= {"terminated": terminated, "truncated": truncated}
+        experience = Rollout(
+            obs=state.obs,
+            action=action,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            last_obs=jnp.zeros(()),  # has no time axis, so it is carried
+        )
         episodes = state.episodes.update(transition.reward, reward, done)
         state = dataclasses.replace(state, env_state=transition.state, obs=transition.obs, episodes=episodes)
         return (state, last_obs, cuts + truncated), experience
 
     carry = state, last_obs, jnp.zeros(config.num_envs, jnp.int32)
     (state, last_obs, _), experience = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
-    return state, Rollout(**experience, last_obs=last_obs)
+    return state, dataclasses.replace(experience, last_obs=last_obs)
 
 
 def max_cuts(learner: Learner) -> int:

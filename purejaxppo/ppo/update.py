@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from purejaxppo.ppo.interventions.objectives import policy_loss
 from purejaxppo.ppo.interventions.optimizers import Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
+T = TypeVar("T")
 Unravel = Callable[[Weights], Params]
 # Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
 CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
@@ -50,7 +52,7 @@ def update_networks(
             rows = _rows(batch, indices)  # again, so that outside of this condition only what the loss reads is copied
             return minibatch_metrics(learner, hparams, rate, unravel, state, after, norms, rows, key)
 
-        # The same for all runs, so that vmap keeps it a condition. Reductions over the weights cost as much as the step.
+        # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
         metrics = jax.lax.cond(is_corner & is_measured, measure, lambda: nothing_like(measure))
         return after, (metrics, None if after.kl_control is None else after.kl_control.kl)
 
@@ -163,7 +165,9 @@ def minibatch_metrics(
         "minibatch_entropy": -terms["entropy_loss"][1],
     }
     for owner, (name, mask) in optimizers.owners(learner, nested.params).items():
-        step, weights = (optimizers.owned(x, mask) for x in (after.params[name] - before.params[name], after.params[name]))
+        step, weights = (
+            optimizers.owned(x, mask) for x in (after.params[name] - before.params[name], after.params[name])
+        )
         for network in ("policy", "critic") if owner == "shared" else (owner,):
             metrics |= {
                 f"{network}_gradient_norm": norms[owner],
@@ -210,7 +214,7 @@ def _repeat_epochs(
     return jax.lax.fori_loop(0, bound, next_epoch, (state, nothing, nothing))
 
 
-def nothing_like(function: Callable[[], Metrics | tuple]) -> Metrics | tuple:
+def nothing_like(function: Callable[[], T]) -> T:
     """NaN (0 for what is no float) in place of what `function` would give, without computing it."""
 
     def nothing(x: jax.ShapeDtypeStruct) -> Array:

@@ -32,7 +32,9 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
             spans = list(same)
             first, stop = spans[0].first, spans[-1].stop
             num_chunks = -(-(stop - first) // program.width)
-            point = _seconds_of_log_point(program, program.arguments(group.runs[first : min(first + program.width, stop)]))
+            point = _seconds_of_log_point(
+                program, program.arguments(group.runs[first : min(first + program.width, stop)])
+            )
             points, seconds = points + point, seconds + point * group.config.num_logs * num_chunks
         total += seconds / jax.process_count()
         lines.append(

@@ -31,9 +31,7 @@ def learner_of(group: Group) -> Learner:
     On a CPU all runs of a call have the same number of epochs; elsewhere the loop has one length and runs are masked.
     """
     alternatives = group.alternatives
-    absent = {
-        term for term, name in COEFFICIENTS.items() if all(getattr(run.hparams, name) == 0 for run in group.runs)
-    }
+    absent = {term for term, name in COEFFICIENTS.items() if all(getattr(run.hparams, name) == 0 for run in group.runs)}
     epochs = max(run.config.num_epochs for run in group.runs)
     return make_learner(
         group.config,

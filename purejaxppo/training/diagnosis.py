@@ -15,9 +15,7 @@ from purejaxppo.networks import NetworkOutput, layer_weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 
-def diagnose_update(
-    learner: Learner, hparams: HyperParams, before: RunState, after: RunState, batch: Batch
-) -> Metrics:
+def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, after: RunState, batch: Batch) -> Metrics:
     """Representation and trust region: the networks before and after an update, on its whole rollout."""
     distribution = learner.distribution
     keys = jax.random.split(jax.random.fold_in(after.key, -1 - after.update))
@@ -43,9 +41,7 @@ def diagnose_update(
     return Metrics.of(metrics)
 
 
-def snapshot(
-    learner: Learner, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput], key: Array
-) -> Snapshot:
+def snapshot(learner: Learner, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput], key: Array) -> Snapshot:
     """Policy and critic of a run as the diagnostics see them, from their outputs; the key serves a sampled entropy."""
     names = ("policy",) if learner.config.share_trunk else ("policy", "critic")
     policy, critic = outputs

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.flatten_util import ravel_pytree
 
 from purejaxppo import blas
 from purejaxppo.config import TrainConfig
@@ -33,6 +32,7 @@ from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
 from purejaxppo.ppo.update import nothing_like, update_networks
 from purejaxppo.training import plasticity
 from purejaxppo.training.diagnosis import diagnose_update
+from purejaxppo.training.freeze import freeze_if_diverged
 
 
 class Trainer(NamedTuple):
@@ -148,21 +148,3 @@ def iterate(
         after = replace(after, observation_statistics=seen)
     before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
     return replace(after, update=after.update + 1), Iteration(before=before, batch=batch, minibatches=minibatches)
-
-
-def freeze_if_diverged(
-    learner: Learner, start: RunState, state: RunState, metrics: Metrics, num_epochs: Array | int
-) -> tuple[RunState, Metrics]:
-    """Keep a run whose parameters or losses are no longer finite at its last good log point, and mark it.
-
-    Its status becomes the log point at which it broke; from there on its metrics are NaN.
-    """
-    weights, _ = ravel_pytree(state.params)
-    is_learning = jnp.asarray(num_epochs) > 0  # else there are no losses
-    losses = jnp.where(is_learning, metrics["policy_loss"] + metrics["value_loss"], 0.0)
-    is_finite = jnp.isfinite(weights).all() & jnp.isfinite(losses)
-    is_healthy = is_finite & (start.status == 0)
-    log_point = state.update // learner.config.updates_per_log
-    status = jnp.where(start.status == 0, jnp.where(is_finite, 0, log_point), start.status)
-    kept = jax.tree.map(lambda new, old: jnp.where(is_healthy, new, old), state, start)
-    return replace(kept, status=status), jax.tree.map(lambda x: jnp.where(is_healthy, x, jnp.nan), metrics)

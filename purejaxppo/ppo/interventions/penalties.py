@@ -25,7 +25,11 @@ def penalties(
     """The penalties that are switched on, for one minibatch: name -> (coefficient, value). To be minimised."""
     config, found = learner.config, {}
     if True in learner.values("kl_penalty"):
-        kl = learner.distribution.kl(batch.policy_outputs, policy.outputs).mean()
+
+        def outputs(is_on: bool) -> Array:  # the old ones where the penalty is off: 0 times an infinite KL would be NaN
+            return policy.outputs if is_on else batch.policy_outputs
+
+        kl = learner.distribution.kl(batch.policy_outputs, learner.choose(state.choices, "kl_penalty", outputs)).mean()
         found["kl_loss"] = (kl_coef(learner, hparams, state), kl)
     if config.weight_spectral:
         assert state.power_vectors is not None

@@ -1,4 +1,4 @@
-"""What keeps networks near those that collected the rollout: what PFO compares, the KL penalty and the KL early stop."""
+"""What keeps networks near those that collected the rollout: what PFO compares, the KL penalty and early stop."""
 
 from __future__ import annotations
 
