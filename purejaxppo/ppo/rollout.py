@@ -26,8 +26,8 @@ class Rollout:
     terminated: Array
     truncated: Array
     last_obs: Array
-    """True last observations [K + 1, N, *obs]: of an environment's episodes that a time limit cut off, in order, then of
-    the last step."""
+    """True last observations [K + 1, N, *obs]: of each environment's episodes that a time limit cut off, in order, and
+    then of the last step."""
 
 
 def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Rollout]:
