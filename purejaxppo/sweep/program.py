@@ -44,9 +44,10 @@ def learner_of(group: Group) -> Learner:
 def runs_at_once(config: TrainConfig, state: RunState) -> int:
     """How many of a device's runs are to be computed side by side: all of them; on a CPU as many as its cache likes.
 
-    The largest divisor of their number up to 4, and only as many as have weights, gradients and moments of 4 MiB
-    together, and observations and activations of a minibatch of 2 MiB. Narrower means more calls, wider means that each
-    step's data have left the cache when the next needs them.
+    The largest divisor of their number up to 4, or as many as step 16 environments together where each has few, and
+    only as many as have weights, gradients and moments of 4 MiB together, and observations and activations of a
+    minibatch of 2 MiB. Narrower means more calls (a step of brax' hopper is 400 small kernels, whatever the number of
+    environments), wider means that each step's data have left the cache when the next needs them.
     """
     num_runs = state.status.shape[0]
     if not is_cpu():
@@ -59,7 +60,8 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
     def fits(width: int) -> bool:
         return width * weights <= 2**22 and width * minibatch <= 2**21
 
-    return max(width for width in (1, 2, 3, 4) if num_runs % width == 0 and (width == 1 or fits(width)))
+    widths = range(1, max(4, 16 // config.num_envs) + 1)
+    return max(width for width in widths if num_runs % width == 0 and (width == 1 or fits(width)))
 
 
 def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
