@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from purejaxppo import diagnostics
-from purejaxppo.diagnostics.registry import HEADLINE, METRICS, markdown_table
+from purejaxppo.results.registry import HEADLINE, METRICS, markdown_table
 
 FAMILIES = {
     "spectral": 104,  # 2 networks x 2 matrices x (10 scalars after + 10 before + 5 changes + 1 spectrum)

@@ -24,8 +24,9 @@ from purejaxppo.diagnostics.neurons import (
     variance,
 )
 from purejaxppo.diagnostics.probe import centred, explained_variance, r2_of_factor
-from purejaxppo.diagnostics.registry import RANKS, SINGULAR_VALUES
 from purejaxppo.diagnostics.spectral import (
+    RANKS,
+    SINGULAR_VALUES,
     SpectralMeasures,
     measures_of_spectrum,
     singular_values_and_factors,
