@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,18 @@ from purejaxppo.results.dataset import recorded_fields, swept_fields, sync_and_r
 from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.results.runs import steps_of_runs
 
-if TYPE_CHECKING:
-    from purejaxppo.sweep.plan import Run
-
 _GROUPS = {"performance": "return", "trust_region": "trust_region", "minibatch": "minibatch"}
+
+
+class Run(Protocol):
+    """What is asked of a run of a sweep that is still going on: its place, swept values and seed."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def point(self) -> Mapping[str, Any]: ...
+    @property
+    def seed(self) -> int: ...
 
 
 def export(dataset: xr.Dataset, directory: Path, to: str) -> Path:
