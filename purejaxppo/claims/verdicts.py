@@ -20,6 +20,7 @@ import xarray as xr
 from purejaxppo.claims.effects import EPOCHS, HELP, WITHIN_RUNS, Part, values_of
 from purejaxppo.claims.interventions import Setup, setups
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.runs import is_after_start
 from purejaxppo.statistics.collapse import last_steps
 from purejaxppo.statistics.estimates import mean_over_settings
 from purejaxppo.statistics.tables import align, format_interval, format_value
@@ -181,7 +182,7 @@ def _lacks(dataset: xr.Dataset, part: Part, plain: list[Member]) -> str:
         return "no run of plain PPO in this sweep"
     for name in part.metrics:
         is_there = name in dataset and dataset[name].dims[:2] == ("run", "log")
-        if not is_there or not np.any(np.isfinite(dataset[name].values)):
+        if not is_there or not np.any(np.isfinite(dataset[name].values[is_after_start(dataset)])):
             return f"{name} has no values in these results"
     return ""
 

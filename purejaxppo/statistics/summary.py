@@ -44,17 +44,22 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.Da
     if not 0 < fraction <= 1:
         raise ConfigError(f"fraction is {fraction}, but must be above 0 and at most 1.")
     values = dataset[name].values.astype(np.float64)
-    reached, learned = np.isfinite(steps_of_runs(dataset)), is_after_start(dataset)
+    learned = is_after_start(dataset)
+    # A run that has come to log point 0 and no further has its end there.
+    reached = np.where(np.any(learned, axis=1, keepdims=True), learned, np.isfinite(steps_of_runs(dataset)))
     has_value = ~np.isnan(values)
     if is_plasticity(name):
         reached &= _measured(has_value, dataset["group"].values)
-    window = np.maximum(np.ceil(np.round(fraction * np.sum(reached & learned, axis=1), 9)), 1)
-    countable = has_value if _is_outside_ratio(name) else reached
+    window = np.maximum(np.ceil(np.round(fraction * np.sum(reached, axis=1), 9)), 1)
+    countable = reached & has_value if _is_outside_ratio(name) else reached
     # Number of countable log points after this one; the window holds those with fewer than its length.
     later = np.cumsum(countable[:, ::-1], axis=1)[:, ::-1] - countable
     chosen = countable & has_value & (later < window[:, None])
     counts = np.sum(chosen, axis=1)
-    means = np.sum(np.where(chosen, values, 0.0), axis=1) / np.maximum(counts, 1)
+    # Log point 0 is added apart: the bits of a sum depend on its length.
+    at_start, shown = ~np.any(learned, axis=0), np.where(chosen, values, 0.0)
+    total = np.sum(np.ascontiguousarray(shown[:, ~at_start]), axis=1) + np.sum(shown[:, at_start], axis=1)
+    means = total / np.maximum(counts, 1)
     has_end = (counts > 0) & (dataset["status"].values == 0)
     coords = {key: value for key, value in dataset.coords.items() if value.dims == ("run",)}
     return xr.DataArray(
