@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from purejaxppo import HyperParams, TrainConfig
-from purejaxppo.analysis import GroupResult, evaluate_claims, format_claims, load, save, to_dataset
 from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, setups
+from purejaxppo.claims.verdicts import evaluate_claims, format_claims
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
 from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.sweep.plan import Sweep, to_json
 

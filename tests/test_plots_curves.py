@@ -7,7 +7,6 @@ from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from purejaxppo.analysis import GroupResult, bootstrap_interval, iqm, overview, save_figure, to_dataset
 from purejaxppo.plots.channels import (
     COLOURS,
     DASHES,
@@ -16,8 +15,10 @@ from purejaxppo.plots.channels import (
     line_style,
     point_names,
 )
-from purejaxppo.plots.curves import OVERVIEW
-from purejaxppo.plots.style import format_steps
+from purejaxppo.plots.curves import OVERVIEW, overview
+from purejaxppo.plots.style import format_steps, save_figure
+from purejaxppo.results.dataset import GroupResult, to_dataset
+from purejaxppo.statistics.estimates import bootstrap_interval, iqm
 
 NAMES = [panel.metric for panel in OVERVIEW]
 

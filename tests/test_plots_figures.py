@@ -6,18 +6,6 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from scipy import stats
 
-from purejaxppo.analysis import (
-    FIGURES,
-    GroupResult,
-    SurvivalCurve,
-    by_environment,
-    draw_figure,
-    final_values,
-    iqm,
-    points,
-    survival_by_point,
-    to_dataset,
-)
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.boxes import FIGURE_6, FRACTION, box_of, box_plots
 from purejaxppo.plots.channels import choose_channels, line_style, with_markers
@@ -25,6 +13,8 @@ from purejaxppo.plots.figures import (
     FIGURE_1,
     FIGURE_2,
     FIGURE_3,
+    FIGURES,
+    draw_figure,
     file_name,
     individual_runs,
     num_interventions,
@@ -33,6 +23,10 @@ from purejaxppo.plots.figures import (
 from purejaxppo.plots.scatter import RANKS, lowest_ratios, rank_correlations, rank_matrices, ratio_scatter
 from purejaxppo.plots.spectrum import FLOOR, median_spectrum, spectrum_figure
 from purejaxppo.plots.survival import draw_survival
+from purejaxppo.results.dataset import GroupResult, by_environment, points, to_dataset
+from purejaxppo.statistics.collapse import SurvivalCurve, survival_by_point
+from purejaxppo.statistics.estimates import iqm
+from purejaxppo.statistics.summary import final_values
 
 WIDTH = 16
 NUM_LOGS = 50

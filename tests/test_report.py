@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from test_plots_figures import DATASETS, made_up
 
-from purejaxppo.analysis import format_markdown, html_report, summary_table
+from purejaxppo.report import html_report
+from purejaxppo.statistics.summary import format_markdown, summary_table
 
 VOID = {"meta", "img", "br"}
 

@@ -11,8 +11,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purejaxppo.analysis import GroupResult, load, points, save, swept_fields, to_dataset
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import GroupResult, load, points, save, swept_fields, to_dataset
 from purejaxppo.results.registry import METRICS
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purejaxppo.analysis import GroupResult, detect_collapse, survival, survival_by_point, to_dataset
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.curves import feature_width
-from purejaxppo.statistics.collapse import collapse_steps, policy_widths
+from purejaxppo.results.dataset import GroupResult, to_dataset
+from purejaxppo.statistics.collapse import collapse_steps, detect_collapse, policy_widths, survival, survival_by_point
 
 L = 40
 WIDTH = 20

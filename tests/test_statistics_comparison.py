@@ -8,15 +8,10 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from purejaxppo.analysis import (
-    GroupResult,
-    comparison_table,
-    format_comparison,
-    iqm,
-    probability_of_best,
-    to_dataset,
-)
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import GroupResult, to_dataset
+from purejaxppo.statistics.comparison import comparison_table, format_comparison
+from purejaxppo.statistics.estimates import iqm, probability_of_best
 
 
 def results(values: np.ndarray, status: np.ndarray | None = None, **swept: list[object]) -> xr.Dataset:

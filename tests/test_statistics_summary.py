@@ -6,21 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from purejaxppo.analysis import (
-    GroupResult,
-    bootstrap_interval,
+from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
+from purejaxppo.statistics.estimates import bootstrap_interval, iqm
+from purejaxppo.statistics.summary import (
+    SUMMARY_METRICS,
     final_values,
     format_csv,
     format_markdown,
     format_table,
-    iqm,
-    load,
-    save,
     summary_table,
-    to_dataset,
 )
-from purejaxppo.errors import ConfigError
-from purejaxppo.statistics.summary import SUMMARY_METRICS
 
 
 def results(num_runs=8, num_logs=30, swept=None, status=None, **metrics):
