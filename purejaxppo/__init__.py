@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from purejaxppo import _moved
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from purejaxppo import analysis, diagnostics, envs, ppo
+    from purejaxppo import analysis, claims, diagnostics, envs, plots, ppo, report, results, statistics
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
@@ -38,7 +40,9 @@ _HOME = {
     "use_cache": "sweep.devices",
     "use_cpu_cores": "sweep.devices",
 }
-_ROOMS = ("analysis", "diagnostics", "envs", "ppo")
+_ROOMS = ("analysis", "claims", "diagnostics", "envs", "plots", "ppo", "report", "results", "statistics")
+
+_moved.install()
 
 __all__ = [
     "ConfigError",
@@ -48,15 +52,20 @@ __all__ = [
     "TrainResult",
     "__version__",
     "analysis",
+    "claims",
     "diagnostics",
     "envs",
     "load_policy",
     "load_results",
     "make_train",
     "make_trainer",
+    "plots",
     "ppo",
     "preset",
+    "report",
+    "results",
     "run_sweep",
+    "statistics",
     "use_cache",
     "use_cpu_cores",
 ]

@@ -109,7 +109,7 @@ def plot(directory: Annotated[Path, tyro.conf.Positional], figure: str = "overvi
         directory: Directory of a sweep.
         figure: 1 to 7 for the paper's figures, overview, spectrum or survival.
     """
-    from purejaxppo.analysis.figures import check_figure
+    from purejaxppo.plots.figures import check_figure
     from purejaxppo.sweep.store import load_results
 
     check_figure(figure)
@@ -133,7 +133,7 @@ def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         directory: Directory of a sweep.
     """
-    from purejaxppo.analysis.claims import evaluate_claims, format_claims
+    from purejaxppo.claims.verdicts import evaluate_claims, format_claims
     from purejaxppo.sweep.store import load_results
 
     table = evaluate_claims(load_results(directory))
@@ -151,7 +151,7 @@ def compare(
         metric: What to compare, at the end of the runs.
         lowest: Whether the lowest value is the best one.
     """
-    from purejaxppo.analysis.comparison import comparison_table, format_comparison
+    from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.sweep.store import load_results
 
     table = comparison_table(load_results(directory), metric, lowest)
@@ -165,7 +165,7 @@ def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
     Args:
         directory: Directory of a sweep, finished or still running.
     """
-    from purejaxppo.analysis.report import html_report
+    from purejaxppo.report import html_report
     from purejaxppo.sweep.store import load_results, write_atomically
 
     page = html_report(load_results(directory)).encode()
@@ -181,7 +181,7 @@ def toy(out: Path = Path("figure5.png"), learning_rate: float = 0.05, steps: int
         learning_rate: Size of the gradient steps.
         steps: Number of gradient steps, on both states together.
     """
-    from purejaxppo.analysis.toy import describe_toy, toy_figure
+    from purejaxppo.plots.toy import describe_toy, toy_figure
 
     figure = toy_figure(learning_rate, steps)
     print(f"Last probability ratios:\n{describe_toy(learning_rate, steps)}\nFigure: {_save(figure, out)}")
@@ -196,7 +196,7 @@ def envs() -> None:
 
 def metrics() -> None:
     """List every metric with its unit and definition."""
-    from purejaxppo.diagnostics.registry import METRICS
+    from purejaxppo.results.registry import METRICS
 
     for metric in METRICS.values():
         unit = f" [{metric.units}]" if metric.units else ""
@@ -255,7 +255,7 @@ def export(
         directory: Directory of a sweep, finished or still running.
         to: The tool.
     """
-    from purejaxppo.analysis.export import export
+    from purejaxppo.results.export import export
     from purejaxppo.sweep.store import load_results
 
     print(f"Exported: {export(load_results(directory), _folder(directory), to)}")
@@ -361,7 +361,7 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
 
 
 def _tabulate(dataset: Any, directory: Path) -> str:
-    from purejaxppo.analysis.summary import format_csv, format_table, summary_table
+    from purejaxppo.statistics.summary import format_csv, format_table, summary_table
 
     table = summary_table(dataset)
     _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
@@ -370,8 +370,8 @@ def _tabulate(dataset: Any, directory: Path) -> str:
 
 def _draw(dataset: Any, directory: Path, figure: str = "overview") -> str:
     """Save a figure, of several environments one each; and say where."""
-    from purejaxppo.analysis.figures import draw_figure, file_name
-    from purejaxppo.analysis.results import by_environment
+    from purejaxppo.plots.figures import draw_figure, file_name
+    from purejaxppo.results.dataset import by_environment
 
     parts = {"": dataset} if figure == "5" else by_environment(dataset)  # figure 5 is of no results
     paths = {_folder(directory) / f"{file_name(figure, env)}.png": part for env, part in parts.items()}
@@ -379,7 +379,7 @@ def _draw(dataset: Any, directory: Path, figure: str = "overview") -> str:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    from purejaxppo.analysis.page import save_figure
+    from purejaxppo.plots.style import save_figure
 
     return _write(lambda path: save_figure(figure, path), path)
 

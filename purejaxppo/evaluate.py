@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from flax import struct
 
-from purejaxppo.analysis.statistics import bootstrap_interval, iqm
-from purejaxppo.analysis.summary import format_value
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
+from purejaxppo.statistics.estimates import bootstrap_interval, iqm
+from purejaxppo.statistics.tables import align, format_interval, format_number, format_value
 from purejaxppo.sweep.plan import MAX_SEED, Run
 from purejaxppo.sweep.policies import choose_action, load_policies
 
@@ -186,8 +186,8 @@ def format_evaluation(table: pd.DataFrame) -> str:
         return text
     lines = [
         {name: format_value(row[name]) for name in ["run", *swept, "seed"]}
-        | {"return": _interval(row["return_mean"], row["return_low"], row["return_high"])}
-        | {"length": _number(row["length_mean"]), "cut": str(row["cut"])}
+        | {"return": format_interval(row["return_mean"], row["return_low"], row["return_high"])}
+        | {"length": format_number(row["length_mean"]), "cut": str(row["cut"])}
         | ({"diverged": "diverged" if row["diverged"] else ""} if has_diverged else {})
         for row in table.to_dict("records")
     ]
@@ -203,20 +203,16 @@ def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> 
         | {"runs": str(len(sound))}
         | ({"diverged": str(len(members) - len(sound))} if has_diverged else {})
         | {
-            "return": _interval(iqm(means), *bootstrap_interval(means)) if means.size else "-",
-            "length": _number(sound["length_mean"].mean()) if means.size else "-",
+            "return": _iqm_cell(means) if means.size else "-",
+            "length": format_number(sound["length_mean"].mean()) if means.size else "-",
             "cut": str(sound["cut"].sum()),
         }
     )
 
 
-def _interval(value: Any, low: Any, high: Any) -> str:
-    """`-88.2 [-90.1, -86.4]`, or the value alone where there is no interval."""
-    return _number(value) + ("" if np.isnan(low) else f" [{_number(low)}, {_number(high)}]")
-
-
-def _number(value: Any) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _iqm_cell(values: np.ndarray) -> str:
+    low, high = bootstrap_interval(values)
+    return format_interval(float(iqm(values)), float(low), float(high))
 
 
 def _cell(value: Any) -> Any:
@@ -227,7 +223,4 @@ def _cell(value: Any) -> Any:
 
 
 def _aligned(lines: list[dict[str, str]]) -> str:
-    columns = [[name, *(line[name] for line in lines)] for name in lines[0]]
-    widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns, strict=True)
-    return "\n".join("  ".join(f"{x:>{width}}" for x, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(align([list(lines[0]), *(list(line.values()) for line in lines)], ">" * len(lines[0])))

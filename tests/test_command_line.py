@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
-from test_analysis_figures import made_up
+from test_plots_figures import made_up
 
-from purejaxppo.analysis.results import save
-from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.envs import list_environments
+from purejaxppo.results.dataset import save
+from purejaxppo.results.registry import METRICS
 from purejaxppo.sweep.store import load_results
 
 HUGE = 10**30

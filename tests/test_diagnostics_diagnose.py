@@ -13,15 +13,15 @@ import numpy as np
 import oracles as slow
 import pytest
 from flax import struct
+from purejaxppo.ppo.train import layer_weights
 from test_diagnostics_spectral import public_matrices
 
 from purejaxppo.config import TrainConfig
 from purejaxppo.diagnostics.diagnose import diagnose
-from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.ppo.train import layer_weights
+from purejaxppo.results.registry import METRICS
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {

@@ -13,11 +13,11 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from purejaxppo.ppo.train import init_run, make_trainer
 
 import purejaxppo as pjp
 from purejaxppo.diagnostics import plasticity
 from purejaxppo.ppo.state import Learner, PlasticityTask, RunState, make_learner
-from purejaxppo.ppo.train import init_run, make_trainer
 
 SMALL: dict[str, Any] = {
     "total_steps": 3 * 512,

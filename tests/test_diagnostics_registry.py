@@ -8,7 +8,10 @@ import sys
 import pytest
 
 from purejaxppo import diagnostics
-from purejaxppo.diagnostics.registry import HEADLINE, METRICS, markdown_table
+from purejaxppo.diagnostics import spectral
+from purejaxppo.results import registry
+from purejaxppo.results.registry import HEADLINE, METRICS, markdown_table
+from purejaxppo.statistics import correlations
 
 FAMILIES = {
     "spectral": 104,  # 2 networks x 2 matrices x (10 scalars after + 10 before + 5 changes + 1 spectrum)
@@ -84,6 +87,12 @@ def test_reading_the_table_loads_no_jax() -> None:
         "sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_program_and_the_readers_know_the_same_measures() -> None:
+    """Neither may import the other: the table is read without JAX, and the program does not know who reads."""
+    assert tuple(registry.RANKS) == spectral.RANKS == tuple(correlations.RANKS)
+    assert tuple(registry.SINGULAR_VALUES) == spectral.SINGULAR_VALUES
 
 
 def test_public_names_of_the_package() -> None:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from purejaxppo.ppo.train import init_run
 
 import purejaxppo as pjp
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.evaluate import EVALUATION, evaluate, format_evaluation
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.ppo.train import init_run
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import choose_action, load_policies, save_policies
@@ -185,15 +185,15 @@ def test_text(tmp_path):
     assert "4 episodes per run" in text[0]
     assert [line.split() for line in text[2:5]] == [
         ["pfo_coef", "num_epochs", "runs", "return", "length", "cut"],
-        ["0", "1", "2", "1", "[1,", "1]", "1", "0"],
-        ["0.5", "1", "2", "-1", "[-1,", "-1]", "1", "0"],
+        ["0", "1", "2", "1.00", "[1.00,", "1.00]", "1.00", "0"],
+        ["0.5", "1", "2", "-1.00", "[-1.00,", "-1.00]", "1.00", "0"],
     ]
     assert [line.split() for line in text[8:]] == [
         ["run", "pfo_coef", "num_epochs", "seed", "return", "length", "cut"],
-        ["0", "0", "1", "0", "1", "[1,", "1]", "1", "0"],
-        ["1", "0", "1", "1", "1", "[1,", "1]", "1", "0"],
-        ["2", "0.5", "1", "0", "-1", "[-1,", "-1]", "1", "0"],
-        ["3", "0.5", "1", "1", "-1", "[-1,", "-1]", "1", "0"],
+        ["0", "0", "1", "0", "1.00", "[1.00,", "1.00]", "1.00", "0"],
+        ["1", "0", "1", "1", "1.00", "[1.00,", "1.00]", "1.00", "0"],
+        ["2", "0.5", "1", "0", "-1.00", "[-1.00,", "-1.00]", "1.00", "0"],
+        ["3", "0.5", "1", "1", "-1.00", "[-1.00,", "-1.00]", "1.00", "0"],
     ]
     many = table.loc[np.repeat(0, 33)].reset_index(drop=True)
     assert len(format_evaluation(many).splitlines()) == 4  # one point, and no line per run

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from purejaxppo.analysis.export import LiveTensorBoard, export, long_table, run_name, tag
-from purejaxppo.analysis.results import GroupResult, to_dataset
-from purejaxppo.diagnostics.registry import HEADLINE, METRICS
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.hyperparams import HyperParams
+from purejaxppo.results.dataset import GroupResult, to_dataset
+from purejaxppo.results.export import LiveTensorBoard, export, long_table, run_name, tag
+from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.sweep.plan import Run, parse_sweep, to_json
 
 AXES = {"num_epochs": [4, 16], "learning_rate": [0.1, 2.5e-4]}
@@ -319,5 +319,5 @@ def test_a_disk_that_refuses_is_told(dataset: xr.Dataset, tmp_path: Path) -> Non
 
 
 def test_exporting_imports_no_jax_and_no_optional_package() -> None:
-    code = "import sys, purejaxppo.analysis.export; sys.exit(bool({'jax', 'wandb', 'tensorboardX'} & set(sys.modules)))"
+    code = "import sys, purejaxppo.results.export; sys.exit(bool({'jax', 'wandb', 'tensorboardX'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
+from purejaxppo.ppo.train import make_trainer
 from test_update import make_batch, make_learner, make_state, minibatch_update, update_networks
 
 import purejaxppo as pjp
-from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import ACTIVATIONS, NetworkOutput
 from purejaxppo.ppo import interventions, losses
 from purejaxppo.ppo.state import Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
-from purejaxppo.ppo.train import make_trainer
 from purejaxppo.ppo.update import minibatch_loss
+from purejaxppo.results.registry import METRICS
 
 EPS = 0.2
 KEY = jax.random.key(0)

@@ -7,11 +7,11 @@ saving, loading and playing, which nothing that our environments get wrong can p
 import jax
 import numpy as np
 import pytest
+from purejaxppo.ppo.train import make_trainer
 
 import purejaxppo as pjp
 from purejaxppo.evaluate import evaluate
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.ppo.train import make_trainer
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import to_json
 from purejaxppo.sweep.policies import load_policy, save_policies

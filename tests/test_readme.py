@@ -8,8 +8,8 @@ import jax
 import pytest
 
 import purejaxppo as pjp
-from purejaxppo.diagnostics.registry import HEADLINE, METRICS
 from purejaxppo.envs.names import CUSTOM
+from purejaxppo.results.registry import HEADLINE, METRICS
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- metrics: [^\n]*-->\n).*?(<!-- end of metrics -->)", re.DOTALL)

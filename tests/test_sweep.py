@@ -305,12 +305,12 @@ def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_source_is_that_of_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("__init__.py", "ppo.py", "analysis/figures.py"):
+    for name in ("__init__.py", "ppo.py", "plots/figures.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
     monkeypatch.setattr(pjp, "__file__", str(tmp_path / "__init__.py"))
     before = source()
-    (tmp_path / "analysis/figures.py").write_text("x = 2\n")
+    (tmp_path / "plots/figures.py").write_text("x = 2\n")
     assert source() == before
     (tmp_path / "ppo.py").write_text("x = 2\n")
     assert source() != before

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from purejaxppo.ppo.train import make_trainer
 
 import purejaxppo as pjp
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.ppo.train import make_trainer
 
 SMALL = pjp.TrainConfig(
     env="gymnax/CartPole-v1", total_steps=1024, num_envs=4, num_steps=32, minibatch_size=64, num_epochs=2,

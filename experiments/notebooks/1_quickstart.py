@@ -226,7 +226,7 @@ lost.filter(["pfo_coef", "seed", *(c for c in lost if c.endswith("_step")), "fir
 # The rules, in words:
 
 # %%
-for event, (metric, rule) in pjp.analysis.collapse.EVENTS.items():
+for event, (metric, rule) in pjp.statistics.collapse.EVENTS.items():
     print(textwrap.fill(f"{event} ({metric}): {rule}", 95), end="\n\n")
 
 # %% [markdown]

@@ -179,7 +179,7 @@ claims.query("part == ''")[["claim", "verdict", "note"]]
 
 # %% [markdown]
 # And the parts, with what was measured. An effect above 0 is what the paper says; how large it must
-# be is in `purejaxppo/analysis/effects.py`.
+# be is in `purejaxppo/claims/effects.py`.
 
 # %%
 parts = claims.query("part != ''")[

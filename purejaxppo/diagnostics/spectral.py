@@ -17,14 +17,14 @@ from purejaxppo.errors import ConfigError
 
 Array = jax.Array
 
-RANKS = ("rank", "effective_rank", "srank", "feature_rank", "numerical_rank")
-SINGULAR_VALUES = ("sigma_1", "sigma_2", "sigma_min", "participation_ratio", "condition_number")
-
 _TAIL = 0.01  # the share of the spectrum that PCA rank and srank may leave out: 1 - 0.99
 # Partial sums this close to the threshold count as having reached it. Geometric spectra can meet 0.99 exactly; float32
 # rounding (some 1e-8 there) would otherwise decide.
 _TIE = 1e-7
 _FEATURE_RANK_CUTOFF = 0.01
+# The rank measures, and the other measures of a spectrum, by the names that they have among the metrics.
+RANKS = ("rank", "effective_rank", "srank", "feature_rank", "numerical_rank")
+SINGULAR_VALUES = ("sigma_1", "sigma_2", "sigma_min", "participation_ratio", "condition_number")
 # G^(2^11) tells eigenvalues apart that differ by a thousandth: with k <= 512 of them, however close together, the mean
 # eigenvalue that it weights is low by at most W((k - 1) / e) / 2^11 < 0.2 %, the spectral norm by half of that.
 _NUM_SQUARINGS = 11

@@ -329,7 +329,7 @@ class _CheckpointClock:
 
 
 def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
-    from purejaxppo.analysis.export import LiveTensorBoard
+    from purejaxppo.results.export import LiveTensorBoard
 
     return LiveTensorBoard(session.out / "tensorboard", chunk.runs(session.groups))
 

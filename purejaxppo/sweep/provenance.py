@@ -16,6 +16,7 @@ import jax
 import purejaxppo
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "chex", "distrax", "numpy", "xarray")
+READING = ("results", "statistics", "claims", "plots", "report.py", "analysis.py")
 
 
 def provenance() -> dict[str, str | int]:
@@ -39,9 +40,9 @@ def provenance() -> dict[str, str | int]:
 
 
 def source() -> str:
-    """The code that computes, as a short code: all of the package but what is done with results (`analysis`)."""
+    """The code that computes, as a short code: all of the package but what is done with results (the reading wing)."""
     folder = Path(purejaxppo.__file__).parent
-    files = sorted(path for path in folder.rglob("*.py") if path.parent.name != "analysis")
+    files = sorted(path for path in folder.rglob("*.py") if path.relative_to(folder).parts[0] not in READING)
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

@@ -28,8 +28,8 @@ from typing import IO, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.analysis.results import GroupResult, load, save, sync_and_rename, to_dataset
 from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.results.dataset import GroupResult, load, save, sync_and_rename, to_dataset
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
 
 try:

@@ -1,0 +1,167 @@
+"""Which interventions each run of a results file was trained with: none is plain PPO."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from purejaxppo.config import TrainConfig
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.results.dataset import swept_fields
+from purejaxppo.statistics.tables import format_value
+
+Fields = dict[str, Any]
+
+DEFAULTS: Fields = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(HyperParams())
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A departure from plain PPO: the fields that say how, whether they turn it on, and whether it is one of claim C6.
+
+    `is_papers` is asked only where it is on.
+    """
+
+    fields: tuple[str, ...]
+    is_on: Callable[[Fields], bool]
+    is_papers: Callable[[Fields], bool] = lambda fields: False
+
+
+_BETAS = ("adam_beta1", "adam_beta2")
+
+# A falling learning rate is none: the paper's settings have it both ways.
+INTERVENTIONS = (
+    # The paper's coefficients are 1 and 10, on pre-activations, as a penalty on the squared distance.
+    Intervention(
+        (
+            "pfo_coef",
+            "critic_pfo_coef",
+            "pfo_layers",
+            "pfo_features",
+            "pfo_distance",
+            "pfo_mode",
+            "pfo_limit",
+        ),
+        lambda run: run["pfo_coef"] > 0 or run["critic_pfo_coef"] > 0 or run["pfo_mode"] == "clip",
+        lambda run: (
+            1 <= run["pfo_coef"] <= 10
+            and (run["pfo_mode"], run["pfo_features"], run["pfo_distance"]) == ("penalty", "preactivations", "l2")
+        ),
+    ),
+    Intervention(("share_trunk",), lambda run: run["share_trunk"], lambda run: True),
+    Intervention(("reset_optimizer",), lambda run: run["reset_optimizer"], lambda run: True),
+    Intervention(
+        _BETAS,
+        lambda run: run["adam_beta1"] == run["adam_beta2"],
+        lambda run: run["adam_beta1"] == 0.9,
+    ),
+    Intervention(("layer_norm",), lambda run: run["layer_norm"]),
+    Intervention(("policy_objective",), lambda run: run["policy_objective"] != "clip"),
+    Intervention(("kl_penalty", "kl_coef", "kl_target", "kl_increment", "kl_decrement"), lambda run: run["kl_penalty"]),
+    Intervention(("kl_stop", "kl_stop_limit"), lambda run: run["kl_stop"]),
+    Intervention(
+        ("weight_spectral", "weight_spectral_coef"),
+        lambda run: run["weight_spectral"] and run["weight_spectral_coef"] > 0,
+    ),
+    Intervention(
+        ("feature_spectral", "feature_spectral_coef", "critic_feature_spectral_coef"),
+        lambda run: (
+            run["feature_spectral"] and max(run["feature_spectral_coef"], run["critic_feature_spectral_coef"]) > 0
+        ),
+    ),
+)
+_FIELDS = tuple(field for intervention in INTERVENTIONS for field in intervention.fields)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How one run was trained: interventions on top of a setting."""
+
+    interventions: str
+    """Fields that differ from plain PPO, `pfo_coef=1`; empty for plain PPO."""
+    is_papers: bool
+    """Whether it is one of the four interventions of claim C6, and nothing else."""
+    setting: tuple[tuple[str, Any], ...]
+    """All other swept fields and their values; runs are compared at equal settings."""
+
+    def get(self, field: str) -> Any:
+        """Value of a field of the setting; None where it is not swept."""
+        return dict(self.setting).get(field)
+
+
+def setups(dataset: xr.Dataset) -> list[Setup]:
+    """How each run was trained, from its swept values and, for the rest, the `sweep` attribute of the results.
+
+    Fields that an intervention uses only when it is on are no settings: plain runs that differ in `pfo_layers` alone
+    were trained alike. Adam's betas are used by every run: where they are no intervention, others than those of the
+    base (or of the first such run) are a setting.
+    Raises ConfigError for results that do not say from which sweep they come, or say it wrongly.
+    """
+    base = _base_fields(dataset)
+    columns = {field: dataset[field].values.tolist() for field in swept_fields(dataset)}
+    swept = [{field: column[run] for field, column in columns.items()} for run in range(dataset.sizes["run"])]
+    for values in swept:
+        _check(base | values)
+    plain_betas = _plain_betas(base, swept)
+    found = []
+    for values in swept:
+        fields = base | values
+        on = [intervention for intervention in INTERVENTIONS if intervention.is_on(fields)]
+        names = [field for intervention in on for field in intervention.fields if _matters(field, fields)]
+        found.append(
+            Setup(
+                interventions=", ".join(f"{name}={format_value(fields[name])}" for name in names),
+                is_papers=len(on) == 1 and on[0].is_papers(fields),
+                setting=tuple(
+                    (name, value)
+                    for name, value in values.items()
+                    if name not in _FIELDS or (name in _BETAS and _betas(fields) not in plain_betas)
+                ),
+            )
+        )
+    return found
+
+
+def _betas(fields: Fields) -> tuple[float, float] | None:
+    """Adam's betas; None where they are equal, which is an intervention."""
+    first, second = (fields[name] for name in _BETAS)
+    return None if first == second else (first, second)
+
+
+def _plain_betas(base: Fields, swept: list[Fields]) -> tuple[tuple[float, float] | None, ...]:
+    """The betas that are no setting: equal ones, and those of the base, or of the first run where none has these."""
+    found = [betas for values in swept if (betas := _betas(base | values))]
+    return (None, _betas(base) if _betas(base) in found else next(iter(found), None))
+
+
+def _matters(field: str, fields: Fields) -> bool:
+    """Whether a field of an intervention that is on belongs to its name."""
+    if field == ("pfo_coef" if fields["pfo_mode"] == "clip" else "pfo_limit"):
+        return False
+    return fields[field] != DEFAULTS[field] or field == "adam_beta2"
+
+
+def _base_fields(dataset: xr.Dataset) -> Fields:
+    """All fields of the sweep's base configuration; those that an older version did not know have their defaults."""
+    try:
+        sweep = json.loads(dataset.attrs["sweep"])
+        return DEFAULTS | sweep["config"] | sweep["hparams"]
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(
+            "these results do not say from which sweep they come (attribute sweep is missing or damaged), so which of "
+            "their runs are plain PPO cannot be told."
+        ) from None
+
+
+def _check(fields: Fields) -> None:
+    """Raise ConfigError for a field of an intervention that has the wrong kind of value."""
+    for name in _FIELDS:
+        kind = type(DEFAULTS[name])
+        if not isinstance(fields[name], (int, float) if kind is float else kind):
+            raise ConfigError(f"{name} is {fields[name]!r} in these results, but must be like {DEFAULTS[name]!r}.")

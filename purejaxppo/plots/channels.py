@@ -1,0 +1,283 @@
+"""How the points of a sweep become colours, dashes and markers, and the legends that say so.
+
+One axis of the sweep is one visual channel with a legend of its own: a sweep of 3 epoch counts x 3 coefficients needs
+3 + 3 legend entries, not 9. Colours are told apart by colour-blind readers (Okabe & Ito 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from purejaxppo.claims.interventions import DEFAULTS
+from purejaxppo.statistics.tables import format_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+
+# Okabe-Ito without its yellow, which disappears on white; most distinct pairs first.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", *((0, dash) for dash in ((4, 1.6), (1.1, 1.3), (6, 1.5, 1.1, 1.5), (9, 2.2), (3, 1, 1, 1, 1, 1))))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "d")
+COLOUR_MAP = "viridis"
+# Lightest end of the map left out: pale yellow lines cannot be seen on white.
+_COLOUR_MAP_END = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One visual channel: the swept fields it shows, their levels, and the line style of each level."""
+
+    fields: tuple[str, ...]
+    levels: tuple[tuple[Any, ...], ...]
+    styles: tuple[dict[str, Any], ...]
+    names: tuple[str, ...] = ()
+    """Text of each level, where the values themselves would be a long list."""
+    kind: str
+    """colour, dash, marker, or colour_bar (many ordered levels, shown as a colour bar in place of a legend)."""
+
+    @property
+    def title(self) -> str:
+        """Names of the fields, as the user typed them in the sweep."""
+        return "setting" if self.names else ", ".join(self.fields)
+
+    @property
+    def labels(self) -> list[str]:
+        """Text of each level."""
+        return list(self.names) or [", ".join(format_value(part) for part in level) for level in self.levels]
+
+    def label(self, point: dict[str, Any]) -> str:
+        """Text of the level of a point of the axes."""
+        return self.labels[self.levels.index(tuple(point[field] for field in self.fields))]
+
+    def style(self, point: dict[str, Any]) -> dict[str, Any]:
+        """Line style that this channel gives to a point of the axes."""
+        return self.styles[self.levels.index(tuple(point[field] for field in self.fields))]
+
+
+def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
+    """Channels for the fields that differ between points: first field colour, second dash, the others marker.
+
+    The second field gets the colour if it has more levels than there are good dashes, and more than the first. A single
+    field with more names than colours is told apart by colour and dash together. The fields of a list of settings
+    (`bundled_fields`) are one channel, the colour, whose levels are named by what they change.
+    """
+    bundle = bundled_fields(points)
+    fields = [field for field in varying_fields(points) if field not in bundle]
+    if not bundle and not fields:
+        return []
+    if not bundle and len(fields) > 1:
+        first, second = (len({point[field] for point in points}) for field in fields[:2])
+        if second > max(first, 4):
+            fields[:2] = fields[1::-1]
+    names = _bundle_names(points, bundle) if bundle else {}
+    head = bundle or (fields.pop(0),)
+    groups = [(field,) for field in fields[:1]] + [tuple(fields[1:])] * (len(fields) > 1)
+    channels = [_colour_channel(head, tuple(names) or _levels(points, head), tuple(names.values()), not groups)]
+    for group, kind in zip(groups, ("dash", "marker"), strict=False):
+        levels = _levels(points, group)
+        channels.append(Channel(fields=group, levels=levels, styles=_styles(kind, len(levels)), kind=kind))
+    return channels
+
+
+def bundled_fields(points: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The fields of a list of settings: those whose values do not all come with all values of the others.
+
+    That is how interventions are swept, each changing a field or two. Fewer than three such fields are no bundle: two
+    axes of which some points are missing are still two axes.
+    """
+    fields = []
+    for field in varying_fields(points):
+        partners: dict[Any, set[tuple[Any, ...]]] = {}
+        for point in points:
+            rest = tuple(value for name, value in point.items() if name != field)
+            partners.setdefault(point[field], set()).add(rest)
+        if len({frozenset(rests) for rests in partners.values()}) > 1:
+            fields.append(field)
+    return tuple(fields) if len(fields) > 2 else ()
+
+
+def point_names(points: Sequence[dict[str, Any]], equals: str = "=") -> list[str]:
+    """Every point in words, as in `describe`; of a list of settings only what each changes."""
+    bundle = bundled_fields(points)
+    settings = _bundle_names(points, bundle)
+    names = []
+    for point in points:
+        parts = [f"{field}{equals}{format_value(value)}" for field, value in point.items() if field not in bundle]
+        if bundle:
+            parts.append(settings[tuple(point[field] for field in bundle)].replace("=", equals))
+        names.append(", ".join(parts) or "all runs")
+    return names
+
+
+def _bundle_names(points: Sequence[dict[str, Any]], bundle: tuple[str, ...]) -> dict[tuple[Any, ...], str]:
+    """Levels of a bundle in order of appearance, each named by what it sets other than the first.
+
+    The first one is `defaults` where that is what all its values are.
+    """
+    names: dict[tuple[Any, ...], str] = {}
+    for point in points:
+        level = tuple(point[field] for field in bundle)
+        first = next(iter(names), level)
+        changed = [field for field, value, base in zip(bundle, level, first, strict=True) if value != base]
+        if not names and any(value != DEFAULTS.get(field) for field, value in zip(bundle, level, strict=True)):
+            changed = list(bundle)
+        names.setdefault(level, ", ".join(f"{field}={format_value(point[field])}" for field in changed) or "defaults")
+    return names
+
+
+def varying_fields(points: Sequence[dict[str, Any]]) -> list[str]:
+    """The fields that differ between points."""
+    return [field for field in (points[0] if points else {}) if len({point[field] for point in points}) > 1]
+
+
+def with_markers(channels: Sequence[Channel], points: Sequence[dict[str, Any]]) -> list[Channel]:
+    """The channels for points in place of lines: colours stay, the other fields share the markers.
+
+    Only combinations of their values that some point has get a marker: there are too few for all.
+    """
+    colour, others = list(channels[:1]), channels[1:]
+    if not others:
+        return colour
+    fields = tuple(field for channel in others for field in channel.fields)
+    levels = _levels(points, fields)
+    return [*colour, Channel(fields=fields, levels=levels, styles=_styles("marker", len(levels)), kind="marker")]
+
+
+def describe(point: dict[str, Any]) -> str:
+    """A point of the axes in words: `num_epochs=4, pfo_coef=0`."""
+    return ", ".join(f"{field}={format_value(value)}" for field, value in point.items()) or "all runs"
+
+
+def line_style(channels: Sequence[Channel], point: dict[str, Any]) -> dict[str, Any]:
+    """Line style of a point: what all channels say together."""
+    style: dict[str, Any] = {"color": COLOURS[0], "linestyle": DASHES[0]}
+    for channel in channels:
+        style |= channel.style(point)
+    return style
+
+
+def _levels(points: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
+    """Distinct values of some fields: numbers in ascending order, others as they come."""
+    levels = list(dict.fromkeys(tuple(point[field] for field in fields) for point in points))
+    is_number = all(isinstance(part, int | float) for level in levels for part in level)
+    return tuple(sorted(levels) if is_number else levels)
+
+
+def _colour_channel(
+    fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...], is_only: bool
+) -> Channel:
+    is_ordered = not names and all(isinstance(level[0], int | float) for level in levels)
+    if len(levels) <= len(COLOURS):
+        kind, styles = "colour", _styles("colour", len(levels))
+    elif is_only and not is_ordered and len(levels) <= len(COLOURS) * len(DASHES):
+        kind = "colour"
+        styles = tuple(
+            {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS)]} for i in range(len(levels))
+        )
+    else:
+        kind = "colour_bar" if is_ordered else "colour"
+        styles = tuple({"color": colour} for colour in _map_colours(len(levels)))
+    return Channel(fields=fields, levels=levels, styles=styles, names=names, kind=kind)
+
+
+def _styles(kind: str, count: int) -> tuple[dict[str, Any], ...]:
+    if kind == "colour":
+        return tuple({"color": colour} for colour in COLOURS[:count])
+    if kind == "marker":
+        return tuple({"marker": MARKERS[i % len(MARKERS)]} for i in range(count))
+    more = tuple((0, (2 + i, 1.5, 1, 1.5, 1, 1.5)) for i in range(max(0, count - len(DASHES))))
+    return tuple({"linestyle": dash} for dash in (*DASHES, *more)[:count])
+
+
+def _map_colours(count: int) -> list[Any]:
+    import matplotlib
+    import numpy as np
+
+    return list(matplotlib.colormaps[COLOUR_MAP](np.linspace(0, _COLOUR_MAP_END, count)))
+
+
+def draw_legends(figure: Figure, channels: Sequence[Channel], left: float, right: float) -> float:
+    """Add one legend per channel, side by side between `left` and `right` (inches), in as many rows as that takes.
+
+    Returns their height in inches. They hang from the bottom edge of the figure until `place_legends` moves them.
+    """
+    x, rows = left, [0.0]
+    for channel in channels:
+        if channel.kind == "colour_bar":
+            continue
+        legend, width, height = _fitting_legend(figure, channel, right - left)
+        if x > left and x + width > right:
+            x = left
+            rows[-1] += 0.12
+            rows.append(0.0)
+        legend.set_bbox_to_anchor((x, -sum(rows[:-1])), transform=figure.dpi_scale_trans)
+        rows[-1] = max(rows[-1], height)
+        x += width + 0.5
+    return sum(rows)
+
+
+def place_legends(figure: Figure, top: float) -> None:
+    """Move the legends of `draw_legends` so that they hang from `top` (inches from the bottom of the figure)."""
+    for legend in figure.legends:
+        anchor = figure.dpi_scale_trans.inverted().transform_bbox(legend.get_bbox_to_anchor())
+        legend.set_bbox_to_anchor((anchor.x0, anchor.y0 + top), transform=figure.dpi_scale_trans)
+
+
+def _fitting_legend(figure: Figure, channel: Channel, width: float) -> tuple[Legend, float, float]:
+    """Legend of one channel with as many columns as fit into `width`; its size in inches."""
+    count = len(channel.levels)
+    legend, box_width, height = _legend(figure, channel, count)
+    for rows in range(2, count + 1):
+        if box_width <= width:
+            break
+        legend.remove()
+        legend, box_width, height = _legend(figure, channel, -(-count // rows))
+    return legend, box_width, height
+
+
+def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, float, float]:
+    """Legend of one channel in so many columns; its size in inches."""
+    from matplotlib.lines import Line2D
+
+    is_swatch = channel.kind == "colour" and not any("linestyle" in style for style in channel.styles)
+    base: dict[str, Any] = {"color": "0.25", "linewidth": 3.2 if is_swatch else 1.7, "solid_capstyle": "butt"}
+    if channel.kind == "marker":
+        base |= {"linestyle": "none", "markersize": 5}
+    legend = figure.legend(
+        [Line2D([], [], **(base | style)) for style in channel.styles],
+        channel.labels,
+        title=channel.title,
+        loc="upper left",
+        ncols=columns,
+        alignment="left",
+        frameon=False,
+        borderpad=0.0,
+        borderaxespad=0.0,
+        columnspacing=1.6,
+        handlelength=1.4 if is_swatch or channel.kind == "marker" else 3.0,
+        title_fontproperties={"weight": "bold", "size": 8.5},
+    )
+    box = legend.get_window_extent(figure.canvas.get_renderer())  # pyright: ignore[reportAttributeAccessIssue]
+    return legend, box.width / figure.dpi, box.height / figure.dpi
+
+
+def draw_colour_bar(figure: Figure, channel: Channel, box: tuple[float, float, float, float]) -> None:
+    """Colour bar of a channel with many ordered levels, one equal step per level; `box` in figure fractions."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    count = len(channel.levels)
+    mappable = ScalarMappable(
+        BoundaryNorm([level - 0.5 for level in range(count + 1)], count),
+        ListedColormap([style["color"] for style in channel.styles]),
+    )
+    bar = figure.colorbar(mappable, cax=figure.add_axes(box, label="colour bar"))
+    shown = range(0, count, -(-count // 16))
+    bar.set_ticks(list(shown), labels=[channel.labels[level] for level in shown])
+    bar.ax.tick_params(length=0)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.ax.set_title(channel.title, loc="left", fontsize=8.5, fontweight="bold")

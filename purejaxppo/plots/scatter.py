@@ -1,0 +1,163 @@
+"""Figures 4 and 7: how diagnostics go together, by rank correlations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from purejaxppo.plots.channels import MARKERS, Channel, choose_channels, line_style, with_markers
+from purejaxppo.plots.style import Page, format_steps, house_style, lay_out, say_empty, wrap
+from purejaxppo.results.dataset import Point, points
+from purejaxppo.results.runs import describe_runs, is_after_start, recorded
+from purejaxppo.statistics.correlations import (
+    NUM_CHECKPOINTS,
+    RANKS,
+    average_and_worst,
+    lowest_ratios,
+    rank_correlations,
+)
+from purejaxppo.statistics.estimates import kendall_tau, spearman_rho
+from purejaxppo.statistics.tables import format_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Metric -> (title, label, whether its axis is logarithmic).
+_AGAINST = {
+    "policy_dead_neurons": ("Dead policy neurons", "neurons", False),
+    "policy_rank": ("Policy rank", "dimensions (PCA, 99 %)", False),
+    "policy_preactivation_norm": ("Policy pre-activation norm", "mean L2 norm (log)", True),
+}
+_SCATTER = Page(above_panels=0.42, panel_height=3.2, gap_x=0.5, share_x=False, share_y=True)
+_MATRICES = Page(
+    columns=2, width=8.6, left=1.2, right=1.1, bottom=0.75, panel_height=2.75, gap_x=0.5, gap_y=0.65, share_y=True
+)
+
+
+def ratio_scatter(dataset: xr.Dataset) -> Figure:
+    """Figure 4: the lowest mean ratio below 1 - eps against dead neurons, rank and norm of the policy.
+
+    A point is one run in one stretch of training, see `lowest_ratios`. The title of a panel has the rank correlations
+    of all its points, tau-b (Kendall) and rho (Spearman); points of one run are not independent, so no p-values.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    everything = points(dataset)
+    stretches = min(NUM_CHECKPOINTS, int(np.sum(np.any(is_after_start(dataset), axis=0))))
+    subtitle = (
+        f"{describe_runs(dataset)}. A point is one run in one of {stretches} equal stretches of its log points: "
+        "the lowest mean ratio below the clip range there, against the metric's mean over the stretch. Stretches in "
+        "which no sample is below have no point. \N{GREEK SMALL LETTER TAU}: Kendall, \N{GREEK SMALL LETTER RHO}: "
+        "Spearman, over all n points. Dotted: 1 \N{MINUS SIGN} \N{GREEK SMALL LETTER EPSILON}."
+    )
+    title = "Figure 4: probability ratios below the clip range and the representation"
+    limits = [1 - float(value) for value in recorded(dataset, "clip_eps")]
+    with house_style():
+        swept = [point for point, _ in everything]
+        channels = with_markers(choose_channels(swept), swept)
+        figure, axes = lay_out(len(_AGAINST), channels, title, wrap(subtitle), _SCATTER)
+        for ax, (name, (heading, label, is_log)) in zip(axes, _AGAINST.items(), strict=True):
+            lowest, means = lowest_ratios(dataset, name)
+            tau, rho = kendall_tau(means, lowest), spearman_rho(means, lowest)
+            ax.set_title(f"{heading}\n{_correlations(tau, rho, int(np.sum(~np.isnan(lowest))))}")
+            ax.set_xlabel(label)
+            if lowest.size == 0 or np.all(np.isnan(lowest)):
+                say_empty(ax)
+                continue
+            _scatter(ax, means, lowest, everything, channels)
+            if is_log and np.nanmin(means) > 0:
+                ax.set_xscale("log")
+                ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if _decades(means) < 2 else (1.0,)))
+                ax.xaxis.set_major_formatter(format_steps)
+                ax.xaxis.set_minor_formatter(NullFormatter())
+            for limit in limits:
+                ax.axhline(limit, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        axes[0].set_ylabel("lowest mean of pi_after / pi_before")
+        axes[0].set_ylim(-0.03, max([*limits, 0.8]) + 0.06)
+    return figure
+
+
+def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, everything: Sequence[Point], channels: Sequence[Channel]) -> None:
+    """The points x, y [S, K] in a shuffled order, so that no colour lies on top of all others."""
+    from matplotlib.colors import to_hex
+
+    styles = [(line_style(channels, point), runs) for point, runs in everything]
+    order = np.random.default_rng(0).permutation(x.size)
+    is_shown = ~np.isnan(y).ravel()
+    alpha = float(np.clip(30 / math.sqrt(x.size), 0.2, 0.7))
+    for marker in dict.fromkeys(style.get("marker", MARKERS[0]) for style, _ in styles):
+        colours = np.full(x.shape, "", dtype=object)
+        for style, runs in styles:
+            if style.get("marker", MARKERS[0]) == marker:
+                colours[runs] = to_hex(style["color"])
+        chosen = order[(is_shown & (colours.ravel() != ""))[order]]
+        shades = colours.ravel()[chosen].tolist()
+        is_many = x.size > 2000
+        ax.scatter(
+            x.ravel()[chosen], y.ravel()[chosen], s=9, c=shades, marker=marker, alpha=alpha, lw=0, rasterized=is_many
+        )
+
+
+def _decades(values: np.ndarray) -> float:
+    """Powers of ten between the smallest and the largest value."""
+    return float(np.log10(np.nanmax(values) / np.nanmin(values)))
+
+
+def rank_matrices(dataset: xr.Dataset) -> Figure:
+    """Figure 7: Spearman correlations over training among the five rank measures, average and worst over runs."""
+    title = "Figure 7: do the rank measures agree?"
+    subtitle = (
+        f"{describe_runs(dataset)}. Spearman correlation over the log points of a run between two rank measures of the "
+        "penultimate features; left its mean over runs, right its lowest value in any run. Runs in which a measure is "
+        f"constant have no correlation and are left out; {_NONE} where no run has one."
+    )
+    with house_style():
+        figure, axes = lay_out(4, [], title, wrap(subtitle, 115), _MATRICES)
+        image: Any = None
+        for row, network in enumerate(("policy", "critic")):
+            matrices = average_and_worst(rank_correlations(dataset, network))
+            for ax, what, matrix in zip(axes[2 * row :], ("average", "worst"), matrices, strict=False):
+                ax.set_title(f"{network.capitalize()}, {what} over runs")
+                image = _draw_matrix(ax, matrix, list(RANKS.values()))
+        box = axes[0].get_position().y1, axes[2].get_position().y0
+        bar = figure.colorbar(image, cax=figure.add_axes((0.9, box[1], 0.022, box[0] - box[1]), label="colour bar"))
+        bar.set_label("Spearman correlation")
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return figure
+
+
+_NONE = "\N{EN DASH}"
+
+
+def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str]) -> Any:
+    """One matrix as coloured cells with their numbers."""
+    image = ax.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
+    ticks = range(len(names))
+    ax.set_xticks(ticks, [name.replace(" ", "\n") for name in names])
+    ax.set_yticks(ticks, names)
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    for row, column in np.ndindex(matrix.shape):
+        value = matrix[row, column]
+        text = _NONE if np.isnan(value) else _signed(float(value))
+        colour = "white" if abs(value) > 0.6 else "0.1"
+        ax.text(column, row, text, ha="center", va="center", size=8.5, color=colour)
+    return image
+
+
+def _correlations(tau: float, rho: float, count: int) -> str:
+    if math.isnan(tau):
+        return f"no correlation, n = {count:,}"
+    return f"\N{GREEK SMALL LETTER TAU} = {_signed(tau)}, \N{GREEK SMALL LETTER RHO} = {_signed(rho)}, n = {count:,}"
+
+
+def _signed(correlation: float) -> str:
+    """A correlation with a minus sign as it is typeset."""
+    return format_number(correlation, 2).replace("-", "\N{MINUS SIGN}")

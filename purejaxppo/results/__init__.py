@@ -1,0 +1,42 @@
+"""Results of a sweep: the table of metrics, the labelled dataset, how to read it, and files for other tools. No JAX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from purejaxppo._lazy import lazy
+
+if TYPE_CHECKING:
+    from purejaxppo.results import dataset, export, registry, runs
+    from purejaxppo.results.dataset import GroupResult, by_environment, load, points, save, swept_fields, to_dataset
+    from purejaxppo.results.export import long_table
+    from purejaxppo.results.registry import HEADLINE, METRICS, Metric, markdown_table
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "dataset": ("GroupResult", "by_environment", "load", "points", "save", "swept_fields", "to_dataset"),
+        "export": ("long_table",),
+        "registry": ("HEADLINE", "METRICS", "Metric", "markdown_table"),
+        "runs": (),
+    },
+)
+
+__all__ = [
+    "HEADLINE",
+    "METRICS",
+    "GroupResult",
+    "Metric",
+    "by_environment",
+    "dataset",
+    "export",
+    "load",
+    "long_table",
+    "markdown_table",
+    "points",
+    "registry",
+    "runs",
+    "save",
+    "swept_fields",
+    "to_dataset",
+]

@@ -1,0 +1,294 @@
+"""Results as one labelled xarray.Dataset, in memory and in one netCDF file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.results.registry import AT_START, METRICS
+
+STATUS_MEANING = (
+    "0: ok; k > 0: the run diverged (non-finite loss or parameters) before its k-th log point after the start "
+    "(log point 0, if there is one, is the initial network); it is frozen, and NaN from there on"
+)
+_OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupResult:
+    """What one compiled program (a group of runs) hands over, as NumPy arrays: S runs, L log points, D features."""
+
+    metrics: Mapping[str, np.ndarray]
+    """Name -> [S, L], or [S, L, D] for spectra."""
+    env_steps: np.ndarray
+    """Environment steps at each log point reached so far, [L]."""
+    seeds: np.ndarray
+    """Seed of each run, [S]."""
+    swept: Mapping[str, Sequence[Any]]
+    """Swept field -> its value in each run, length S; the same fields in every group."""
+    status: np.ndarray
+    """0 for a sound run, [S]; see STATUS_MEANING."""
+    run_index: np.ndarray
+    """Position of each run in the sweep's own order, [S]."""
+
+
+def to_dataset(
+    groups: Sequence[GroupResult], attrs: Mapping[str, Any], status_meaning: str = STATUS_MEANING
+) -> xr.Dataset:
+    """One Dataset with dims (run, log[, D or minibatch]) from the groups of a sweep, runs in the sweep's own order.
+
+    Groups with fewer log points and narrower spectra are padded with NaN. `env_steps` is (log) when all runs share it,
+    else (run, log). `attrs` become plain strings, other values than strings as JSON. A metric that shares its name with
+    a swept field (`learning_rate`) leaves the name to the field and is stored as `<name>_measured`.
+    Raises ValueError when groups contradict themselves or each other.
+    """
+    for number, group in enumerate(groups):
+        _check_group(number, group, groups[0])
+    run_index = np.concatenate([np.asarray(group.run_index, dtype=np.int64) for group in groups] or [np.zeros(0)])
+    if np.unique(run_index).size != run_index.size:
+        raise ValueError("run_index must name every run once.")
+    order = np.argsort(run_index)
+
+    def by_run(parts: list[np.ndarray], dtype: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(part, dtype=dtype) for part in parts] or [np.zeros(0, dtype)])[order]
+
+    fields = [field for field in (groups[0].swept if groups else ()) if field != "seed"]
+    group_number = [np.full(len(group.seeds), number) for number, group in enumerate(groups)]
+    dataset = xr.Dataset(
+        coords={
+            "env_steps": _env_steps(groups, order),
+            "run_index": ("run", run_index[order].astype(np.int64)),
+            "seed": ("run", by_run([group.seeds for group in groups], np.int64)),
+            "group": ("run", by_run(group_number, np.int64)),
+            **{field: ("run", _swept_values(groups, field)[order]) for field in fields},
+        },
+        attrs={name: value if isinstance(value, str) else _json(value) for name, value in attrs.items()},
+    )
+    variables = {}
+    for name in dict.fromkeys(name for group in groups for name in group.metrics):
+        values = _padded([group.metrics.get(name) for group in groups], groups)[order]
+        variables[f"{name}_measured" if name in fields else name] = (
+            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: values.ndim],
+            values,
+            _description(name),
+        )
+    dataset = dataset.assign(variables)  # all at once: one by one takes seconds
+    dataset["status"] = ("run", by_run([group.status for group in groups], np.int32))
+    _describe_own(dataset, fields, status_meaning)
+    return dataset
+
+
+def swept_fields(dataset: xr.Dataset) -> list[str]:
+    """The axes of a sweep: names of the swept fields, in the sweep's order, without the seed.
+
+    Coordinates over runs that were added later count as axes too, after the others.
+    """
+    over_runs = [str(name) for name, value in dataset.coords.items() if value.dims == ("run",)]
+    return [name for name in over_runs if name not in _OWN_COORDINATES]
+
+
+Point = tuple[dict[str, Any], np.ndarray]
+"""Swept values, and the positions of their runs [S]."""
+
+
+def points(dataset: xr.Dataset) -> list[Point]:
+    """The points of the axes, in order of first appearance: (swept values, positions of their runs [S])."""
+    fields = swept_fields(dataset)
+    columns = [dataset[field].values.tolist() for field in fields]
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for run in range(dataset.sizes["run"]):
+        members.setdefault(tuple(column[run] for column in columns), []).append(run)
+    return [(dict(zip(fields, key, strict=True)), np.array(runs)) for key, runs in members.items()]
+
+
+def by_environment(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The results of each environment by themselves, in order of first appearance; {"": dataset} with a single one.
+
+    Returns, norms and ranks of two environments do not belong on one axis, nor into one mean.
+    """
+    if "env" not in dataset.coords:
+        return {"": dataset}
+    names = dataset["env"].values.astype(str)
+    parts = {str(name): dataset.isel(run=np.flatnonzero(names == name)) for name in dict.fromkeys(names.tolist())}
+    return parts if len(parts) > 1 else {"": dataset}
+
+
+def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
+    """Configuration and hyper-parameters in the sweep's own record; empty if there is none."""
+    sweep = json.loads(dataset.attrs.get("sweep", "{}"))
+    return sweep.get("config", {}) | sweep.get("hparams", {})
+
+
+def recorded_widths(dataset: xr.Dataset) -> np.ndarray | None:
+    """Units of the penultimate layer in each run [S], from `hidden_sizes` as swept or recorded; None if not told."""
+    if "hidden_sizes" in dataset.coords:  # "64-48", or a number where it is one layer in all runs
+        return np.array([int(str(size).split("-")[-1]) for size in dataset["hidden_sizes"].values.tolist()])
+    sizes = recorded_fields(dataset).get("hidden_sizes")
+    return np.full(dataset.sizes["run"], int(sizes[-1])) if sizes else None
+
+
+def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write a Dataset as netCDF; whoever reads `path`, at any moment, finds the old file or the whole new one.
+
+    Folders that are missing are created. Raises OSError when the disk refuses.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    # Compression carries a checksum: a damaged file fails to load instead of loading wrong numbers.
+    filters = {"zlib": True, "complevel": 4, "shuffle": True}
+    encoding = {name: filters for name, variable in dataset.variables.items() if variable.dtype.kind in "iuf"}
+    # What an earlier file said about its own storage must not leak into this one.
+    clean = dataset.drop_encoding()
+    try:
+        try:
+            clean.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+        except RuntimeError as error:  # netCDF's word for whatever the disk said
+            raise OSError(errno.EIO, f"the disk refuses it ({error})") from error
+        sync_and_rename(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def load(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a Dataset written by `save`, wholly into memory; the file is closed again.
+
+    Raises ConfigError when there is no such file, or when it is damaged or not a results file.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ConfigError(f"Results file {str(source)!r} does not exist; it must be a netCDF file of purejaxppo.")
+    try:
+        # Nothing here is a date: a metric in seconds is a number of seconds.
+        dataset = xr.load_dataset(source, engine="netcdf4", decode_times=False)
+    except Exception as error:  # a damaged file makes HDF5 and its readers fail in every way there is
+        raise ConfigError(f"Results file {str(source)!r} is damaged or not netCDF, and cannot be read.") from error
+    if not {"run", "log"} <= set(dataset.sizes) or "status" not in dataset:
+        raise ConfigError(
+            f"File {str(source)!r} is no results file: it must have dimensions run and log and a variable status."
+        )
+    return dataset
+
+
+def sync_and_rename(partial: Path, target: Path) -> None:
+    """Force a finished temporary file to disk, then let it take its final name (same folder, so one atomic step)."""
+    with open(partial, "rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, target)
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself must reach the disk too; Windows has no such call
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
+    """Raise ValueError when a group's arrays disagree in length, or its fields with the first group's."""
+    num_runs, num_logs = len(group.seeds), len(group.env_steps)
+    lengths = {"status": len(group.status), "run_index": len(group.run_index)}
+    lengths |= {field: len(values) for field, values in group.swept.items()}
+    for name, length in lengths.items():
+        if length != num_runs:
+            raise ValueError(f"group {number}: {name} has {length} values for {num_runs} runs.")
+    for name, values in group.metrics.items():
+        if values.ndim not in (2, 3) or values.shape[:2] != (num_runs, num_logs):
+            raise ValueError(f"group {number}: {name} has shape {values.shape}, not ({num_runs}, {num_logs}[, D]).")
+        if "/" in name:
+            raise ValueError(f"group {number}: a metric name may not contain '/', as {name!r} does.")
+    if list(group.swept) != list(first.swept):
+        raise ValueError(f"group {number}: swept fields {list(group.swept)} differ from {list(first.swept)}.")
+    if clash := [field for field in group.swept if field in _OWN_COORDINATES and field != "seed"]:
+        raise ValueError(f"group {number}: a swept field may not be called {clash[0]!r}.")
+
+
+def _env_steps(groups: Sequence[GroupResult], order: np.ndarray) -> tuple[Any, np.ndarray]:
+    """(dims, values) of the step coordinate: (log) when every group has the same, else (run, log) padded with NaN."""
+    grids = [np.asarray(group.env_steps) for group in groups]
+    if all(np.array_equal(grid, grids[0]) for grid in grids):
+        return ("log",), (grids[0] if grids else np.zeros(0)).astype(np.int64)
+    num_logs = max(grid.size for grid in grids)
+    rows = [np.pad(grid.astype(np.float64), (0, num_logs - grid.size), constant_values=np.nan) for grid in grids]
+    counts = [len(group.seeds) for group in groups]
+    return ("run", "log"), np.repeat(np.stack(rows), counts, axis=0)[order]
+
+
+def _padded(parts: list[np.ndarray | None], groups: Sequence[GroupResult]) -> np.ndarray:
+    """The groups' values of one metric below each other, [S, L] or [S, L, D]; NaN where a group has none."""
+    found = [np.asarray(part) for part in parts if part is not None]
+    if len({part.ndim for part in found}) > 1:
+        raise ValueError("a metric must have the same number of dimensions in every group.")
+    dtype = np.result_type(*found)
+    if not np.issubdtype(dtype, np.floating):  # whole numbers, and types that netCDF does not know (bfloat16)
+        dtype = np.dtype(np.float64)
+    num_logs = max(len(group.env_steps) for group in groups)
+    width = [max(part.shape[2] for part in found)] if found[0].ndim == 3 else []
+    rows = []
+    for part, group in zip(parts, groups, strict=True):
+        row = np.full((len(group.seeds), num_logs, *width), np.nan, dtype=dtype)
+        if part is not None:
+            row[tuple(slice(size) for size in part.shape)] = part
+        rows.append(row)
+    return np.concatenate(rows)
+
+
+def _swept_values(groups: Sequence[GroupResult], field: str) -> np.ndarray:
+    """A swept field of all runs as booleans, whole numbers, floats, or else strings ("64-64" for a tuple)."""
+    values = [_scalar(value) for group in groups for value in group.swept[field]]
+    kinds = {type(value) for value in values}
+    if kinds <= {bool} or kinds <= {int} or kinds <= {int, float}:
+        return np.array(values)
+    return np.array([str(value) for value in values])
+
+
+def _scalar(value: Any) -> bool | int | float | str:
+    """A swept value as Python's own bool, int, float or string."""
+    if isinstance(value, np.floating) and value.dtype.itemsize < 8:
+        return float(str(value))  # the shortest decimal: 0.1 stays 0.1 and does not become 0.10000000149
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, tuple | list | np.ndarray):
+        return "-".join(str(_scalar(item)) for item in value)
+    if value is None:
+        return "none"
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=lambda other: other.tolist() if hasattr(other, "tolist") else str(other))
+
+
+def _description(name: str) -> dict[str, str]:
+    """Attributes of a metric from the registry; unknown names are kept, and say that they are unknown."""
+    metric = METRICS.get(name)
+    if metric is None:
+        return {"long_name": name.replace("_", " "), "definition": "not in the table of metrics"}
+    described = {"long_name": metric.long_name, "definition": metric.definition}
+    return described | {key: text for key in ("units", "source") if (text := getattr(metric, key))}
+
+
+def _describe_own(dataset: xr.Dataset, fields: Sequence[str], status_meaning: str) -> None:
+    """Attributes of the variables that are not metrics."""
+    texts = {
+        "env_steps": ("environment steps", "steps of all environments of a run, since its start; " + AT_START),
+        "run_index": ("run", "position of the run in the sweep's own order"),
+        "seed": ("seed", "the same seed gives the same initial weights and environment keys in every configuration"),
+        "group": ("group", "runs of one group were trained by one compiled program"),
+        "status": ("status", "whether the run stayed finite; see meaning"),
+        **{field: (field.replace("_", " "), f"swept field {field}") for field in fields},
+    }
+    for name, (long_name, definition) in texts.items():
+        dataset[name].attrs.update(long_name=long_name, definition=definition)
+    dataset["env_steps"].attrs["units"] = "steps"
+    dataset["status"].attrs["meaning"] = status_meaning

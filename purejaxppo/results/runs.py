@@ -1,0 +1,133 @@
+"""How far the runs of a dataset have come, how wide they are, and what they are called: questions to a dataset.
+
+Log point 0, which results of older versions do not have, is the initial network at `env_steps` 0: nothing has been
+updated, changes are 0 and minibatch metrics NaN. It is drawn and exported as any other; what is said about training
+(collapse, final values, effects, correlations) is said of the log points after it, see `is_after_start`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import points, recorded_fields, recorded_widths
+from purejaxppo.results.registry import METRICS
+
+
+def steps_of_runs(dataset: xr.Dataset) -> np.ndarray:
+    """Environment steps of every run and log point, [S, L]; NaN where a run has not come to a log point."""
+    steps = dataset["env_steps"].values.astype(np.float64)
+    return np.broadcast_to(steps, (dataset.sizes["run"], steps.shape[-1]))
+
+
+def is_after_start(dataset: xr.Dataset) -> np.ndarray:
+    """Whether a run has learned at a log point: all that it has reached, but log point 0; [S, L]."""
+    return steps_of_runs(dataset) > 0
+
+
+def steps_reached(dataset: xr.Dataset) -> np.ndarray:
+    """Environment steps at the last log point of each run, [S]; 0 before the first."""
+    steps = steps_of_runs(dataset)
+    return np.max(np.where(np.isfinite(steps), steps, 0.0), axis=1, initial=0.0)
+
+
+def last_step(dataset: xr.Dataset) -> float:
+    """Environment steps at the last log point of the run that came furthest; 1 where there is none."""
+    return float(np.max(steps_reached(dataset), initial=0.0)) or 1.0
+
+
+def diverged_steps(dataset: xr.Dataset) -> np.ndarray:
+    """Environment step of the log point before which each run diverged, [S]; NaN where it did not, or was not there.
+
+    `status` counts the log points from 1 after the start: it is the place along `log` where there is a log point 0.
+    """
+    steps, status = steps_of_runs(dataset), dataset["status"].values.astype(np.int64)
+    place = status - 1 + np.sum(steps == 0, axis=1)
+    is_there = (status > 0) & (place < steps.shape[1])
+    at = np.full(status.shape, np.nan)
+    at[is_there] = steps[is_there, place[is_there]]
+    return at
+
+
+def curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [L] and values [S, L] (spectra: [S, L, D]) of the runs of one point, as far as the sweep has come.
+
+    Log points without a measurement of plasticity, by design most of them, are left out of it; gaps of other metrics
+    stay.
+    """
+    # Runs of one point share their configuration and so their grid; the one that came furthest has all of it.
+    grid = dataset["env_steps"].values.astype(np.float64)
+    steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
+    values = dataset[name].values[runs].astype(np.float64)
+    shown = np.isfinite(steps)
+    if is_plasticity(name):
+        shown &= np.any(~np.isnan(values), axis=0)
+    return steps[shown], values[:, shown]
+
+
+def is_plasticity(name: str) -> bool:
+    """Whether a metric is measured at some log points only."""
+    return name in METRICS and METRICS[name].family == "plasticity"
+
+
+def policy_widths(dataset: xr.Dataset) -> np.ndarray:
+    """Units of the policy's penultimate layer in each run [S]: as recorded, else the number of its singular values.
+
+    There are min(N, D) of these: fewer than units where a rollout has fewer samples. Narrower spectra are padded with
+    NaN, so it is the largest number of values at any log point of the run's group.
+    Raises ConfigError for results with neither.
+    """
+    if (widths := recorded_widths(dataset)) is not None:
+        return widths.astype(np.float64)
+    if "policy_singular_values" not in dataset:
+        raise ConfigError(
+            "policy_singular_values is not in these results, but the width of the policy is read from it."
+        )
+    counts = np.sum(np.isfinite(dataset["policy_singular_values"].values), axis=2).max(axis=1, initial=0)
+    groups = dataset["group"].values if "group" in dataset.coords else np.zeros(counts.size)
+    return np.array([counts[groups == group].max() for group in groups], dtype=np.float64)
+
+
+def feature_width(dataset: xr.Dataset) -> int | None:
+    """Number of penultimate policy neurons, when all runs have the same and the dataset tells it."""
+    try:
+        widths = {int(width) for width in policy_widths(dataset) if width > 0}
+    except ConfigError:
+        return None
+    return widths.pop() if len(widths) == 1 else None
+
+
+def recorded(dataset: xr.Dataset, field: str) -> list[Any]:
+    """Values of a field: those swept, else the one in the sweep's own record; empty if it is not told."""
+    if field in dataset.coords:
+        return list(dict.fromkeys(dataset[field].values.tolist()))
+    fields = recorded_fields(dataset)
+    return [fields[field]] if field in fields else []
+
+
+def describe_runs(dataset: xr.Dataset) -> str:
+    """Environment and number of runs: `gymnax/Acrobot-v1, 16 runs`."""
+    environments = [str(name) for name in recorded(dataset, "env")]
+    num_runs = dataset.sizes["run"]
+    runs = f"{num_runs} run" + "s" * (num_runs != 1)
+    if len(environments) > 2:
+        return f"{len(environments)} environments, {runs}"
+    return ", ".join([*environments, runs])
+
+
+def how_to_read(dataset: xr.Dataset) -> str:
+    """How to read lines against steps, and how many runs are behind a line."""
+    counts = [runs.size for _, runs in points(dataset)]
+    if max(counts, default=0) <= 1:
+        text = "Each line is one run."
+    else:
+        per_line = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+        text = (
+            f"Lines: interquartile mean over {per_line} runs. Bands: 95 % bootstrap intervals. Thin lines: single runs."
+        )
+    if num_diverged := int(np.sum(dataset["status"].values != 0)):
+        text += f" Crosses: last value of a run that diverged ({num_diverged} of {dataset.sizes['run']})."
+    return text

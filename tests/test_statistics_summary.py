@@ -1,0 +1,183 @@
+"""Summary: what "final" means, and the table that a person reads."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
+from purejaxppo.statistics.estimates import bootstrap_interval, iqm
+from purejaxppo.statistics.summary import (
+    SUMMARY_METRICS,
+    final_values,
+    format_csv,
+    format_markdown,
+    format_table,
+    summary_table,
+)
+
+
+def results(num_runs=8, num_logs=30, swept=None, status=None, **metrics):
+    """A Dataset of one group; metrics that are not given are noise."""
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=(num_runs, num_logs)) for name in SUMMARY_METRICS}
+    one = GroupResult(
+        metrics={**values, **metrics},
+        env_steps=1000 * np.arange(1, num_logs + 1),
+        seeds=np.arange(num_runs),
+        swept=swept or {},
+        status=np.zeros(num_runs) if status is None else np.array(status),
+        run_index=np.arange(num_runs),
+    )
+    return to_dataset([one], {})
+
+
+@pytest.mark.parametrize(("num_logs", "window"), [(1, 1), (5, 1), (10, 1), (11, 2), (30, 3), (70, 7)])
+def test_final_is_the_last_tenth_rounded_up(num_logs, window):
+    values = np.arange(2 * num_logs, dtype=float).reshape(2, num_logs)
+    found = final_values(results(2, num_logs, return_mean=values), "return_mean")
+    assert found.dims == ("run",)
+    np.testing.assert_allclose(found, values[:, -window:].mean(axis=1))
+    assert found.attrs["units"] == "reward"
+    np.testing.assert_array_equal(found["seed"], [0, 1])
+
+
+def test_the_window_does_not_grow_by_rounding():
+    values = np.arange(100.0)[None, :]  # 0.07 * 100 is 7.000000000000001
+    assert final_values(results(1, 100, return_mean=values), "return_mean", 0.07)[0] == 96
+
+
+def test_final_ignores_what_is_missing():
+    values = np.tile(np.arange(20.0), (3, 1))
+    values[0, -1] = np.nan
+    values[1, -2:] = np.nan
+    found = final_values(results(3, 20, return_mean=values, policy_rank=values), "return_mean")
+    np.testing.assert_array_equal(found, [18, np.nan, 18.5])
+    np.testing.assert_array_equal(final_values(results(3, 20, policy_rank=values), "policy_rank", 1.0)[1], 8.5)
+
+
+@pytest.mark.parametrize("name", ["excess_ratio", "ratio_below_mean", "ratio_above_std"])
+def test_final_ratios_are_the_last_that_exist(name):
+    values = np.tile(np.arange(20.0), (3, 1))
+    values[0, 10:] = np.nan
+    values[1, [18, 16]] = np.nan
+    values[2] = np.nan
+    found = final_values(results(3, 20, **{name: values}), name)
+    np.testing.assert_array_equal(found, [8.5, 18, np.nan])
+
+
+def test_fractions_of_samples_are_no_ratios():
+    values = np.tile(np.arange(20.0), (1, 1))
+    values[0, 10:] = np.nan
+    assert np.isnan(final_values(results(1, 20, ratio_below_fraction=values), "ratio_below_fraction")[0])
+
+
+def test_final_of_an_unfinished_run_is_the_last_tenth_of_what_it_has():
+    def part(index, num_logs):
+        return GroupResult(
+            metrics={"return_mean": np.arange(num_logs, dtype=float)[None, :]},
+            env_steps=np.arange(1, num_logs + 1),
+            seeds=np.zeros(1),
+            swept={"num_epochs": [index]},
+            status=np.zeros(1),
+            run_index=np.array([index]),
+        )
+
+    dataset = to_dataset([part(0, 40), part(1, 20), part(2, 0)], {})
+    np.testing.assert_array_equal(final_values(dataset, "return_mean"), [37.5, 18.5, np.nan])
+    table = summary_table(dataset)
+    np.testing.assert_array_equal(table["env_steps"], [40, 20, 0])
+    assert "env_steps" in format_table(table)
+
+
+def test_final_before_the_first_log_point_is_nan():
+    assert np.all(np.isnan(final_values(results(2, 0), "return_mean")))
+
+
+def test_wrong_questions_are_told():
+    with pytest.raises(ConfigError, match=r"^Metric 'retrun_mean' has no single value .* did you mean return_mean\?$"):
+        final_values(results(), "retrun_mean")
+    with pytest.raises(ConfigError, match=r"^Metric 'status' .* `purejaxppo metrics` lists all\.$"):
+        final_values(results(), "status")
+    for fraction in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=f"fraction is {fraction}"):
+            final_values(results(), "return_mean", fraction)
+
+
+def test_the_table_has_a_row_per_point():
+    swept = {"num_epochs": [4] * 4 + [32] * 4, "pfo_coef": [0.0, 0.0, 1.0, 1.0] * 2}
+    dataset = results(swept=swept, status=[0, 0, 0, 0, 3, 9, 0, 0])
+    table = summary_table(dataset)
+    assert table[["num_epochs", "pfo_coef"]].values.tolist() == [[4, 0], [4, 1], [32, 0], [32, 1]]
+    assert table["runs"].tolist() == [2, 2, 2, 2]
+    assert table["diverged"].tolist() == [0, 0, 2, 0]
+    finals = final_values(dataset, "policy_rank").values[4:6]
+    low, high = bootstrap_interval(finals, iqm)
+    found = table.loc[2, ["policy_rank", "policy_rank_low", "policy_rank_high"]].tolist()
+    np.testing.assert_allclose(found, [iqm(finals), low, high])
+
+
+def test_the_table_without_axes_metrics_or_runs(tmp_path):
+    table = summary_table(results().drop_vars(["excess_ratio"]))
+    assert len(table) == 1
+    assert np.isnan(table["excess_ratio"][0])
+    assert "-" in format_table(table)
+    nothing = summary_table(results().isel(run=slice(0, 0)))
+    assert len(nothing) == 0
+    assert "return" in format_table(nothing)
+    dataset = results(swept={"activation": ["relu", "tanh"] * 4})
+    pd.testing.assert_frame_equal(summary_table(load(save(dataset, tmp_path / "r.nc"))), summary_table(dataset))
+
+
+def shaped(means, spread):
+    """A table whose cells are known: two points, values far apart."""
+    finals = np.concatenate([mean + spread * np.linspace(-1, 1, 4) for mean in means])[:, None]
+    swept = {"num_epochs": [4] * 4 + [32] * 4, "pfo_coef": [0.0] * 8}
+    others = {name: np.full((8, 1), 10.0) for name in SUMMARY_METRICS if name != "return_mean"}
+    return summary_table(results(8, 1, swept=swept, return_mean=finals, **others))
+
+
+def test_the_text_is_aligned_and_fits():
+    table = shaped((-88.2, -417.3), 2.0)
+    text = format_table(table)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    low, high = table.loc[0, ["return_mean_low", "return_mean_high"]]
+    assert f" -88.2 [ {low:.1f},  {high:.1f}]" in text
+    assert "-417.3 [-419" in text
+    lines = text.splitlines()
+    assert lines[0].split()[:6] == ["num_epochs", "pfo_coef", "runs", "diverged", "return", "policy"]
+    brackets = [line.index("[") for line in lines[2:4]]
+    assert brackets[0] == brackets[1]
+    assert lines[2].split()[:4] == ["4", "0", "4", "0"]
+    # Every block repeats the row labels, and every metric appears once.
+    assert text.count("num_epochs") == 2
+    assert all(text.count(header) == 1 for header in ("policy rank", "policy norm", "dead neurons", "excess ratio"))
+    wide = format_table(table, width=300)
+    assert wide.count("num_epochs") == 1
+    assert "excess ratio" in wide.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "text"),
+    [(123456.0, "1.2e+05"), (1234.0, "1234"), (20.5, "20.5"), (1.25, "1.25"), (0.125, "0.125"), (2e-5, "2.0e-05")],
+)
+def test_numbers_have_about_three_digits(mean, text):
+    assert f"{text} [{text}, {text}]" in format_table(shaped((mean, mean), 0.0))
+
+
+def test_markdown_holds_the_same_cells():
+    swept = {"env": ["a|b"] * 8}
+    lines = format_markdown(summary_table(results(8, 1, swept=swept, return_mean=np.full((8, 1), -88.2)))).splitlines()
+    assert lines[0].startswith("| env | runs | diverged | return |")
+    assert lines[1] == "|" + " ---: |" * 8
+    assert lines[2].startswith("| a\\|b | 8 | 0 | -88.2 [-88.2, -88.2] |")
+
+
+def test_csv_holds_the_numbers():
+    table = shaped((-88.2, -417.3), 2.0)
+    found = pd.read_csv(io.StringIO(format_csv(table)))
+    pd.testing.assert_frame_equal(found, table, check_dtype=False)
+    missing = summary_table(results(1))
+    assert pd.read_csv(io.StringIO(format_csv(missing)))["return_mean_low"].isna().all()

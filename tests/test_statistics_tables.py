@@ -1,0 +1,74 @@
+"""Numbers, intervals and tables are written in one way everywhere."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from purejaxppo.statistics.tables import (
+    align,
+    compact,
+    format_interval,
+    format_intervals,
+    format_number,
+    format_value,
+    markdown,
+    sides_of,
+    with_rule,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.0123, "0.0123"),
+        (0.5, "0.500"),
+        (-7.25, "-7.25"),
+        (88.25, "88.2"),
+        (543.0, "543.0"),
+        (12345.6, "12346"),
+        (123456.0, "1.2e+05"),
+        (0.0001, "1.0e-04"),
+        (math.inf, "inf"),
+        (math.nan, "-"),
+    ],
+)
+def test_a_number_has_about_three_digits(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+def test_the_ends_of_an_interval_have_the_decimals_of_the_largest() -> None:
+    assert format_interval(9.5, 0.123, 12.0) == "9.5 [0.1, 12.0]"
+    assert format_interval(0.5, 0.25, 1.0, decimals=2) == "0.50 [0.25, 1.00]"
+    assert format_interval(2e5, 1e5, 30.0) == "2.0e+05 [1.0e+05, 3.0e+01]"
+    assert format_interval(1.0, math.nan, math.nan) == "1.00"
+    assert format_interval(math.nan, math.nan, math.nan) == "-"
+
+
+def test_intervals_of_a_column_stand_below_each_other() -> None:
+    cells = format_intervals([(1.0, 0.5, 1.5), (-10.0, -12.0, -8.0), (3.0, math.nan, math.nan)])
+    assert cells == [" 1.00 [ 0.50, 1.50]", "-10.0 [-12.0, -8.0]", " 3.00"]
+    assert compact(cells[0]) == "1.00 [0.50, 1.50]"
+    assert format_intervals([]) == []
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.00025, "0.00025"), (1.0, "1"), ("64-64", "64-64"), (True, "True")])
+def test_a_swept_value_is_written_as_a_person_writes_it(value: object, text: str) -> None:
+    assert format_value(value) == text
+
+
+def test_columns_are_aligned_and_a_last_cell_may_run_on() -> None:
+    lines = align([["a", "number", "c"], ["long", "1", "x"], ["b", "a text that runs on"]], "<>")
+    assert lines == ["a     number  c", "long       1  x", "b     a text that runs on"]
+    assert with_rule(lines).splitlines()[1] == "-" * len(lines[2])
+    assert align([]) == []
+
+
+def test_cells_with_intervals_go_left_and_numbers_right() -> None:
+    assert sides_of([["runs", "5"], ["rank", "1.0 [0.5, 1.5]"]]) == "><"
+
+
+def test_markdown_escapes_what_would_end_a_cell() -> None:
+    assert markdown(["a|b"], [["x|y [ 1,  2]"]]).splitlines()[2] == "| x\\|y [1, 2] |"
