@@ -90,12 +90,17 @@ CASES = {
         {"env": "gymnax/CartPole-v1", "max_episode_steps": 13, "lr_schedule": "linear"},
         {"learning_rate": 1e-2, "pfo_coef": 0.5, "critic_pfo_coef": 0.3, "entropy_coef": 0.02, "clip_eps": 0.1},
     ),
-    "squashed": (  # tanh-squashed normal: an entropy that is sampled
+    # Tanh-squashed normal: an entropy that is sampled. 1.5 kl_target is between the first rollout's KL(old || new) and
+    # KL(new || old), so that only the right one raises the coefficient; the next rollout lowers it.
+    "squashed": (
         {
             **PENDULUM, "activation": "tanh", "time_limit": "terminate", "normalize_observations": RUNNING,
             "kl_penalty": True,
         },
-        {"learning_rate": 5e-3, "entropy_coef": 0.01, "kl_coef": 0.7, "kl_target": 0.02, "adam_beta2": 0.9},
+        {
+            "learning_rate": 5e-3, "entropy_coef": 0.01, "kl_coef": 0.7, "kl_target": 0.0049, "kl_increment": 20.0,
+            "adam_beta2": 0.9,
+        },
     ),
     "corridor": (  # two updates to a log point
         {**CORRIDOR, "sign_reward": True, "total_steps": 8 * 128},
@@ -105,9 +110,10 @@ CASES = {
         {**PENDULUM, "reset_optimizer": True, "action_distribution": "normal", "minibatch_size": 48},
         {"learning_rate": 5e-3, "value_coef": 0.1, "gae_lambda": 0.8},
     ),
+    # kl_stop_limit is between KL(old || new) and KL(new || old) of the minibatch that stops the second rollout.
     "stop": (
         {**CORRIDOR, "sign_reward": True, "kl_stop": True, "time_limit": "terminate"},
-        {"learning_rate": 1e-2, "kl_stop_limit": 0.015, "gamma": 0.9},
+        {"learning_rate": 1e-2, "kl_stop_limit": 0.0178, "gamma": 0.9},
     ),
     "fixed": (
         {
