@@ -201,9 +201,12 @@ def test_iterations(case):
         assert any(0 < metrics["minibatches_done_fraction"] < 1 for metrics in seen)
 
 
-@needs_new_core
-def test_log_ratios_are_clamped():
-    """With deviations of exp(-5) one step moves actions by many of them, and log ratios beyond log 1e-7."""
+def test_ratios_that_vanish():
+    """With deviations of exp(-5) one step moves actions by many of them: ratios of 1e-7 and less, losses still right.
+
+    (What bounds log ratios from above is beyond such a test: a sample that was drawn from the old policy becomes 1e9
+    times as likely only where it was more than 6 deviations away.)
+    """
 
     def sharpen(state):
         policy = state.params["policy"]

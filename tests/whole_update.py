@@ -218,8 +218,6 @@ class Oracle:
     def both(self, x: Array) -> tuple[SimpleNamespace, SimpleNamespace]:
         return both(np, self.params, x, self.config.activation)
 
-    # Collecting
-
     def collect(self, key: Array) -> SimpleNamespace:
         """num_steps of every environment; lists over time of what happened, each [num_envs, ...]."""
         config, names = self.config, ("obs", "action", "reward", "terminated", "truncated", "final_obs")
@@ -276,8 +274,6 @@ class Oracle:
             "old_policy_phi": policy.preactivations[-1],
             "old_critic_phi": critic.preactivations[-1],
         }
-
-    # Learning
 
     def losses(self, xp: Any, params: dict[str, Any], batch: dict[str, Array], noise: Array, kl_coef: float) -> Any:
         """The loss on a minibatch, and its terms without their coefficients.
@@ -401,8 +397,6 @@ class Oracle:
             elif kl < hparams.kl_target / 1.5:
                 self.kl_factor *= hparams.kl_decrement
         return found
-
-    # Iterating
 
     def update(self) -> tuple[dict[str, float], dict[str, Array], tuple[SimpleNamespace, SimpleNamespace]]:
         """Metrics of the epochs, the batch, and what the networks gave for it before."""
