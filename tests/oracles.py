@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 Array = np.ndarray
@@ -130,3 +132,46 @@ def probe_r2(features: Array, target: Array, cutoff: float = 1e-5) -> float:
     norms = np.linalg.norm(x, axis=0)
     u, sigma, _ = np.linalg.svd(x[:, norms > 0] / norms[norms > 0], full_matrices=False)
     return float(np.sum((u[:, sigma > cutoff].T @ y) ** 2) / np.sum(y**2))
+
+
+RANKS = {
+    "rank": approximate_rank,
+    "effective_rank": effective_rank,
+    "srank": srank,
+    "feature_rank": feature_rank,
+    "numerical_rank": numerical_rank,
+}
+
+
+def representation(before: Any, after: Any, activation: str) -> dict[str, Any]:
+    """One network's measures before and after an update, by the metric's name without the network's.
+
+    before, after: objects with `features` [N, D] and `preactivations`, one [N, D_l] for each hidden layer.
+    """
+    found: dict[str, Any] = {}
+    for suffix, output in (("_before", before), ("", after)):
+        for infix, kind in (("", "feature"), ("preactivation_", "preactivation")):
+            matrix = output.features if kind == "feature" else output.preactivations[-1]
+            sigma, root = spectrum(matrix), np.sqrt(len(matrix))
+            found |= {f"{infix}{name}{suffix}": function(matrix) for name, function in RANKS.items()}
+            found |= {f"{infix}sigma_{n}{suffix}": sigma[i] / root for n, i in ((1, 0), (2, 1), ("min", -1))}
+            found[f"{infix}participation_ratio{suffix}"] = participation_ratio(matrix)
+            found[f"{infix}condition_number{suffix}"] = condition_number(matrix)
+            found[f"{kind}_norm{suffix}"] = mean_norm(matrix)
+            found[f"{kind}_mean{suffix}"] = matrix.mean()
+            found[f"{kind}_std{suffix}"] = mean_deviation_over_dimensions(matrix)
+            if not suffix:
+                found[f"{infix}singular_values"] = sigma
+                found |= {f"{infix}{n}_change": found[f"{infix}{n}"] - found[f"{infix}{n}_before"] for n in RANKS}
+        found[f"all_preactivations_norm{suffix}"] = mean_norm(np.concatenate(output.preactivations, axis=1))
+        found[f"dead_neurons{suffix}"] = dead_neurons(output.features, activation)
+        found[f"dormant_neurons{suffix}"] = dormant_neurons(output.features)
+        found[f"collinearity{suffix}"] = collinearity(output.features)
+    pairs = {
+        "feature": (before.features, after.features),
+        "preactivation": (before.preactivations[-1], after.preactivations[-1]),
+        "all_preactivations": tuple(np.concatenate(x.preactivations, axis=1) for x in (before, after)),
+    }
+    for kind, pair in pairs.items():
+        found[f"{kind}_drift"], found[f"{kind}_cosine"] = drift(*pair)
+    return found

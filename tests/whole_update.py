@@ -1,0 +1,455 @@
+"""PPO written a second time, plainly: NumPy in float64, loops, and none of the package's own code.
+
+An `Oracle` reads the initial parameters, observations, environment states, the run's key and, where they are fixed, the
+observation statistics off the state that `trainer.init` returned. From there on it shares with the package the
+environments' `step` and the rules by which keys are split, nothing else. `Oracle.segment()` gives the metrics that
+`trainer.segment` must give; `params`, `moments`, `mean`, `var` and `obs` are what its state must hold.
+
+Functions that take `xp` are written once and used twice: with NumPy for values, and with jax.numpy, in float64 as well,
+for JAX to differentiate the loss. N samples, D features, A actions; "old" is what collected the rollout.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles as slow
+
+from purejaxppo import envs
+
+Array = Any
+LOG_RATIO_RANGE = (np.log(1e-7), np.log(1e9))  # continuous actions
+LARGEST_LOG_RATIO = 60.0  # discrete actions
+CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
+
+
+# --- Networks
+
+
+def network(xp: Any, layers: dict[str, Any], head: str, x: Array, activation: str) -> SimpleNamespace:
+    """h_l = activation(z_l), z_l = h_{l-1} W_l + b_l: outputs [N, K], every z_l [N, D_l], and the last h [N, D]."""
+    zs = []
+    for name in sorted(name for name in layers if name.startswith("hidden_")):
+        zs.append(affine(layers[name], x))
+        x = {"relu": lambda z: xp.where(z > 0, z, 0.0), "tanh": xp.tanh}[activation](zs[-1])
+    outputs = affine(layers[head], x)
+    if head == "policy_head" and "log_scale" in layers:
+        outputs = xp.concatenate([outputs, xp.broadcast_to(layers["log_scale"], outputs.shape)], axis=1)
+    return SimpleNamespace(outputs=outputs, preactivations=zs, features=x)
+
+
+def affine(layer: dict[str, Array], x: Array) -> Array:
+    return x @ layer["kernel"] + layer["bias"][None, :]
+
+
+def both(xp: Any, params: dict[str, Any], x: Array, activation: str) -> tuple[SimpleNamespace, SimpleNamespace]:
+    """Policy and critic on network inputs x [N, *]."""
+    layers = {name: params.get(name, params.get("shared")) for name in ("policy", "critic")}
+    policy, critic = (network(xp, layers[name], f"{name}_head", x, activation) for name in layers)
+    return policy, critic
+
+
+def flat(tree: Any) -> Array:
+    """All numbers of nested dicts as one vector, in the order of sorted names."""
+    if isinstance(tree, dict):
+        return np.concatenate([flat(tree[name]) for name in sorted(tree)])
+    return np.asarray(tree, np.float64).ravel()
+
+
+def unflat(vector: Array, tree: Any) -> Any:
+    """The inverse of `flat`: the numbers in the shapes of `tree`."""
+    if not isinstance(tree, dict):
+        return vector.reshape(np.shape(tree))
+    found, start = {}, 0
+    for name in sorted(tree):
+        size = flat(tree[name]).size
+        found[name] = unflat(vector[start : start + size], tree[name])
+        start += size
+    return found
+
+
+def float64(tree: Any) -> Any:
+    return {k: float64(v) for k, v in tree.items()} if isinstance(tree, dict) else np.asarray(tree, np.float64)
+
+
+# --- Distributions
+
+
+class Categorical:
+    """p_a = exp(y_a) / sum_b exp(y_b) for outputs y [N, A]."""
+
+    is_continuous = False
+
+    def __init__(self, num_actions: int):
+        self.num_actions = num_actions
+
+    def sample(self, outputs: Array, key: Array) -> Array:
+        return np.asarray(jax.random.categorical(key, jnp.asarray(outputs, jnp.float32)))
+
+    def noise(self, key: Array, num_samples: int) -> Array:
+        return np.zeros((num_samples, 0))  # nothing is sampled for the entropy
+
+    def log_probs(self, xp: Any, y: Array) -> Array:
+        y = y - y.max(axis=1, keepdims=True)
+        return y - xp.log(xp.exp(y).sum(axis=1, keepdims=True))
+
+    def log_prob(self, xp: Any, y: Array, action: Array) -> Array:
+        is_chosen = action[:, None] == np.arange(self.num_actions)[None, :]
+        return xp.where(is_chosen, self.log_probs(xp, y), 0.0).sum(axis=1)
+
+    def entropy(self, xp: Any, y: Array, noise: Array) -> Array:
+        log_p = self.log_probs(xp, y)
+        return -(xp.exp(log_p) * log_p).sum(axis=1)
+
+    def kl(self, xp: Any, old: Array, new: Array) -> Array:
+        log_old, log_new = self.log_probs(xp, old), self.log_probs(xp, new)
+        return (xp.exp(log_old) * (log_old - log_new)).sum(axis=1)
+
+    def moments(self, y: Array) -> Array:
+        return np.exp(self.log_probs(np, y))
+
+    def to_environment(self, action: Array) -> Array:
+        return action
+
+
+class Gaussian:
+    """Independent normals N(m, s^2), m = y[:, :A]; s = exp(y[:, A:]), or with `is_squashed` softplus(y + c) + 0.01.
+
+    c makes s(0) = 1. Squashed, the action is tanh(x) of a sample x; x is what is kept, and densities are of tanh(x).
+    """
+
+    is_continuous = True
+
+    def __init__(self, space: Any, is_squashed: bool):
+        self.low, self.high = (np.asarray(x, np.float64)[None, :] for x in (space.low, space.high))
+        self.is_squashed = is_squashed
+
+    def loc_scale(self, xp: Any, y: Array) -> tuple[Array, Array]:
+        loc, raw = y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :]
+        return loc, xp.logaddexp(raw + np.log(np.expm1(0.99)), 0.0) + 0.01 if self.is_squashed else xp.exp(raw)
+
+    def noise(self, key: Array, num_samples: int) -> Array:
+        return np.asarray(jax.random.normal(key, (num_samples, self.low.shape[1])), np.float64)
+
+    def sample(self, outputs: Array, key: Array) -> Array:
+        loc, scale = self.loc_scale(np, outputs)
+        return np.float32(loc + scale * self.noise(key, len(loc)))
+
+    def log_prob(self, xp: Any, y: Array, x: Array) -> Array:
+        loc, scale = self.loc_scale(xp, y)
+        terms = -0.5 * ((x - loc) / scale) ** 2 - xp.log(scale) - 0.5 * np.log(2 * np.pi)
+        if self.is_squashed:  # minus log of d tanh(x) / dx = 1 - tanh(x)^2 = 1 / cosh(x)^2
+            terms = terms + 2 * (xp.logaddexp(x, -x) - np.log(2))
+        return terms.sum(axis=1)
+
+    def entropy(self, xp: Any, y: Array, noise: Array) -> Array:
+        """Exact; squashed: -log p of one sample, through which the gradient flows."""
+        loc, scale = self.loc_scale(xp, y)
+        if self.is_squashed:
+            return -self.log_prob(xp, y, loc + scale * noise)
+        return (xp.log(scale) + 0.5 * np.log(2 * np.pi * np.e)).sum(axis=1)
+
+    def kl(self, xp: Any, old: Array, new: Array) -> Array:
+        (m0, s0), (m1, s1) = self.loc_scale(xp, old), self.loc_scale(xp, new)
+        return (xp.log(s1) - xp.log(s0) + (s0**2 + (m0 - m1) ** 2) / (2 * s1**2) - 0.5).sum(axis=1)
+
+    def moments(self, y: Array) -> Array:
+        return np.concatenate(self.loc_scale(np, y), axis=1)
+
+    def to_environment(self, x: Array) -> Array:
+        action = np.tanh(np.float64(x)) if self.is_squashed else x
+        return np.float32((self.high + self.low) / 2 + (self.high - self.low) / 2 * action)
+
+
+# --- The algorithm
+
+
+class Oracle:
+    """One run, from `trainer.init(hparams, key)`'s state on; `segment()` is one log interval."""
+
+    def __init__(self, config: Any, hparams: Any, state: Any):
+        assert (config.pfo_layers, config.pfo_features, config.pfo_distance) == ("last", "preactivations", "l2")
+        assert (config.pfo_mode, config.policy_objective, config.torso) == ("penalty", "clip", "mlp")
+        assert not any((config.layer_norm, config.weight_spectral, config.feature_spectral))
+        self.config = config
+        # As the package sees them: 1 - beta2 differs by 1e-5 between 0.999 and its float32.
+        self.hparams = SimpleNamespace(**{k: float(np.float32(x)) for k, x in vars(hparams).items()})
+        self.env = envs.make(config.env, time_aware=config.time_aware, max_episode_steps=config.max_episode_steps)
+        self.num_raw = self.env.observation_shape[0] - config.time_aware  # entries without the elapsed time
+        self.step_env = jax.jit(jax.vmap(self.env.step))
+        space = self.env.action_space
+        is_squashed = config.action_distribution == "tanh_normal"
+        self.distribution = Gaussian(space, is_squashed) if hasattr(space, "low") else Categorical(space.n)
+        self.params, self.key, self.env_state = float64(state.params), state.key, state.env_state
+        self.num_updates_done, self.kl_factor = 0, 1.0
+        self.lengths = np.zeros(config.num_envs, int)  # of the episodes under way
+        self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward that is learned from
+        self.obs = self.with_time(state.obs)
+        mode = config.normalize_observations
+        self.normalization = {True: "running", False: "off"}.get(mode, mode)
+        self.mean, self.var = np.zeros(self.num_raw), np.ones(self.num_raw)
+        if self.normalization == "fixed":
+            given = state.observation_statistics.mean, state.observation_statistics.var
+            self.mean, self.var = (np.asarray(x, np.float64)[: self.num_raw] for x in given)
+        self.seen: list[Array] = []  # every observation so far, for running statistics
+        self.reset_moments()
+        self.gradient = jax.jit(jax.grad(lambda *arguments: self.losses(jnp, *arguments)[0]))
+
+    def with_time(self, obs: Array) -> Array:
+        """Observations [N, *] in float64, the last entry, with `time_aware`, being -1 + 2 elapsed / limit."""
+        obs = np.array(obs, np.float64)
+        if self.config.time_aware:
+            obs[:, -1] = -1 + 2 * self.lengths / self.env.max_episode_steps
+        return obs
+
+    def network_input(self, obs: Array) -> Array:
+        """running: (o - mean) / sqrt(var + 1e-8) within [-10, 10]; fixed: (o - mean) / max(sqrt(var), 1e-6)."""
+        raw, time = obs[:, : self.num_raw], obs[:, self.num_raw :]
+        if self.normalization == "running":
+            raw = np.clip((raw - self.mean) / np.sqrt(self.var + 1e-8), -10, 10)
+        elif self.normalization == "fixed":
+            raw = (raw - self.mean) / np.maximum(np.sqrt(self.var), 1e-6)
+        return np.concatenate([raw, time], axis=1)
+
+    def both(self, x: Array) -> tuple[SimpleNamespace, SimpleNamespace]:
+        return both(np, self.params, x, self.config.activation)
+
+    def collect(self, key: Array) -> SimpleNamespace:
+        """num_steps of every environment; lists over time of what happened, each [num_envs, ...]."""
+        config, names = self.config, ("obs", "action", "reward", "terminated", "truncated", "final_obs")
+        rollout = SimpleNamespace(**{name: [] for name in names})
+        for key_step in jax.random.split(key, config.num_steps):
+            key_action, key_env = jax.random.split(key_step)
+            action = self.distribution.sample(self.both(self.network_input(self.obs))[0].outputs, key_action)
+            step = self.step_env(
+                jax.random.split(key_env, config.num_envs), self.env_state, self.distribution.to_environment(action)
+            )
+            raw = np.asarray(step.reward, np.float64)
+            reward = (raw > 0) * 1.0 - (raw < 0) * 1.0 if config.sign_reward else raw
+            terminated, truncated = np.asarray(step.terminated), np.asarray(step.truncated)
+            self.lengths, self.returns = self.lengths + 1, self.returns + np.stack([raw, reward], axis=1)
+            final_obs = self.with_time(step.final_obs)
+            for i in np.flatnonzero(terminated | truncated):
+                self.finished.append((*self.returns[i], self.lengths[i]))
+                self.returns[i], self.lengths[i] = 0, 0
+            if config.time_limit == "terminate":
+                terminated, truncated = terminated | truncated, np.zeros_like(truncated)
+            for name, x in zip(names, (self.obs, action, reward, terminated, truncated, final_obs), strict=True):
+                getattr(rollout, name).append(x)
+            self.env_state, self.obs = step.state, self.with_time(step.obs)
+        return rollout
+
+    def advantages(self, rollout: SimpleNamespace) -> Array:
+        """A_t = delta_t + gamma lambda A_{t+1} while the episode goes on, delta_t = r_t + gamma V(s'_t) - V(s_t).
+
+        V(s'_t) is 0 at a termination, and at a time limit, where the sum stops, the value of the last observation.
+        """
+        gamma, following, found = self.hparams.gamma, 0.0, []
+        for t in reversed(range(self.config.num_steps)):
+            value, next_value = (
+                self.both(self.network_input(x[t]))[1].outputs[:, 0] for x in (rollout.obs, rollout.final_obs)
+            )
+            delta = rollout.reward[t] + gamma * np.where(rollout.terminated[t], 0, next_value) - value
+            is_over = rollout.terminated[t] | rollout.truncated[t]
+            following = delta + gamma * self.hparams.gae_lambda * np.where(is_over, 0, following)
+            found.insert(0, following)
+        return np.concatenate(found)
+
+    def make_batch(self, rollout: SimpleNamespace) -> dict[str, Array]:
+        """All samples in the order t, then environment, with what the old networks say about them."""
+        x = self.network_input(np.concatenate(rollout.obs))
+        policy, critic = self.both(x)
+        action, advantage = np.concatenate(rollout.action), self.advantages(rollout)
+        return {
+            "x": x,
+            "action": action,
+            "advantage": advantage,
+            "target": advantage + critic.outputs[:, 0],
+            "old_outputs": policy.outputs,
+            "old_log_prob": self.distribution.log_prob(np, policy.outputs, action),
+            "old_policy_phi": policy.preactivations[-1],
+            "old_critic_phi": critic.preactivations[-1],
+        }
+
+    def losses(self, xp: Any, params: dict[str, Any], batch: dict[str, Array], noise: Array, kl_coef: float) -> Any:
+        """The loss on a minibatch, and its terms without their coefficients.
+
+        L = -E min(r A, clip(r, 1 +- eps) A) - c_ent E H + c_v E (V - target)^2 + c_pfo E |phi - phi_old|^2 / D
+            + c_critic_pfo (the same of the critic) + beta E KL(old || new),   A normalised, r = pi / pi_old
+        """
+        hparams = self.hparams
+        policy, critic = both(xp, params, batch["x"], self.config.activation)
+        a = (batch["advantage"] - batch["advantage"].mean()) / xp.maximum(batch["advantage"].std(), 1e-6)
+        log_ratio = self.distribution.log_prob(xp, policy.outputs, batch["action"]) - batch["old_log_prob"]
+        low, high = LOG_RATIO_RANGE if self.distribution.is_continuous else (-np.inf, LARGEST_LOG_RATIO)
+        r = xp.exp(xp.where(log_ratio < low, low, xp.where(log_ratio > high, high, log_ratio)))
+        # min(r A, clip(r) A): where A > 0 only the upper limit can be the smaller one, where A < 0 only the lower.
+        limited = xp.where(a > 0, xp.minimum(r, 1 + hparams.clip_eps), xp.maximum(r, 1 - hparams.clip_eps))
+        entropy = self.distribution.entropy(xp, policy.outputs, noise).mean()
+        kl = self.distribution.kl(xp, batch["old_outputs"], policy.outputs).mean()
+        terms = {
+            "policy_loss": -(limited * a).mean(),
+            "entropy_loss": -entropy,
+            "value_loss": ((critic.outputs[:, 0] - batch["target"]) ** 2).mean(),
+            "pfo_loss": ((policy.preactivations[-1] - batch["old_policy_phi"]) ** 2).mean(),
+            "critic_pfo_loss": ((critic.preactivations[-1] - batch["old_critic_phi"]) ** 2).mean(),
+        }
+        coefs = (1.0, hparams.entropy_coef, hparams.value_coef, hparams.pfo_coef, hparams.critic_pfo_coef)
+        total = sum(coef * term for coef, term in zip(coefs, terms.values(), strict=True))
+        if self.config.kl_penalty:
+            terms["kl_loss"], total = kl, total + kl_coef * kl
+        clip_fraction = (limited * a < r * a).mean()
+        return total, terms | {"minibatch_kl": kl, "minibatch_entropy": entropy, "clip_fraction": clip_fraction}
+
+    def parts(self) -> dict[str, tuple[str, list[str]]]:
+        """Optimiser -> its network in `params`, and the layers there that it owns; two may own a shared trunk."""
+        if getattr(self.config, "trunk_optimizers", "one") == "one" or not self.config.share_trunk:
+            return {name: (name, sorted(layers)) for name, layers in self.params.items()}
+        trunk = [name for name in self.params["shared"] if not name.endswith("_head") and name != "log_scale"]
+        scale = ["log_scale"] if "log_scale" in self.params["shared"] else []
+        return {"policy": ("shared", [*trunk, "policy_head", *scale]), "critic": ("shared", [*trunk, "critic_head"])}
+
+    def part(self, tree: dict[str, Any], name: str) -> dict[str, Any]:
+        network, layers = self.parts()[name]
+        return {layer: tree[network][layer] for layer in layers}
+
+    def reset_moments(self) -> None:
+        sizes = {name: flat(self.part(self.params, name)).size for name in self.parts()}
+        self.moments = {name: {"mu": np.zeros(n), "nu": np.zeros(n), "count": 0} for name, n in sizes.items()}
+
+    def clip(self, grads: dict[str, Any]) -> dict[str, tuple[float, float]]:
+        """Scale, in place, each optimiser's part of the gradient by min(1, max_norm / (norm + 1e-6)), one by one.
+
+        Gives the norms that each one found and left. Where two own a trunk, the second finds it scaled by the first.
+        """
+        norms = {}
+        for name, (network, layers) in self.parts().items():
+            norm = np.linalg.norm(flat(self.part(grads, name)))
+            scale = min(1.0, self.hparams.max_grad_norm / (norm + 1e-6))
+            for layer in layers:
+                grads[network][layer] = unflat(scale * flat(grads[network][layer]), grads[network][layer])
+            norms[name] = (norm, norm * scale)
+        return norms
+
+    def adam(self, name: str, grads: dict[str, Any], learning_rate: float) -> Array:
+        """One step of an optimiser, in place: -rate m' / (sqrt(v') + eps), m', v' the moments without their bias."""
+        (network, _), moments, hparams = self.parts()[name], self.moments[name], self.hparams
+        gradient, weights = flat(self.part(grads, name)), self.part(self.params, name)
+        b1, b2 = hparams.adam_beta1, hparams.adam_beta2
+        moments["count"] += 1
+        moments["mu"] = b1 * moments["mu"] + (1 - b1) * gradient
+        moments["nu"] = b2 * moments["nu"] + (1 - b2) * gradient**2
+        m, v = moments["mu"] / (1 - b1 ** moments["count"]), moments["nu"] / (1 - b2 ** moments["count"])
+        step = -learning_rate * m / (np.sqrt(v) + hparams.adam_eps)
+        self.params = self.params | {network: self.params[network] | unflat(flat(weights) + step, weights)}
+        return step
+
+    def minibatch(
+        self, batch: dict[str, Array], noise: Array, learning_rate: float, kl_coef: float, is_stopped: bool
+    ) -> dict[str, float]:
+        """One gradient step, unless stopped; losses and gradients from before it, weights from after it."""
+        terms = self.losses(np, self.params, batch, noise, kl_coef)[1]
+        with jax.enable_x64(True):
+            grads = float64(self.gradient(self.params, batch, noise, kl_coef))
+        norms = self.clip(grads)
+        steps = {name: np.zeros(1) if is_stopped else self.adam(name, grads, learning_rate) for name in self.parts()}
+        found = terms | {"learning_rate": learning_rate}
+        for name in self.parts():
+            for network in ("policy", "critic") if name == "shared" else (name,):
+                found[f"{network}_gradient_norm"], found[f"{network}_gradient_norm_clipped"] = norms[name]
+                found[f"{network}_step_norm"] = np.linalg.norm(steps[name])
+                found[f"{network}_weight_norm"] = np.linalg.norm(flat(self.part(self.params, name)))
+        return found
+
+    def learn(self, batch: dict[str, Array], key: Array) -> dict[str, float]:
+        """All epochs; metrics of the four corner minibatches, and of the KL's interventions."""
+        config, hparams = self.config, self.hparams
+        learning_rate, kl_coef = hparams.learning_rate, hparams.kl_coef * self.kl_factor
+        if config.lr_schedule == "linear":
+            learning_rate *= 1 - self.num_updates_done / config.num_updates
+        if config.reset_optimizer:
+            self.reset_moments()
+        history, num_steps_done, is_stopped = [], 0, False
+        for epoch in range(config.num_epochs):
+            key_shuffle, key_loss = jax.random.split(jax.random.fold_in(key, epoch))
+            order = shuffled(key_shuffle, config.batch_size)
+            history.append([])
+            for i, key_minibatch in enumerate(jax.random.split(key_loss, config.num_minibatches)):
+                rows = order[i * config.minibatch_size : (i + 1) * config.minibatch_size]
+                noise = self.distribution.noise(key_minibatch, len(rows))
+                taken = {name: x[rows] for name, x in batch.items()}
+                history[-1].append(self.minibatch(taken, noise, learning_rate, kl_coef, is_stopped))
+                num_steps_done += not is_stopped
+                # The minibatch that goes too far has still been learned from.
+                is_stopped |= config.kl_stop and history[-1][-1]["minibatch_kl"] > hparams.kl_stop_limit
+        found = {f"{name}{s}": x for s, (e, m) in CORNERS.items() for name, x in history[e][m].items()}
+        if config.kl_stop:
+            found["minibatches_done_fraction"] = num_steps_done / (config.num_epochs * config.num_minibatches)
+        if config.kl_penalty:
+            found["kl_coef"] = kl_coef
+            kl = np.mean([minibatch["minibatch_kl"] for minibatch in history[-1]])
+            if kl > 1.5 * hparams.kl_target:
+                self.kl_factor *= hparams.kl_increment
+            elif kl < hparams.kl_target / 1.5:
+                self.kl_factor *= hparams.kl_decrement
+        return found
+
+    def update(self) -> tuple[dict[str, float], dict[str, Array], tuple[SimpleNamespace, SimpleNamespace]]:
+        """Metrics of the epochs, the batch, and what the networks gave for it before."""
+        key_collect, key_update = jax.random.split(jax.random.fold_in(self.key, self.num_updates_done))
+        rollout = self.collect(key_collect)
+        batch = self.make_batch(rollout)
+        before = self.both(batch["x"])
+        found = self.learn(batch, key_update)
+        if self.normalization == "running":
+            self.seen.append(np.concatenate(rollout.obs)[:, : self.num_raw])
+            self.mean, self.var = np.concatenate(self.seen).mean(axis=0), np.concatenate(self.seen).var(axis=0)
+        self.num_updates_done += 1
+        return found, batch, before
+
+    def segment(self) -> dict[str, Any]:
+        """`updates_per_log` updates: episodes of all of them, everything else of the last one."""
+        self.finished: list[tuple[float, float, int]] = []  # raw return, learning return, length
+        for _ in range(self.config.updates_per_log):
+            found, batch, before = self.update()
+        for name, column in zip(("return", "learning_return", "episode_length"), range(3), strict=True):
+            values = [episode[column] for episode in self.finished] or [np.nan]
+            found |= {f"{name}_mean": np.mean(values), f"{name}_max": np.max(values)}
+        found["episode_count"] = len(self.finished)
+        return found | self.diagnose(batch, before, self.both(batch["x"]))
+
+    def diagnose(self, batch: dict[str, Array], before: tuple[Any, Any], after: tuple[Any, Any]) -> dict[str, Any]:
+        """Policy and value, trust region and representation, after against before, on the whole rollout."""
+        dist, target = self.distribution, batch["target"]
+        keys = jax.random.split(jax.random.fold_in(self.key, jnp.int32(-1 - self.num_updates_done)))
+        found: dict[str, Any] = {}
+        for suffix, (policy, critic), key in (("_before", before, keys[0]), ("", after, keys[1])):
+            y, value = policy.outputs, critic.outputs[:, 0]
+            found[f"entropy{suffix}"] = dist.entropy(np, y, dist.noise(key, len(y))).mean()
+            found[f"policy_variance{suffix}"] = slow.policy_variance(dist.moments(y))
+            found[f"value_mean{suffix}"], found[f"value_std{suffix}"] = value.mean(), value.std(ddof=1)
+            found[f"value_explained_variance{suffix}"] = slow.explained_variance(target, value)
+        log_ratio = dist.log_prob(np, after[0].outputs, batch["action"]) - batch["old_log_prob"]
+        found["kl"] = dist.kl(np, before[0].outputs, after[0].outputs).mean()
+        found["kl_k1"], found["kl_k3"] = -log_ratio.mean(), (np.exp(log_ratio) - 1 - log_ratio).mean()
+        found |= slow.ratio_statistics(log_ratio, self.hparams.clip_eps)
+        for index, name in enumerate(("policy", "critic")):
+            measures = slow.representation(before[index], after[index], self.config.activation)
+            measures["probe_r2"] = slow.probe_r2(after[index].features, target)
+            layers = self.params.get(name, self.params.get("shared"))
+            norms = {k: np.linalg.norm(layer["kernel"], 2) for k, layer in layers.items() if isinstance(layer, dict)}
+            measures["head_spectral_norm"] = norms[f"{name}_head"]
+            measures["weight_spectral_norm_max"] = max(norm for k, norm in norms.items() if k.startswith("hidden_"))
+            found |= {f"{name}_{field}": value for field, value in measures.items()}
+        return found
+
+
+def shuffled(key: Array, size: int) -> Array:
+    """0 .. size - 1, sorted by those bits of a random word each that are left when the index takes the lowest ones."""
+    words = np.asarray(jax.random.bits(key, (size,), jnp.uint32)).astype(np.uint64)
+    index_bits = int(np.ceil(np.log2(size)))
+    return np.argsort(words % 2 ** (32 - index_bits), kind="stable")
