@@ -4,9 +4,6 @@ Three log points one after another, the package in float32, the oracle in float6
 such that something happens: ratios leave the clip range, ranks change, episodes end in the middle of a rollout.
 """
 
-import dataclasses
-from typing import get_args, get_type_hints
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +13,7 @@ from whole_update import Oracle, flat
 
 import purejaxppo as pjp
 from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset
-from purejaxppo.ppo.train import make_trainer
-
-# Until the new core is there. Then these five lines go, with the markers, and RUNNING is "running".
-IS_NEW = "fixed" in get_args(get_type_hints(pjp.TrainConfig)["normalize_observations"])
-HAS_TWO = any(field.name == "trunk_optimizers" for field in dataclasses.fields(pjp.TrainConfig))
-needs_new_core = pytest.mark.skipif(not IS_NEW, reason="a rule of the new core")
-needs_two_optimizers = pytest.mark.skipif(not (IS_NEW and HAS_TWO), reason="trunk_optimizers of the new core")
-RUNNING = "running" if IS_NEW else True
+from purejaxppo.training.train import make_trainer
 
 RANKS = [(network, rank) for network in ("policy", "critic") for rank in ("rank", "srank", "feature_rank")]
 WEIGHTS = 2e-6  # |ours - oracle| / |oracle| of a network's parameters after three log points; found: at most 3e-7
@@ -94,7 +84,7 @@ CASES = {
     # KL(new || old), so that only the right one raises the coefficient; the next rollout lowers it.
     "squashed": (
         {
-            **PENDULUM, "activation": "tanh", "time_limit": "terminate", "normalize_observations": RUNNING,
+            **PENDULUM, "activation": "tanh", "time_limit": "terminate", "normalize_observations": "running",
             "kl_penalty": True,
         },
         {
@@ -131,12 +121,6 @@ CASES = {
         {"learning_rate": 5e-3, "value_coef": 0.05, "max_grad_norm": 0.2},
     ),
 }  # fmt: skip
-MARKS = {
-    "stop": needs_new_core,
-    "fixed": needs_new_core,
-    "running_and_time": needs_new_core,
-    "two_optimizers": needs_two_optimizers,
-}
 
 
 def iterations(case, adapt=lambda state: state):
@@ -173,8 +157,14 @@ def assert_same_state(state, oracle):
         assert_near(flat(params[name]), flat(oracle.params[name]), WEIGHTS)
     for name, moments in oracle.moments.items():
         assert optimizer[name].count == moments["count"]
+        network, layers = oracle.parts()[name]
+        marks = {layer: jax.tree.map(np.zeros_like, tree) for layer, tree in params[network].items()}
+        marks |= {layer: jax.tree.map(np.ones_like, params[network][layer]) for layer in layers}
+        is_owned = flat(marks)
         for moment in ("mu", "nu"):
-            assert_near(getattr(optimizer[name], moment), moments[moment], MOMENTS)
+            actual = getattr(optimizer[name], moment)
+            assert_near(actual[is_owned == 1], moments[moment], MOMENTS)
+            assert not actual[is_owned == 0].any()
     np.testing.assert_allclose(state.obs, oracle.obs, rtol=1e-4, atol=1e-5)
     if state.observation_statistics is not None:
         for moment in ("mean", "var"):
@@ -186,7 +176,7 @@ def assert_near(actual, expected, tolerance):
     assert np.linalg.norm(actual - expected) <= tolerance * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=MARKS.get(case, ())) for case in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_iterations(case):
     seen = []
     for state, metrics, oracle, expected in iterations(case):
@@ -219,7 +209,6 @@ def test_ratios_that_vanish():
     assert_near(flat(jax.tree.map(np.asarray, state.params["policy"])), flat(oracle.params["policy"]), 1e-4)
 
 
-@needs_new_core
 def test_fixed_statistics_are_those_of_random_play():
     config = pjp.TrainConfig(**BASE | PENDULUM | {"normalize_observations": "fixed", "max_episode_steps": None})
     statistics = jax.jit(make_trainer(config).init)(pjp.HyperParams(), jax.random.key(0)).observation_statistics

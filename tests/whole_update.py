@@ -189,8 +189,7 @@ class Oracle:
         self.lengths = np.zeros(config.num_envs, int)  # of the episodes under way
         self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward that is learned from
         self.obs = self.with_time(state.obs)
-        mode = config.normalize_observations
-        self.normalization = {True: "running", False: "off"}.get(mode, mode)
+        self.normalization = config.normalize_observations
         self.mean, self.var = np.zeros(self.num_raw), np.ones(self.num_raw)
         if self.normalization == "fixed":
             given = state.observation_statistics.mean, state.observation_statistics.var
@@ -261,10 +260,12 @@ class Oracle:
 
     def make_batch(self, rollout: SimpleNamespace) -> dict[str, Array]:
         """All samples in the order t, then environment, with what the old networks say about them."""
-        x = self.network_input(np.concatenate(rollout.obs))
+        obs = np.concatenate(rollout.obs)
+        x = self.network_input(obs)
         policy, critic = self.both(x)
         action, advantage = np.concatenate(rollout.action), self.advantages(rollout)
         return {
+            "obs": obs,
             "x": x,
             "action": action,
             "advantage": advantage,
@@ -307,7 +308,7 @@ class Oracle:
 
     def parts(self) -> dict[str, tuple[str, list[str]]]:
         """Optimiser -> its network in `params`, and the layers there that it owns; two may own a shared trunk."""
-        if getattr(self.config, "trunk_optimizers", "one") == "one" or not self.config.share_trunk:
+        if self.config.trunk_optimizers == "one" or not self.config.share_trunk:
             return {name: (name, sorted(layers)) for name, layers in self.params.items()}
         trunk = [name for name in self.params["shared"] if not name.endswith("_head") and name != "log_scale"]
         scale = ["log_scale"] if "log_scale" in self.params["shared"] else []
@@ -335,7 +336,7 @@ class Oracle:
             norms[name] = (norm, norm * scale)
         return norms
 
-    def adam(self, name: str, grads: dict[str, Any], learning_rate: float) -> Array:
+    def adam(self, name: str, grads: dict[str, Any], learning_rate: float) -> None:
         """One step of an optimiser, in place: -rate m' / (sqrt(v') + eps), m', v' the moments without their bias."""
         (network, _), moments, hparams = self.parts()[name], self.moments[name], self.hparams
         gradient, weights = flat(self.part(grads, name)), self.part(self.params, name)
@@ -346,7 +347,6 @@ class Oracle:
         m, v = moments["mu"] / (1 - b1 ** moments["count"]), moments["nu"] / (1 - b2 ** moments["count"])
         step = -learning_rate * m / (np.sqrt(v) + hparams.adam_eps)
         self.params = self.params | {network: self.params[network] | unflat(flat(weights) + step, weights)}
-        return step
 
     def minibatch(
         self, batch: dict[str, Array], noise: Array, learning_rate: float, kl_coef: float, is_stopped: bool
@@ -355,14 +355,15 @@ class Oracle:
         terms = self.losses(np, self.params, batch, noise, kl_coef)[1]
         with jax.enable_x64(True):
             grads = float64(self.gradient(self.params, batch, noise, kl_coef))
-        norms = self.clip(grads)
-        steps = {name: np.zeros(1) if is_stopped else self.adam(name, grads, learning_rate) for name in self.parts()}
+        norms, before = self.clip(grads), self.params
+        for name in () if is_stopped else self.parts():
+            self.adam(name, grads, learning_rate)
         found = terms | {"learning_rate": learning_rate}
         for name in self.parts():
             for network in ("policy", "critic") if name == "shared" else (name,):
                 found[f"{network}_gradient_norm"], found[f"{network}_gradient_norm_clipped"] = norms[name]
-                found[f"{network}_step_norm"] = np.linalg.norm(steps[name])
-                found[f"{network}_weight_norm"] = np.linalg.norm(flat(self.part(self.params, name)))
+                old, new = flat(self.part(before, name)), flat(self.part(self.params, name))
+                found[f"{network}_step_norm"], found[f"{network}_weight_norm"] = map(np.linalg.norm, (new - old, new))
         return found
 
     def learn(self, batch: dict[str, Array], key: Array) -> dict[str, float]:
@@ -420,7 +421,12 @@ class Oracle:
             values = [episode[column] for episode in self.finished] or [np.nan]
             found |= {f"{name}_mean": np.mean(values), f"{name}_max": np.max(values)}
         found["episode_count"] = len(self.finished)
-        return found | self.diagnose(batch, before, self.both(batch["x"]))
+        after = self.both(batch["x"])
+        if self.normalization == "running":  # what its next statistics do to the policy
+            moved = self.both(self.network_input(batch["obs"]))[0]
+            found["statistics_kl"] = self.distribution.kl(np, after[0].outputs, moved.outputs).mean()
+            found["statistics_drift"] = ((moved.preactivations[-1] - after[0].preactivations[-1]) ** 2).mean()
+        return found | self.diagnose(batch, before, after)
 
     def diagnose(self, batch: dict[str, Array], before: tuple[Any, Any], after: tuple[Any, Any]) -> dict[str, Any]:
         """Policy and value, trust region and representation, after against before, on the whole rollout."""

@@ -3,10 +3,10 @@
     git worktree add /tmp/before afb7696
     python experiments/benchmarks/against.py /tmp/before --rounds 5
 
-Each tree trains in processes of its own, which take turns; a process compiles and warms up first, and then times pieces of
-training. Written: the ratio of the other tree's time to this one's, the median over rounds of the ratios of neighbours,
-and all seconds. Settings: the paper's MuJoCo baselines on hopper (16 runs), CartPole (16 runs x 4 environments), Breakout
-flat (4 runs x 64 environments).
+Each tree trains in a process of its own, which take turns; a process compiles and warms up first, and then times pieces
+of training. Written: the ratio of the other tree's time to this one's, the median over rounds of the ratios of
+neighbours, and all seconds. Settings: the paper's MuJoCo baselines on hopper (16 runs), CartPole (16 runs x 4
+environments), Breakout flat (4 runs x 64 environments).
 
 Writes results/against.json.
 """
@@ -61,7 +61,10 @@ def main() -> None:
             worker.end()
         ratios = [old / new for old, new in zip(seconds["other"], seconds["this"], strict=True)]
         result[name] = {"ratio": statistics.median(ratios), "seconds": seconds, "compiling": compiling}
-        print(f"{name}: {statistics.median(ratios):.3f} times as fast ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+        print(
+            f"{name}: {statistics.median(ratios):.3f} times as fast ({min(ratios):.3f} to {max(ratios):.3f})",
+            flush=True,
+        )
         args.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
