@@ -1,4 +1,4 @@
-"""Keep what a sweep showed, small: pictures (1200 pixels wide, 64 colours), summary and claims in experiments/results.
+"""Keep what a sweep showed, small: pictures (1200 pixels wide, 256 colours), summary and claims in experiments/results.
 
 python experiments/publish.py runs/stress_acrobot --figures 1 2 3 4 6 7 spectrum survival --compare return_mean
 """
@@ -23,7 +23,7 @@ def command(*arguments: str) -> None:
 def shrink(source: Path, target: Path) -> None:
     image = Image.open(source).convert("RGB")
     image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(64).save(target, optimize=True)
+    image.quantize(256).save(target, optimize=True)
 
 
 def main() -> None:
