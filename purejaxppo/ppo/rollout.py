@@ -15,7 +15,6 @@ from purejaxppo.ppo.advantages import gae
 from purejaxppo.ppo.interventions.proximity import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-
 Carry = tuple[RunState, Array, Array, Array]
 
 
