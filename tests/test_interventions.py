@@ -456,7 +456,7 @@ def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
 def test_every_float_of_an_intervention_matters_once_it_is_on() -> None:
     fields = {**EVERYTHING, "policy_objective": "clip"}
     hparams = dataclasses.replace(
-        FAST, pfo_limit=0.01, kl_stop_limit=0.02, kl_target=0.01, weight_spectral_coef=0.1, feature_spectral_coef=0.1
+        FAST, pfo_limit=0.01, kl_stop_limit=0.02, kl_target=1e-4, weight_spectral_coef=0.1, feature_spectral_coef=0.1
     )
     points = [dataclasses.replace(hparams, **{name: 1.3 * getattr(hparams, name) + 0.01}) for name in FLOATS]
     result = train([hparams, *points], **fields)
