@@ -163,7 +163,7 @@ def test_pfo_holds_preactivations_back():
     settings = [pjp.HyperParams(learning_rate=1e-2, pfo_coef=c, critic_pfo_coef=c) for c in (0.0, 1.0, 100.0)]
     drift = train_many(stack(*settings), keys(0, 0, 0)).metrics
     assert (np.diff(drift["policy_preactivation_drift"][:, 1:].mean(axis=1)) < 0).all()
-    critic = drift["critic_preactivation_drift"][:, 1:].mean(axis=1)  # at 1 the value loss outweighs it, so only the ends
+    critic = drift["critic_preactivation_drift"][:, 1:].mean(axis=1)  # at 1 the value loss outweighs it
     assert critic[2] < 0.5 * critic[0]
 
 

@@ -173,7 +173,7 @@ def test_a_constant_observation_normalises_to_zero():
 
 
 def test_fixed_statistics_do_not_clip_and_have_a_floor():
-    """(obs - mean) / max(std, 1e-6): no clip, and no deviation below 1e-6, where `running` adds 1e-8 to the variance."""
+    """(obs - mean) / max(std, 1e-6): no clip, and no deviation below 1e-6, while `running` adds 1e-8."""
     stats = ObservationStatistics(
         mean=jnp.array([1.0, 0.0, 0.0]), var=jnp.array([4.0, 1e-16, 0.25e-12]), count=jnp.float32(9.0)
     )
