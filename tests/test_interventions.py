@@ -347,6 +347,16 @@ def test_weight_spectral_value_and_gradient_against_the_svd() -> None:
     np.testing.assert_allclose(value, expected, rtol=1e-9)
 
 
+def test_the_reported_weight_spectral_loss_is_that_of_the_step_after_its_power_iteration() -> None:
+    """Of the first minibatch ever, whose vectors were random ones before it."""
+    learner, state = prepare(weight_spectral=True, minibatch_size=8, num_epochs=2)
+    _, metrics = update(learner, FAST, state, make_batch(learner, state))
+    vectors = penalties.iterate_power(state.params, state.power_vectors)
+    expected = penalties.weight_spectral(state.params, vectors)
+    assert abs(expected / penalties.weight_spectral(state.params, state.power_vectors) - 1) > 0.05
+    np.testing.assert_allclose(metrics["weight_spectral_loss_first_epoch_first"], expected, rtol=1e-5)
+
+
 def test_a_matrix_of_zeros_keeps_its_vector_and_has_a_finite_gradient() -> None:
     params, vectors = {"policy": {"head": {"kernel": jnp.zeros((3, 2))}}}, {"policy_head_kernel": jnp.array([0.6, 0.8])}
     jax.tree.map(np.testing.assert_array_equal, penalties.iterate_power(params, vectors), vectors)
@@ -454,7 +464,7 @@ def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
 def test_every_float_of_an_intervention_matters_once_it_is_on() -> None:
     fields = {**EVERYTHING, "policy_objective": "clip"}
     hparams = dataclasses.replace(
-        FAST, pfo_limit=0.01, kl_stop_limit=0.02, kl_target=1e-4, weight_spectral_coef=0.1, feature_spectral_coef=0.1
+        FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=0.009, weight_spectral_coef=0.1, feature_spectral_coef=0.1
     )
     points = [dataclasses.replace(hparams, **{name: 1.3 * getattr(hparams, name) + 0.01}) for name in FLOATS]
     result = train([hparams, *points], **fields)
