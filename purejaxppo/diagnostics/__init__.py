@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purejaxppo.diagnostics import diagnose, neurons, plasticity, probe, registry, spectral, trust_region
+    from purejaxppo.diagnostics import diagnose, neurons, probe, registry, spectral, trust_region
     from purejaxppo.diagnostics.neurons import (
         collinearity,
         dead_neurons,
@@ -54,7 +54,7 @@ _HOME = {
     "spectral_measures": "spectral",
     "spectral_norms": "spectral",
 }
-_MODULES = ("diagnose", "neurons", "plasticity", "probe", "registry", "spectral", "trust_region")
+_MODULES = ("diagnose", "neurons", "probe", "registry", "spectral", "trust_region")
 
 __all__ = [
     "HEADLINE",
@@ -75,7 +75,6 @@ __all__ = [
     "markdown_table",
     "measures_of_spectrum",
     "neurons",
-    "plasticity",
     "policy_variance",
     "probe",
     "probe_r2",
