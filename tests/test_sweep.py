@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +24,14 @@ from hypothesis import strategies as st
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError, RunError, Stopped
+from purejaxppo.ppo.rollout import collect
+from purejaxppo.ppo.start import init_run
+from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep import checkpoints, devices, engine, estimate, store
 from purejaxppo.sweep import memory as memory_module
 from purejaxppo.sweep.engine import run_sweep
-from purejaxppo.sweep.memory import chunk_width, estimate_run, format_memory, parse_memory
-from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
+from purejaxppo.sweep.memory import bytes_of, chunk_width, estimate_run, format_memory, parse_memory
+from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
 from purejaxppo.sweep.progress import Progress
 from purejaxppo.sweep.provenance import source
@@ -137,7 +141,8 @@ def test_a_finished_sweep_holds_its_dataset_and_policies_and_nothing_temporary(w
     assert dict(dataset.sizes) == {"run": NUM_RUNS, "log": 1 + NUM_LOGS, "D": 8}
     assert list(dataset["env_steps"]) == [0, 128, 256, 384]
     assert list(dataset["learning_rate"].values[:4]) == [1e-3] * 4
-    assert np.isfinite(dataset["policy_rank"]).all()
+    for name in ("policy_rank", "policy_plasticity_loss", "critic_plasticity_loss"):  # at point 0 as at all others
+        assert np.isfinite(dataset[name]).all()
     assert dataset.attrs["version_jax"] == jax.__version__
     found = {path.name for path in whole.iterdir()}
     assert found == {"sweep.json", "provenance.json", "layout.json", "policies", "results.nc"}
@@ -372,16 +377,130 @@ def test_a_damaged_file_of_a_directory_is_named(whole: Path, tmp_path: Path, nam
 
 @pytest.mark.parametrize("num_segments", [1, 2, 3])
 def test_a_stopped_sweep_goes_on_to_the_same_bits(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_segments: int
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: GroupProgram, num_segments: int
 ) -> None:
+    """Plasticity losses beyond the stop too: `whole` has them at every point."""
     with monkeypatch.context() as patch:
         stop_after(patch, num_segments)
         with pytest.raises(Stopped, match=f"after log point {num_segments - 1} of 3.*purejaxppo resume"):
             run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     partial = store.load_results(tmp_path / "out")
     np.testing.assert_array_equal(partial["return_mean"], store.load_results(whole)["return_mean"][:, :num_segments])
+    for path in (tmp_path / "out").glob("checkpoints/*/*.npz"):  # states alone: the tasks are made again
+        with np.load(path) as file:
+            assert sum(file[name].nbytes for name in file.files) == bytes_of(program.shapes(program.arguments()))
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     assert_same(whole, tmp_path / "out")
+
+
+@pytest.mark.parametrize("num_segments", [0, 1, 2])
+def test_a_kill_about_the_point_before_training_loses_no_bit(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_segments: int
+) -> None:
+    """Before it is computed, before it is written, and when it has been; there is no checkpoint yet."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, num_segments, exception=MemoryError())
+        patch.setattr(engine._CheckpointClock, "is_due", lambda self: False)
+        with pytest.raises(MemoryError):
+            run_sweep(make_sweep(), out, is_quiet=True)
+    assert len(list(out.glob("parts/*/*.npz"))) == max(num_segments - 1, 0)
+    assert not list(out.glob("checkpoints/*/*"))
+    run_sweep(make_sweep(), out, is_quiet=True)
+    assert_same(whole, out)
+
+
+def test_a_stop_that_is_asked_for_before_the_first_point_leaves_nothing_to_lose(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.StopRequest, "__enter__", lambda self: setattr(self, "is_made", True) or self)
+        with pytest.raises(Stopped, match="everything is saved, continue with: purejaxppo resume"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    with pytest.raises(ConfigError, match="holds no log point yet"):
+        store.load_results(tmp_path / "out")
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert_same(whole, tmp_path / "out")
+
+
+def test_a_running_sweep_is_read_from_the_point_before_training_on(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, read = store.write_part, []
+
+    def write_part(out: Path, *arguments: Any) -> None:
+        original(out, *arguments)
+        read.append(store.load_results(out))
+
+    monkeypatch.setattr(store, "write_part", write_part)
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    final = store.load_results(whole)
+    assert [list(dataset["env_steps"].values) for dataset in read] == [[0], [0, 128], [0, 128, 256], [0, 128, 256, 384]]
+    for dataset in read:
+        for name in ("return_mean", "policy_rank", "policy_plasticity_loss"):
+            np.testing.assert_array_equal(dataset[name], final[name][:, : dataset.sizes["log"]], err_msg=name)
+
+
+def test_the_return_before_training_is_that_of_the_initial_policy(whole: Path) -> None:
+    """Of the episodes that end in as many rollouts as lie between two log points; what a run learns by changes nothing.
+
+    Running statistics go on as they do in training.
+    """
+    dataset, (group,) = store.load_results(whole), make_groups(make_sweep())
+    learner = make_learner(group.config)
+    step = jax.jit(partial(collect, learner))
+    for seed in (0, 1):
+        state = init_run(learner, jax.random.key(seed))
+        returns, current = [], np.zeros(4)
+        for update in range(group.config.updates_per_log):
+            key = jax.random.split(jax.random.fold_in(state.key, update))[0]
+            state, rollout = step(state, key)
+            for rewards, is_over in zip(rollout.reward, rollout.terminated | rollout.truncated, strict=True):
+                current += np.asarray(rewards)
+                returns += current[np.asarray(is_over)].tolist()
+                current[np.asarray(is_over)] = 0
+            seen = learner.updated_statistics(state.observation_statistics, rollout.obs.reshape(-1, 4))
+            state = dataclasses.replace(state, observation_statistics=seen)
+        assert len(returns) > 2
+        own = dataset["return_mean"].values[dataset["seed"].values == seed]
+        np.testing.assert_allclose(own[:, 0], np.mean(returns), rtol=1e-5)
+        assert (np.abs(own[:, 1] - own[:, 0]) > 0.01).all()
+    for name in ("policy_feature_drift", "kl", "policy_rank_change"):  # nothing was learned
+        np.testing.assert_allclose(dataset[name][:, 0], 0, atol=1e-6)
+    for name in ("policy_loss", "policy_step_norm", "pfo_loss"):
+        assert np.isnan(dataset[name][:, 0]).all()
+
+
+def test_progress_counts_training_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = make_groups(make_sweep())
+    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    metrics = {"return_mean": np.ones(8), "status": np.zeros(8)}
+    for num_done in range(NUM_LOGS + 2):
+        with Progress(groups) as progress:
+            progress.skip(chunk, num_done)
+            done = [progress._bar.n]
+            for log_point in range(num_done, NUM_LOGS + 1):
+                progress.advance(chunk, log_point, metrics)
+                done.append(progress._bar.n)
+            assert progress._bar.total == NUM_RUNS * 384
+        expected = [max(point - 1, 0) * NUM_RUNS * 128 for point in range(num_done, NUM_LOGS + 2)]
+        assert done == expected
+    capsys.readouterr()
+
+
+def test_tensorboard_is_told_of_the_point_before_training(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    from test_export import read_events
+
+    run_sweep(make_sweep(), tmp_path / "out", tensorboard=True, is_quiet=True)
+    dataset = store.load_results(whole)
+    folders = sorted((tmp_path / "out/tensorboard").iterdir())
+    assert len(folders) == NUM_RUNS
+    for place, folder in enumerate(folders):
+        events = read_events(folder)["policy/policy_rank"]
+        expected = dataset["policy_rank"].isel(run=place).values
+        assert [step for step, _ in events] == [0, 128, 256, 384]
+        np.testing.assert_allclose([value for _, value in events], expected)
 
 
 def test_a_crash_between_checkpoints_loses_no_bit(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +582,73 @@ def test_checkpoints_keep_the_last_two_and_a_state_that_later_segments_do_not_ch
     assert jax.tree.structure(restored[1]) == jax.tree.structure(state)
 
 
+# --- Directories of earlier versions
+
+
+@pytest.mark.parametrize("where", ["config", "axes"])
+def test_former_values_are_read(tmp_path: Path, where: str) -> None:
+    """What is in sweep.json of a sweep that earlier versions made."""
+    for is_on, now in ((True, "running"), (False, "off")):
+        written = to_json(make_sweep())
+        if where == "config":
+            written["config"]["normalize_observations"] = is_on
+        else:
+            written["points"] = [point | {"normalize_observations": is_on} for point in written["points"]]
+        del written["config"]["num_plasticity_epochs"]  # a field that they did not have
+        (tmp_path / "sweep.json").write_text(json.dumps(written))
+        for group in make_groups(store.read_sweep(tmp_path)):
+            assert {run.config.normalize_observations for run in group.runs} == {now}
+
+
+def test_an_unfinished_directory_of_an_earlier_version_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log points begin with the first one after training began."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), out, is_quiet=True)
+    layout = store.read_json(out / store.LAYOUT)
+    del layout["first_log_point"]
+    store.write_json(out / store.LAYOUT, layout)
+    files = {path: path.read_bytes() for path in out.glob("*/*/*.npz")}
+    stop_after(monkeypatch, 0, exception=AssertionError("computed"))
+    for call in (lambda: store.load_results(out), lambda: run_sweep(make_sweep(), out, is_quiet=True)):
+        with pytest.raises(ConfigError, match=r"^directory .* was begun by an earlier version .*\.$"):
+            call()
+    assert {path: path.read_bytes() for path in out.glob("*/*/*.npz")} == files
+
+
+def test_finished_results_of_an_earlier_version_are_read(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    former = store.load_results(whole).isel(log=slice(1, None))
+    former.to_netcdf(out / "results.nc")
+    written = to_json(make_sweep())
+    written["config"] |= {"normalize_observations": True}
+    store.write_json(out / store.SWEEP, written)
+    for dataset in (store.load_results(out), run_sweep(make_sweep(), out, is_quiet=True)):
+        assert list(dataset["env_steps"]) == [128, 256, 384]
+        xr.testing.assert_identical(dataset.drop_attrs(), former.drop_attrs())
+
+
 # --- Runs of one program
+
+
+@pytest.mark.parametrize("torso", ["mlp", "minatar_conv"])
+def test_a_state_of_breakout_is_small(torso: str) -> None:
+    """64 environments x 128 steps: nothing as long as a rollout or a plasticity task is kept from segment to segment."""
+    config = {"env": "gymnax/Breakout-MinAtar", "num_envs": 64, "num_steps": 128, "minibatch_size": 1024}
+    (group,) = make_groups(make_sweep(config=config | {"torso": torso, "hidden_sizes": [64]}))
+    assert group.config.measures_plasticity
+    program = GroupProgram(group)
+    runs = program.arguments()
+    state = program.shapes(runs)
+    assert bytes_of(state) / NUM_RUNS <= 2**20
+    lengths = {size for leaf in jax.tree.leaves(state) for size in leaf.shape[1:]}
+    num_samples = group.config.num_plasticity_minibatches * group.config.minibatch_size
+    assert not lengths & {num_samples, group.config.batch_size}
 
 
 def test_a_diverging_run_is_marked_and_the_others_do_not_notice(tmp_path: Path, whole: Path) -> None:
