@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ from purejaxppo.diagnostics.diagnose import Representation, Snapshot, diagnose
 from purejaxppo.diagnostics.neurons import dead_neurons
 from purejaxppo.diagnostics.registry import METRICS
 from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import layer_weights
+from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
+from purejaxppo.training.diagnosis import diagnose_update
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
@@ -351,3 +356,48 @@ def test_one_qr_and_one_svd_for_all_spectra_and_one_qr_for_all_probes(inputs: di
     assert sum("@lapack_sgesdd" in line for line in calls) == 1
     for line in calls:
         assert max(shape.count("x") for shape in re.findall(r"tensor<([0-9x]+)xf32>", line)) == 1, line
+
+
+def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_update_does() -> None:
+    """KL and drift from the updated networks to the same with the next statistics, by hand; all else stays."""
+    config = TrainConfig(
+        num_envs=4, num_steps=16, minibatch_size=32, hidden_sizes=(8,), normalize_observations="running"
+    )
+    learner, hparams = make_learner(config), HyperParams()
+    before = init_run(learner, jax.random.key(0))
+    _, rollout = collect(learner, before, jax.random.key(1))
+    batch = prepare_batch(learner, hparams, before, rollout)
+    after = replace(before, params=jax.tree.map(lambda x: 1.1 * x, before.params), update=before.update + 1)
+    assert before.observation_statistics is not None
+    next_statistics = learner.updated_statistics(before.observation_statistics, batch.obs)
+    diagnosed = jax.jit(lambda after: diagnose_update(learner, hparams, before, after, batch))
+    moved, unmoved = diagnosed(replace(after, observation_statistics=next_statistics)), diagnosed(after)
+    obs = np.asarray(batch.obs)
+    outputs = [
+        jax.tree.map(np.float64, learner.networks.policy(after.params, jnp.asarray(x, jnp.float32)))
+        for x in (
+            np.clip(obs / np.sqrt(1 + 1e-8), -10, 10),
+            np.clip(
+                (obs - np.asarray(next_statistics.mean)) / np.sqrt(np.asarray(next_statistics.var) + 1e-8), -10, 10
+            ),
+        )
+    ]
+    log_p, log_q = (x.outputs - np.log(np.exp(x.outputs).sum(axis=1, keepdims=True)) for x in outputs)
+    expected = {
+        "statistics_kl": (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean(),
+        "statistics_drift": np.square(outputs[1].preactivations[-1] - outputs[0].preactivations[-1]).mean(),
+    }
+    for name, value in expected.items():
+        assert value > 1e-4
+        np.testing.assert_allclose(moved[name], value, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(unmoved[name], 0, atol=1e-7, err_msg=name)
+    assert set(moved) == set(unmoved) == {*DIAGNOSED, *expected}
+    for name in DIAGNOSED:
+        np.testing.assert_array_equal(moved[name], unmoved[name], err_msg=name)
+    for kind in ("off", "fixed"):
+        other = make_learner(replace(config, normalize_observations=kind))
+        state = init_run(other, jax.random.key(0))
+        names = jax.eval_shape(
+            lambda after, learner=other: diagnose_update(learner, hparams, after, after, batch), state
+        )
+        assert set(names) == set(DIAGNOSED)
