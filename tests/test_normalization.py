@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import oracles
 import pytest
-from purejaxppo.diagnostics.registry import METRICS
 from tiny_envs import with_walk
 
 import purejaxppo as pjp
@@ -19,6 +18,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.ppo import start
 from purejaxppo.ppo.start import init_run, random_play
 from purejaxppo.ppo.state import RunState, make_learner
+from purejaxppo.results.registry import METRICS
 from purejaxppo.training.train import Iteration, iterate, make_train
 
 KEY, HPARAMS = jax.random.key(4), HyperParams(learning_rate=1e-2)
