@@ -15,6 +15,7 @@ import xarray as xr
 
 import purejaxppo as pjp
 from purejaxppo import blas, networks
+from purejaxppo.diagnostics import probe
 from purejaxppo.diagnostics.probe import probe_r2
 from purejaxppo.diagnostics.spectral import singular_values, spectral_measures
 from purejaxppo.evaluate import evaluate
@@ -217,8 +218,9 @@ PLATFORM_DEPENDENT = {
     "one_at_a_time": (jax.vmap(blas.one_at_a_time(lambda x, y: (x @ x.T).sum() + y)), normal(3, 5, 4), normal(3)),
     "singular values": (singular_values, normal(3, 20, 6)),
     "singular values of wide matrices": (singular_values, normal(2, 2, 6, 20)),
-    "spectral measures": (lambda x: spectral_measures(x).effective_rank, normal(3, 20, 6)),
-    "probe": (jax.vmap(probe_r2), normal(3, 20, 6), normal(3, 20)),
+    "spectral measures": (spectral_measures, normal(3, 20, 6)),
+    # R^2 itself does not depend on a scale: also what it is read off.
+    "probe": (jax.vmap(lambda x, y: (probe_r2(x, y), probe._factor(x))), normal(3, 20, 6), normal(3, 20)),
     "orthonormal": (jax.vmap(networks._orthonormal), normal(3, 8, 5)),
     "orthogonal initialization": (
         jax.vmap(make_learner(pjp.TrainConfig(initialization="orthogonal", hidden_sizes=(8, 6))).networks.init),
