@@ -449,7 +449,7 @@ def _table() -> dict[str, Metric]:
     metrics += _probes_and_weights() + _plasticity()
     metrics += [_metric(name, row, "trust_region") for name, row in _TRUST_REGION.items()]
     metrics += _ratios() + _drift() + [_metric(name, row, family) for name, (row, family) in _STATISTICS.items()]
-    metrics += _minibatch() + [_metric("status", status, "run", ("run",))]
+    metrics += [*_minibatch(), _metric("status", status, "run", ("run",))]
     return {metric.name: metric for metric in metrics}
 
 
