@@ -393,11 +393,11 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(
     assert_same(whole, tmp_path / "out")
 
 
-@pytest.mark.parametrize("num_segments", [0, 1, 2])
+@pytest.mark.parametrize("num_segments", [0, 1, 2, 3])
 def test_a_kill_about_the_point_before_training_loses_no_bit(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_segments: int
 ) -> None:
-    """Before it is computed, before it is written, and when it has been; there is no checkpoint yet."""
+    """Before it is computed, before it is written, when it has been, and the next as well; there is no checkpoint."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         stop_after(patch, num_segments, exception=MemoryError())

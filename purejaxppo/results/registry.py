@@ -388,9 +388,9 @@ def _probes_and_weights() -> list[Metric]:
 
 def _plasticity() -> list[Metric]:
     task = (
-        "a copy of the network is fitted, for one epoch of minibatches by a fresh Adam with the run's hyper-parameters "
-        "(learning rate as at the start), to a randomly initialised network's outputs on observations of the initial "
-        "policy, the same at every measurement"
+        "a copy of the network is fitted, in num_plasticity_epochs passes by a fresh Adam with the run's "
+        "hyper-parameters (learning rate as at the start), to a randomly initialised network's outputs on observations "
+        "of the initial policy, the same at every measurement"
     )
     metrics = []
     for network, (units, loss) in _PLASTICITY.items():
