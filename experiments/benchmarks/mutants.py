@@ -1,0 +1,344 @@
+"""Do the tests notice? The package is broken on purpose, in one place at a time, and the tests are to fail.
+
+    python experiments/benchmarks/mutants.py --list
+    python experiments/benchmarks/mutants.py --only kl_reversed time_limit_ignored
+    python experiments/benchmarks/mutants.py --no-all-tests
+
+A mutant is one replacement in one file, made in a copy of the working tree, which itself is never touched. Tests that
+ought to notice are tried first, and where none of them does all others that a bare `pytest` would run but slow ones;
+`--no-all-tests` leaves these out. Tests that fail without any mutant do not count: whatever is about to be run is run
+on the unchanged copy once before. Exit code 1 if a mutant survives. Results of mutants that were not run are kept.
+
+On two cores a mutant is noticed within 10 to 60 s, all of them within 40 minutes; one that survives its own tests takes
+the time of the whole suite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+OWN_TEST = "tests/test_benchmarks_mutants.py"  # fails for every mutant: it looks for the old texts
+ORDINARY = ("tests", "-m", "not slow and not notebook")
+LIMIT = 600  # seconds for one test; a mutant may well loop for ever
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """In `file` of the package `new` in place of `old`, which is there exactly once; `tests` are tried first."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def applied(self, text: str) -> str:
+        """The file's text with the mistake in it; ValueError where there is not exactly one place for it."""
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {text.count(self.old)} places in {self.file}, not one: {self.old!r}")
+        return text.replace(self.old, self.new)
+
+
+# File -> name -> old text, new text, and tests: files, or names of cases of tests/test_whole_update.py.
+TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
+    "ppo/interventions/objectives.py": {
+        "log_ratio_reversed": ("ratio(log_prob, batch.log_prob,", "ratio(batch.log_prob, log_prob,", "cartpole"),
+        "pfo_clip_beyond_reversed": ("batch.policy_phi) <= hparams", "batch.policy_phi) >= hparams",
+            "test_interventions.py"),
+    },
+    "ppo/losses.py": {
+        "advantage_by_unbiased_std": ("jnp.maximum(advantage.std(),", "jnp.maximum(advantage.std(ddof=1),", "cartpole"),
+    },
+    "ppo/advantages.py": {
+        "gae_through_terminations": ("1.0 - (terminated | truncated)", "1.0 - (truncated)", "test_advantages.py"),
+        "gae_through_time_limits": ("1.0 - (terminated | truncated)", "1.0 - (terminated)", "test_advantages.py"),
+        "terminations_worth_their_value": ("gamma * (1.0 - terminated.astype(value.dtype)) *", "gamma *",
+            "test_advantages.py"),
+    },
+    "ppo/rollout.py": {
+        "value_target_is_advantage": ("value_target=(advantage + value)", "value_target=advantage", "cartpole"),
+        "sign_reward_ignored": ("sign_reward(reward) if is_sign else reward", "reward", "corridor test_limits.py"),
+        "time_limit_ignored": ('if rule == "terminate":', "if False:", "stop test_limits.py"),
+        "time_limits_always_terminate": ('if rule == "terminate":', "if True:", "cartpole test_limits.py"),
+        "raw_return_of_learning_reward": ("update(transition.reward, reward, done)", "update(reward, reward, done)",
+            "corridor test_limits.py"),
+        "bootstrap_from_the_next_episode": ("transition.final_obs[None]", "transition.obs[None]",
+            "corridor test_last_observations.py"),
+        "one_last_observation_for_all_cuts": ("jnp.broadcast_to(last[cut]", "jnp.broadcast_to(last[-1]",
+            "corridor test_last_observations.py"),
+        "first_cut_for_all_cuts": ("jnp.broadcast_to(last[cut]", "jnp.broadcast_to(last[0]",
+            "corridor test_last_observations.py"),
+        "critic_phi_of_policy": ("critic_phi=pfo_representation(learner, state, critic)",
+            "critic_phi=pfo_representation(learner, state, policy)", "cartpole"),
+    },
+    "ppo/update.py": {
+        "weight_norm_before_the_step": ("(after.params[name] - before.params[name], after.params[name])",
+            "(after.params[name] - before.params[name], before.params[name])", "cartpole"),
+        "pfo_against_new_phi": ("distance(policy_phi, batch.policy_phi)",
+            "distance(policy_phi, jax.lax.stop_gradient(policy_phi))", "cartpole"),
+        "kl_stop_takes_the_step_back": ("jnp.where(is_stopped, old, new)", "jnp.where(control.is_stopped, old, new)",
+            "stop test_update_rules.py"),
+        "kl_coef_by_the_first_epoch": ("state, last[1], num_steps", "state, first[1], num_steps", "squashed"),
+        "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "cartpole test_update.py"),
+        "same_order_every_epoch": ("jax.random.split(jax.random.fold_in(key, number))",
+            "jax.random.split(jax.random.fold_in(key, 0))", "cartpole"),
+        "first_samples_dropped": ("order[: config.num_minibatches * config.minibatch_size]",
+            "order[-config.num_minibatches * config.minibatch_size :]", "normal"),
+        "one_masked_epoch_too_many": ("is_on = number < num_epochs", "is_on = number <= num_epochs",
+            "test_selection.py"),
+        "masked_epochs_forgotten": ("is_on = number < num_epochs", "is_on = number >= 0", "test_selection.py"),
+    },
+    "ppo/interventions/optimizers.py": {
+        "rate_one_update_late": ("state.update / learner", "(state.update - 1) / learner", "cartpole"),
+        "reset_optimizer_ignored": ("if is_reset else state.optimizer", "if False else state.optimizer", "normal"),
+        "trunk_clipped_once": ("jnp.where(mask, clipped, gradient)",
+            'jnp.where(mask & ~every["policy"][1] if name == "critic" else mask, clipped, gradient)', "two_optimizers"),
+        "second_adam_undoes_the_first": ("weights[network] = weights[network] - rate * direction",
+            'start = gradients.setdefault(f"{network} before", weights[network])\n'
+            "        weights[network] = jnp.where(True if mask is None else mask, start - rate * direction, weights[network])",
+            "two_optimizers"),
+    },
+    "ppo/interventions/proximity.py": {
+        "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "stop"),
+        "kl_coef_in_the_wrong_direction": ("kl = last_kl.mean()", "kl = hparams.kl_target**2 / last_kl.mean()",
+            "squashed"),
+    },
+    "ppo/state.py": {
+        "time_is_normalised": ("statistics.without_last() if self.config.time_aware", "statistics if True",
+            "running_and_time"),
+    },
+    "distributions.py": {
+        "log_ratio_of_densities_unclamped": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60.0)", "test_glue.py"),
+    },
+    "envs/wrappers.py": {
+        "never_sticky": ("jnp.where(is_repeated, state.action,", "jnp.where(is_repeated, action,",
+            "test_sticky_actions.py"),
+        "sticky_across_episodes": ("action=jnp.where(is_over, 0, action)", "action=action", "test_sticky_actions.py"),
+        "time_from_0": ("2 * elapsed.astype(obs.dtype) / self.max_episode_steps - 1",
+            "elapsed.astype(obs.dtype) / self.max_episode_steps", "test_wrappers.py"),
+        "fixed_statistics_clip": (
+            "return (obs - mean) / jnp.broadcast_to(jnp.maximum(jnp.sqrt(self.var), STD_FLOOR), obs.shape)",
+            "return jnp.clip((obs - mean) / jnp.maximum(jnp.sqrt(self.var), STD_FLOOR), -10.0, 10.0)",
+            "test_wrappers.py"),
+        "running_statistics_do_not_clip": ("jnp.clip((obs - mean) * scale, -10.0, 10.0)", "(obs - mean) * scale",
+            "test_wrappers.py"),
+    },
+    "training/train.py": {
+        "statistics_before_the_epochs": (
+            "after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)",
+            'is_running, old = learner.config.normalize_observations == "running", after.observation_statistics\n'
+            "    new = learner.updated_statistics(old, batch.obs) if is_running else old\n"
+            "    after = replace(after, observation_statistics=new)\n"
+            "    after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)\n"
+            "    after = replace(after, observation_statistics=old)", "squashed"),
+        "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "squashed"),
+        "fixed_statistics_updated": ('normalize_observations == "running"', 'normalize_observations != "off"', "fixed"),
+        "one_key_for_rollout_and_epochs": ("batch, key_update, num_epochs", "batch, key_collect, num_epochs",
+            "squashed"),
+        "log_point_0_learns": ("(hparams, state, num_epochs=0)", "(hparams, state)",
+            "test_train.py test_log_point_0.py"),
+        "episodes_of_all_time": ("episodes=state.episodes.reset_interval()", "episodes=state.episodes", "cartpole"),
+        "first_update_of_an_interval_measured": ("updates_per_log) == learner.config.updates_per_log - 1",
+            "updates_per_log) == 0", "corridor"),
+    },
+    "training/diagnosis.py": {
+        "kl_reversed": ("kl=distribution.kl(policy_before.outputs, policy_after.outputs)",
+            "kl=distribution.kl(policy_after.outputs, policy_before.outputs)", "cartpole"),
+        "diagnosed_by_later_statistics": ("replace(after, observation_statistics=before.observation_statistics)",
+            "replace(after)", "squashed"),
+        "one_key_for_both_entropies": ("outputs_after, keys[1])", "outputs_after, keys[0])", "squashed"),
+        "dead_by_the_rule_of_relu": ("dead_neurons(features, name)", 'dead_neurons(features, "relu")',
+            "corridor test_glue.py"),
+        "statistics_kl_of_the_update": ("kl(policy_after.outputs, policy_moved.outputs)",
+            "kl(policy_before.outputs, policy_moved.outputs)", "squashed"),
+    },
+    "training/freeze.py": {
+        "status_one_log_point_late": ("// learner.config.updates_per_log", "// learner.config.updates_per_log + 1",
+            "test_train.py"),
+        "what_diverged_is_kept": ("jnp.where(is_healthy, new, old)", "new", "test_train.py"),
+    },
+    "training/plasticity.py": {
+        "task_of_another_seed": ("init_run(learner, key, choices)", "init_run(learner, jax.random.key(7), choices)",
+            "test_diagnostics_plasticity.py"),
+        "same_order_every_pass": ("shuffled_indices(jax.random.key(epoch), size)", "jnp.arange(size)",
+            "test_diagnostics_plasticity.py"),
+        "fitted_without_clipping": ("gradient * clip_scale(hparams, jnp.linalg.norm(gradient))", "gradient",
+            "test_diagnostics_plasticity.py"),
+        "loss_of_the_first_minibatch": ("losses[-1, i]", "losses[0, i]", "test_diagnostics_plasticity.py"),
+    },
+    "diagnostics/diagnose.py": {
+        "entropy_before_is_that_after": ("(entropy, moments, value, target)",
+            "(entropy.at[0].set(entropy[1]), moments, value, target)", "cartpole"),
+        "moments_before_are_those_after": ("(entropy, moments, value, target)",
+            "(entropy, moments.at[0].set(moments[1]), value, target)", "cartpole"),
+        "probe_of_features_before": ("every.features[:, 1]", "every.features[:, 0]", "cartpole"),
+        "drift_against_itself": ("drift(before.features, after.features)", "drift(after.features, after.features)",
+            "cartpole"),
+    },
+    "diagnostics/spectral.py": {
+        "ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "test_diagnostics_spectral.py"),
+    },
+    "blas.py": {
+        "other_platforms_times_3": ("default=function",
+            "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))", "test_glue.py"),
+    },
+    "sweep/program.py": {
+        "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "test_sweep.py test_selection.py"),
+        "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr",
+            "test_sweep.py test_selection.py"),
+        "log_point_0_learns_in_sweeps": ("epochs if is_learning else np.zeros_like(epochs)", "epochs", "test_sweep.py"),
+        "padding_is_kept": ("np.asarray(x)[:num_runs]", "np.asarray(x)", "test_sweep.py"),
+        "masked_epochs_of_the_first_run": ("self._is_epochs_shared else runs.num_epochs",
+            "self._is_epochs_shared else np.full_like(runs.num_epochs, runs.num_epochs[0])", "test_glue.py"),
+    },
+    "sweep/engine.py": {
+        "restored_one_log_point_late": ("item.log_point + 1, item.state", "item.log_point + 2, item.state",
+            "test_sweep.py"),
+    },
+}  # fmt: skip
+
+
+def paths(tests: str) -> tuple[str, ...]:
+    """What pytest calls the tests of a row of the table."""
+    words = tests.split()
+    return tuple(f"tests/{w}" if ".py" in w else f"tests/test_whole_update.py::test_iterations[{w}]" for w in words)
+
+
+MUTANTS = {
+    name: Mutant(name=name, file=f"purejaxppo/{file}", old=old, new=new, tests=paths(tests))
+    for file, rows in TABLE.items()
+    for name, (old, new, tests) in rows.items()
+}
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A temporary folder for copies of the working tree, the processes at work there, and what fails by itself."""
+
+    folder: Path
+    processes: set[subprocess.Popen[str]] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    is_over: bool = False
+
+    def take(self) -> Path:
+        """The copy that mutants are made from: all files that git knows or would know, and the oracles beside them."""
+        target = self.folder / "unchanged" / "tree"
+        command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for file in filter(None, subprocess.check_output(command, text=True).split("\0")):
+            if (ROOT / file).is_file():
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / file, target / file)
+        if (ROOT.parent / "shared").is_dir():
+            (target.parent / "shared").symlink_to(ROOT.parent / "shared")
+        return target
+
+    def failures(self, tree: Path, *arguments: str) -> list[str]:
+        """What pytest reports as failed in a copy of the tree. RuntimeError where pytest itself ends otherwise."""
+        files = {argument for argument in arguments if argument.startswith("tests/")}
+        usable = {
+            file for file in files if (tree / file.split("::")[0]).exists() and file.split("::")[0] not in self.broken
+        }
+        if files and not usable:
+            return []
+        ignored = [f"--deselect={test}" if "::" in test else f"--ignore={test}" for test in sorted(self.broken)]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--ignore={OWN_TEST}", *ignored]
+        command += [f"--timeout={LIMIT}", "--timeout-method=thread"]
+        command += ["--continue-on-collection-errors", *(x for x in arguments if x not in files - usable)]
+        environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent)}
+        if self.is_over:
+            raise RuntimeError("stopped")
+        process = subprocess.Popen(
+            command, cwd=tree, env=environment, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.processes.add(process)
+        output = process.communicate()[0]
+        self.processes.discard(process)
+        failed = re.findall(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE)
+        if "+ Timeout +" in output:
+            failed.append(f"a test that takes longer than {LIMIT} s")
+        if process.returncode not in (0, 5) and not failed:  # 5: no tests
+            raise RuntimeError(f"pytest ended with {process.returncode}:\n{output[-3000:]}")
+        return failed
+
+    def result(self, mutant: Mutant, unchanged: Path, *stages: tuple[str, ...]) -> dict[str, Any]:
+        """Who notices a mutant, by one stage of tests after the other, and the seconds until then."""
+        start, tree = time.perf_counter(), self.folder / mutant.name / "tree"
+        shutil.copytree(unchanged.parent, tree.parent, symlinks=True)
+        file = tree / mutant.file
+        file.write_text(mutant.applied(file.read_text(encoding="utf-8")), encoding="utf-8")
+        failed = next(filter(None, (self.failures(tree, "-x", *stage) for stage in stages)), [None])
+        shutil.rmtree(tree.parent)
+        return {"file": mutant.file, "killed_by": failed[0], "seconds": round(time.perf_counter() - start)}
+
+    def stop(self) -> None:
+        """End the tests that are under way, with everything that they started."""
+        self.is_over = True
+        for process in list(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(mutants: list[Mutant], num_processes: int, is_everything_run: bool, out: Path) -> int:
+    """Try the mutants, write down what becomes of each, and give the number of survivors."""
+    known = json.loads(out.read_text()) if out.is_file() else {}
+    results = {name: found for name, found in known.items() if name in MUTANTS}
+    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
+        session = Session(folder=Path(folder))
+        with ThreadPoolExecutor(num_processes) as pool:
+            try:
+                named, tree = dict.fromkeys(test for mutant in mutants for test in mutant.tests), session.take()
+                for test in session.failures(tree, *(ORDINARY if is_everything_run else named)):
+                    print(f"fails without any mutant, so it does not count: {test}", flush=True)
+                    session.broken.add(test)
+                stages = [ORDINARY] if is_everything_run else []
+                futures = {pool.submit(session.result, m, tree, m.tests, *stages): m for m in mutants}
+                for future in as_completed(futures):
+                    name, found = futures[future].name, future.result()
+                    end = f"killed by {found['killed_by']}" if found["killed_by"] else "SURVIVED"
+                    print(f"{name}: {end} in {found['seconds']} s", flush=True)
+                    results[name] = found
+                    out.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+            except BaseException:
+                session.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+    num_survivors = sum(results[mutant.name]["killed_by"] is None for mutant in mutants)
+    print(f"{len(mutants)} mutants, {len(mutants) - num_survivors} killed, {num_survivors} survived; written: {out}")
+    return num_survivors
+
+
+def main() -> int:
+    """List the mutants, or try them; exit code 1 if one survives."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=MUTANTS, metavar="NAME", default=list(MUTANTS))
+    parser.add_argument("--list", action="store_true", help="names, places and first tests; nothing is run")
+    parser.add_argument("--processes", type=int, default=1, help="mutants that are tried at the same time")
+    parser.add_argument("--all-tests", action=argparse.BooleanOptionalAction, default=True, help="also those not named")
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "benchmarks" / "results" / "mutants.json")
+    args = parser.parse_args()
+    mutants = [MUTANTS[name] for name in args.only]
+    if args.list:
+        print("\n".join(f"{m.name}: {m.file} ({', '.join(m.tests)})" for m in mutants))
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as Ctrl-C does
+    return int(run(mutants, args.processes, args.all_tests, args.out) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
