@@ -54,169 +54,125 @@ class Mutant:
         return text.replace(self.old, self.new)
 
 
-# File -> name -> old text, new text, and tests: files, or names of cases of tests/test_whole_update.py.
+# File -> name -> old text, new text, and tests: tests/test_*.py, or [cases] of tests/test_whole_update.py.
 TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     "ppo/interventions/objectives.py": {
-        "log_ratio_reversed": ("ratio(log_prob, batch.log_prob,", "ratio(batch.log_prob, log_prob,", "cartpole"),
-        "pfo_clip_beyond_reversed": ("batch.policy_phi) <= hparams", "batch.policy_phi) >= hparams",
-            "test_interventions.py"),
+        "log_ratio_reversed": ("ratio(log_prob, batch.log_prob,", "ratio(batch.log_prob, log_prob,", "[cartpole]"),
+        "pfo_clip_beyond_reversed": ("batch.policy_phi) <= ", "batch.policy_phi) >= ", "interventions"),
     },
-    "ppo/losses.py": {
-        "advantage_by_unbiased_std": ("jnp.maximum(advantage.std(),", "jnp.maximum(advantage.std(ddof=1),", "cartpole"),
-    },
+    "ppo/losses.py": {"advantage_by_unbiased_std": ("(advantage.std(),", "(advantage.std(ddof=1),", "[cartpole]")},
     "ppo/advantages.py": {
-        "gae_through_terminations": ("1.0 - (terminated | truncated)", "1.0 - (truncated)", "test_advantages.py"),
-        "gae_through_time_limits": ("1.0 - (terminated | truncated)", "1.0 - (terminated)", "test_advantages.py"),
-        "terminations_worth_their_value": ("gamma * (1.0 - terminated.astype(value.dtype)) *", "gamma *",
-            "test_advantages.py"),
+        "gae_through_terminations": ("1.0 - (terminated | truncated)", "1.0 - (truncated)", "advantages"),
+        "gae_through_time_limits": ("1.0 - (terminated | truncated)", "1.0 - (terminated)", "advantages"),
+        "terminations_worth_their_value": ("(1.0 - terminated.astype(value.dtype)) *", "1.0 *", "advantages"),
     },
     "ppo/rollout.py": {
-        "value_target_is_advantage": ("value_target=(advantage + value)", "value_target=advantage", "cartpole"),
-        "sign_reward_ignored": ("sign_reward(reward) if is_sign else reward", "reward", "corridor test_limits.py"),
-        "time_limit_ignored": ('if rule == "terminate":', "if False:", "stop test_limits.py"),
-        "time_limits_always_terminate": ('if rule == "terminate":', "if True:", "cartpole test_limits.py"),
-        "raw_return_of_learning_reward": ("update(transition.reward, reward, done)", "update(reward, reward, done)",
-            "corridor test_limits.py"),
-        "bootstrap_from_the_next_episode": ("transition.final_obs[None]", "transition.obs[None]",
-            "corridor test_last_observations.py"),
-        "one_last_observation_for_all_cuts": ("jnp.broadcast_to(last[cut]", "jnp.broadcast_to(last[-1]",
-            "corridor test_last_observations.py"),
-        "first_cut_for_all_cuts": ("jnp.broadcast_to(last[cut]", "jnp.broadcast_to(last[0]",
-            "corridor test_last_observations.py"),
-        "critic_phi_of_policy": ("critic_phi=pfo_representation(learner, state, critic)",
-            "critic_phi=pfo_representation(learner, state, policy)", "cartpole"),
+        "value_target_is_advantage": ("value_target=(advantage + value)", "value_target=advantage", "[cartpole]"),
+        "sign_reward_ignored": ("sign_reward(reward) if is_sign else reward", "reward", "[corridor] limits"),
+        "time_limit_ignored": ('if rule == "terminate":', "if False:", "[stop] limits"),
+        "time_limits_always_terminate": ('if rule == "terminate":', "if True:", "[cartpole] limits"),
+        "raw_return_of_learning_reward": ("transition.reward, reward, done", "reward, reward, done", "[corridor]"),
+        "bootstrap_from_the_next_episode": ("transition.final_obs[None]", "transition.obs[None]", "[corridor]"),
+        "one_last_observation_for_all_cuts": ("(last[cut]", "(last[-1]", "[corridor]"),
+        "first_cut_for_all_cuts": ("(last[cut]", "(last[0]", "[corridor]"),
+        "critic_phi_of_policy": ("(learner, state, critic),", "(learner, state, policy),", "[cartpole]"),
     },
     "ppo/update.py": {
-        "weight_norm_before_the_step": ("(after.params[name] - before.params[name], after.params[name])",
-            "(after.params[name] - before.params[name], before.params[name])", "cartpole"),
-        "pfo_against_new_phi": ("distance(policy_phi, batch.policy_phi)",
-            "distance(policy_phi, jax.lax.stop_gradient(policy_phi))", "cartpole"),
-        "kl_stop_takes_the_step_back": ("jnp.where(is_stopped, old, new)", "jnp.where(control.is_stopped, old, new)",
-            "stop test_update_rules.py"),
-        "kl_coef_by_the_first_epoch": ("state, last[1], num_steps", "state, first[1], num_steps", "squashed"),
-        "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "cartpole test_update.py"),
-        "same_order_every_epoch": ("jax.random.split(jax.random.fold_in(key, number))",
-            "jax.random.split(jax.random.fold_in(key, 0))", "cartpole"),
-        "first_samples_dropped": ("order[: config.num_minibatches * config.minibatch_size]",
-            "order[-config.num_minibatches * config.minibatch_size :]", "normal"),
-        "one_masked_epoch_too_many": ("is_on = number < num_epochs", "is_on = number <= num_epochs",
-            "test_selection.py"),
-        "masked_epochs_forgotten": ("is_on = number < num_epochs", "is_on = number >= 0", "test_selection.py"),
+        "weight_norm_before_step": ("params[name], after.params", "params[name], before.params", "[cartpole]"),
+        "pfo_against_new_phi": ("policy_phi, batch.policy_phi)", "policy_phi, policy_phi)", "[cartpole]"),
+        "kl_stop_takes_the_step_back": ("jnp.where(is_stopped,", "jnp.where(control.is_stopped,", "[stop]"),
+        "kl_coef_by_the_first_epoch": ("last[1], num_steps", "first[1], num_steps", "[squashed]"),
+        "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "[cartpole]"),
+        "same_order_every_epoch": ("fold_in(key, number)", "fold_in(key, 0)", "[cartpole]"),
+        "first_samples_dropped": ("order[: config", "order[-config", "[normal]"),
+        "one_masked_epoch_too_many": ("number < num_epochs", "number <= num_epochs", "selection"),
+        "masked_epochs_forgotten": ("number < num_epochs", "number >= 0", "selection"),
     },
     "ppo/interventions/optimizers.py": {
-        "rate_one_update_late": ("state.update / learner", "(state.update - 1) / learner", "cartpole"),
-        "reset_optimizer_ignored": ("if is_reset else state.optimizer", "if False else state.optimizer", "normal"),
-        "trunk_clipped_once": ("jnp.where(mask, clipped, gradient)",
-            'jnp.where(mask & ~every["policy"][1] if name == "critic" else mask, clipped, gradient)', "two_optimizers"),
+        "rate_one_update_late": ("state.update / learner", "(state.update - 1) / learner", "[cartpole]"),
+        "reset_optimizer_ignored": ("if is_reset else state.optimizer", "if False else state.optimizer", "[normal]"),
+        "trunk_clipped_once": ("mask, clipped, gradient)",
+            'mask & ((name == "policy") | ~every["policy"][1]), clipped, gradient)', "[two_optimizers]"),
         "second_adam_undoes_the_first": ("weights[network] = weights[network] - rate * direction",
-            'start = gradients.setdefault(f"{network} before", weights[network])\n'
-            "        weights[network] = jnp.where(True if mask is None else mask, start - rate * direction, weights[network])",
-            "two_optimizers"),
+            'weights[network] = jnp.where(True if mask is None else mask, gradients.setdefault(network + " before", '
+            "weights[network]) - rate * direction, weights[network])", "[two_optimizers]"),
     },
     "ppo/interventions/proximity.py": {
-        "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "stop"),
-        "kl_coef_in_the_wrong_direction": ("kl = last_kl.mean()", "kl = hparams.kl_target**2 / last_kl.mean()",
-            "squashed"),
+        "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
+        "kl_coef_in_the_wrong_direction": ("= last_kl.mean()", "= hparams.kl_target**2 / last_kl.mean()", "[squashed]"),
     },
-    "ppo/state.py": {
-        "time_is_normalised": ("statistics.without_last() if self.config.time_aware", "statistics if True",
-            "running_and_time"),
-    },
+    "ppo/state.py": {"time_is_normalised": ("if self.config.time_aware", "if False", "[running_and_time]")},
     "distributions.py": {
-        "log_ratio_of_densities_unclamped": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60.0)", "test_glue.py"),
+        "log_ratio_of_densities_unclamped": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60.0)", "update_rules"),
     },
     "envs/wrappers.py": {
-        "never_sticky": ("jnp.where(is_repeated, state.action,", "jnp.where(is_repeated, action,",
-            "test_sticky_actions.py"),
-        "sticky_across_episodes": ("action=jnp.where(is_over, 0, action)", "action=action", "test_sticky_actions.py"),
-        "time_from_0": ("2 * elapsed.astype(obs.dtype) / self.max_episode_steps - 1",
-            "elapsed.astype(obs.dtype) / self.max_episode_steps", "test_wrappers.py"),
-        "fixed_statistics_clip": (
-            "return (obs - mean) / jnp.broadcast_to(jnp.maximum(jnp.sqrt(self.var), STD_FLOOR), obs.shape)",
-            "return jnp.clip((obs - mean) / jnp.maximum(jnp.sqrt(self.var), STD_FLOOR), -10.0, 10.0)",
-            "test_wrappers.py"),
-        "running_statistics_do_not_clip": ("jnp.clip((obs - mean) * scale, -10.0, 10.0)", "(obs - mean) * scale",
-            "test_wrappers.py"),
+        "never_sticky": ("is_repeated, state.action", "is_repeated, action", "sticky_actions"),
+        "sticky_across_episodes": ("where(is_over, 0, action)", "where(is_over, action, action)", "sticky_actions"),
+        "time_from_0": ("2 * elapsed", "1 + elapsed", "wrappers"),
+        "fixed_statistics_clip": ("return (obs - mean) /", "return jnp.clip(obs - mean, -10.0, 10.0) /", "wrappers"),
+        "running_statistics_do_not_clip": ("* scale, -10.0, 10.0)", "* scale, -jnp.inf, jnp.inf)", "wrappers"),
     },
     "training/train.py": {
         "statistics_before_the_epochs": (
             "after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)",
-            'is_running, old = learner.config.normalize_observations == "running", after.observation_statistics\n'
-            "    new = learner.updated_statistics(old, batch.obs) if is_running else old\n"
-            "    after = replace(after, observation_statistics=new)\n"
-            "    after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)\n"
-            "    after = replace(after, observation_statistics=old)", "squashed"),
-        "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "squashed"),
-        "fixed_statistics_updated": ('normalize_observations == "running"', 'normalize_observations != "off"', "fixed"),
-        "one_key_for_rollout_and_epochs": ("batch, key_update, num_epochs", "batch, key_collect, num_epochs",
-            "squashed"),
-        "log_point_0_learns": ("(hparams, state, num_epochs=0)", "(hparams, state)",
-            "test_train.py test_log_point_0.py"),
-        "episodes_of_all_time": ("episodes=state.episodes.reset_interval()", "episodes=state.episodes", "cartpole"),
-        "first_update_of_an_interval_measured": ("updates_per_log) == learner.config.updates_per_log - 1",
-            "updates_per_log) == 0", "corridor"),
+            "old = after.observation_statistics\n"
+            '    is_running = learner.config.normalize_observations == "running"\n'
+            "    after = replace(after, observation_statistics=learner.updated_statistics(old, batch.obs) if is_running "
+            "else old)\n    after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, "
+            "is_measured)\n    after = replace(after, observation_statistics=old)", "[squashed]"),
+        "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "[squashed]"),
+        "fixed_statistics_updated": ('observations == "running"', 'observations != "off"', "[fixed]"),
+        "one_key_for_rollout_and_epochs": ("batch, key_update,", "batch, key_collect,", "[squashed]"),
+        "log_point_0_learns": ("state, num_epochs=0)", "state)", "train log_point_0"),
+        "episodes_of_all_time": (".reset_interval()", "", "[cartpole]"),
+        "first_update_of_an_interval_measured": ("== learner.config.updates_per_log - 1", "== 0", "[corridor]"),
     },
     "training/diagnosis.py": {
-        "kl_reversed": ("kl=distribution.kl(policy_before.outputs, policy_after.outputs)",
-            "kl=distribution.kl(policy_after.outputs, policy_before.outputs)", "cartpole"),
-        "diagnosed_by_later_statistics": ("replace(after, observation_statistics=before.observation_statistics)",
-            "replace(after)", "squashed"),
-        "one_key_for_both_entropies": ("outputs_after, keys[1])", "outputs_after, keys[0])", "squashed"),
-        "dead_by_the_rule_of_relu": ("dead_neurons(features, name)", 'dead_neurons(features, "relu")',
-            "corridor test_glue.py"),
-        "statistics_kl_of_the_update": ("kl(policy_after.outputs, policy_moved.outputs)",
-            "kl(policy_before.outputs, policy_moved.outputs)", "squashed"),
+        "kl_reversed": ("policy_before.outputs, policy_after.", "policy_after.outputs, policy_before.", "[cartpole]"),
+        "diagnosed_by_later_statistics": ("statistics=before.observation_statistics", "statistics=moved", "[squashed]"),
+        "one_key_for_both_entropies": ("outputs_after, keys[1])", "outputs_after, keys[0])", "[squashed]"),
+        "dead_by_the_rule_of_relu": ("dead_neurons(features, name)", 'dead_neurons(features, "relu")', "glue"),
+        "statistics_kl_of_the_update": ("kl(policy_after.outputs", "kl(policy_before.outputs", "[squashed]"),
     },
     "training/freeze.py": {
-        "status_one_log_point_late": ("// learner.config.updates_per_log", "// learner.config.updates_per_log + 1",
-            "test_train.py"),
-        "what_diverged_is_kept": ("jnp.where(is_healthy, new, old)", "new", "test_train.py"),
+        "status_one_log_point_late": ("config.updates_per_log", "config.updates_per_log + 1", "train"),
+        "what_diverged_is_kept": ("jnp.where(is_healthy, new, old)", "new", "train"),
     },
     "training/plasticity.py": {
-        "task_of_another_seed": ("init_run(learner, key, choices)", "init_run(learner, jax.random.key(7), choices)",
-            "test_diagnostics_plasticity.py"),
-        "same_order_every_pass": ("shuffled_indices(jax.random.key(epoch), size)", "jnp.arange(size)",
-            "test_diagnostics_plasticity.py"),
-        "fitted_without_clipping": ("gradient * clip_scale(hparams, jnp.linalg.norm(gradient))", "gradient",
-            "test_diagnostics_plasticity.py"),
-        "loss_of_the_first_minibatch": ("losses[-1, i]", "losses[0, i]", "test_diagnostics_plasticity.py"),
+        "task_of_another_seed": ("init_run(learner, key,", "init_run(learner, jax.random.key(7),",
+            "diagnostics_plasticity"),
+        "same_order_every_pass": ("[shuffled_indices(jax.random.key(epoch), size) ", "[jnp.arange(size) ",
+            "diagnostics_plasticity"),
+        "fitted_without_clipping": (" * clip_scale(hparams, jnp.linalg.norm(gradient))", "", "diagnostics_plasticity"),
+        "loss_of_the_first_minibatch": ("losses[-1, i]", "losses[0, i]", "diagnostics_plasticity"),
     },
     "diagnostics/diagnose.py": {
-        "entropy_before_is_that_after": ("(entropy, moments, value, target)",
-            "(entropy.at[0].set(entropy[1]), moments, value, target)", "cartpole"),
-        "moments_before_are_those_after": ("(entropy, moments, value, target)",
-            "(entropy, moments.at[0].set(moments[1]), value, target)", "cartpole"),
-        "probe_of_features_before": ("every.features[:, 1]", "every.features[:, 0]", "cartpole"),
-        "drift_against_itself": ("drift(before.features, after.features)", "drift(after.features, after.features)",
-            "cartpole"),
+        "entropy_before_from_after": ("(entropy, moments,", "(entropy.at[0].set(entropy[1]), moments,", "[cartpole]"),
+        "moments_before_from_after": ("(entropy, moments,", "(entropy, moments.at[0].set(moments[1]),", "[cartpole]"),
+        "probe_of_features_before": ("every.features[:, 1]", "every.features[:, 0]", "[cartpole]"),
+        "drift_against_itself": ("drift(before.features,", "drift(after.features,", "[cartpole]"),
     },
-    "diagnostics/spectral.py": {
-        "ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "test_diagnostics_spectral.py"),
-    },
+    "diagnostics/spectral.py": {"ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "diagnostics_spectral")},
     "blas.py": {
         "other_platforms_times_3": ("default=function",
-            "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))", "test_glue.py"),
+            "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))", "program"),
     },
     "sweep/program.py": {
-        "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "test_sweep.py test_selection.py"),
-        "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr",
-            "test_sweep.py test_selection.py"),
-        "log_point_0_learns_in_sweeps": ("epochs if is_learning else np.zeros_like(epochs)", "epochs", "test_sweep.py"),
-        "padding_is_kept": ("np.asarray(x)[:num_runs]", "np.asarray(x)", "test_sweep.py"),
-        "masked_epochs_of_the_first_run": ("self._is_epochs_shared else runs.num_epochs",
-            "self._is_epochs_shared else np.full_like(runs.num_epochs, runs.num_epochs[0])", "test_glue.py"),
+        "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "glue"),
+        "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr", "program"),
+        "log_point_0_learns_in_sweeps": ("epochs if is_learning else np.zeros_like(epochs)", "epochs", "sweep"),
+        "padding_is_kept": ("np.asarray(x)[:num_runs]", "np.asarray(x)", "sweep"),
+        "masked_epochs_of_the_first_run": ("else runs.num_epochs",
+            "else np.full_like(runs.num_epochs, runs.num_epochs[0])", "program"),
     },
-    "sweep/engine.py": {
-        "restored_one_log_point_late": ("item.log_point + 1, item.state", "item.log_point + 2, item.state",
-            "test_sweep.py"),
-    },
+    "sweep/engine.py": {"restored_one_log_point_late": ("log_point + 1, item", "log_point + 2, item", "sweep")},
 }  # fmt: skip
 
 
 def paths(tests: str) -> tuple[str, ...]:
     """What pytest calls the tests of a row of the table."""
-    words = tests.split()
-    return tuple(f"tests/{w}" if ".py" in w else f"tests/test_whole_update.py::test_iterations[{w}]" for w in words)
+    names = (f"whole_update.py::test_iterations{word}" if word[0] == "[" else f"{word}.py" for word in tests.split())
+    return tuple(f"tests/test_{name}" for name in names)
 
 
 MUTANTS = {
@@ -249,16 +205,19 @@ class Session:
 
     def failures(self, tree: Path, *arguments: str) -> list[str]:
         """What pytest reports as failed in a copy of the tree. RuntimeError where pytest itself ends otherwise."""
-        files = {argument for argument in arguments if argument.startswith("tests/")}
-        usable = {
-            file for file in files if (tree / file.split("::")[0]).exists() and file.split("::")[0] not in self.broken
-        }
-        if files and not usable:
+
+        def is_usable(argument: str) -> bool:
+            file = argument.split("::")[0]
+            return not file.startswith("tests") or ((tree / file).exists() and file not in self.broken)
+
+        usable = [argument for argument in arguments if is_usable(argument)]
+        if not any(argument.startswith("tests") for argument in usable):
             return []
-        ignored = [f"--deselect={test}" if "::" in test else f"--ignore={test}" for test in sorted(self.broken)]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--ignore={OWN_TEST}", *ignored]
-        command += [f"--timeout={LIMIT}", "--timeout-method=thread"]
-        command += ["--continue-on-collection-errors", *(x for x in arguments if x not in files - usable)]
+        out = [
+            f"--deselect={test}" if "::" in test else f"--ignore={test}" for test in sorted(self.broken | {OWN_TEST})
+        ]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        command += [f"--timeout={LIMIT}", "--timeout-method=thread", *out, *usable]
         environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent)}
         if self.is_over:
             raise RuntimeError("stopped")
