@@ -33,7 +33,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 OWN_TEST = "tests/test_benchmarks_mutants.py"  # fails for every mutant: it looks for the old texts
-ORDINARY = ("tests", "-m", "not slow and not notebook")
 LIMIT = 600  # seconds for one test; a mutant may well loop for ever
 
 
@@ -117,9 +116,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)",
             "old = after.observation_statistics\n"
             '    is_running = learner.config.normalize_observations == "running"\n'
-            "    after = replace(after, observation_statistics=learner.updated_statistics(old, batch.obs) if is_running "
-            "else old)\n    after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, "
-            "is_measured)\n    after = replace(after, observation_statistics=old)", "[squashed]"),
+            "    new = learner.updated_statistics(old, batch.obs) if is_running else old\n"
+            "    after, minibatches = update_networks(learner, hparams, replace(after, observation_statistics=new), batch, "
+            "key_update, num_epochs, is_measured)\n    after = replace(after, observation_statistics=old)", "[squashed]"),
         "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "[squashed]"),
         "fixed_statistics_updated": ('observations == "running"', 'observations != "off"', "[fixed]"),
         "one_key_for_rollout_and_epochs": ("batch, key_update,", "batch, key_collect,", "[squashed]"),
@@ -205,19 +204,13 @@ class Session:
 
     def failures(self, tree: Path, *arguments: str) -> list[str]:
         """What pytest reports as failed in a copy of the tree. RuntimeError where pytest itself ends otherwise."""
-
-        def is_usable(argument: str) -> bool:
-            file = argument.split("::")[0]
-            return not file.startswith("tests") or ((tree / file).exists() and file not in self.broken)
-
-        usable = [argument for argument in arguments if is_usable(argument)]
+        usable = [argument for argument in arguments if argument.split("::")[0] not in self.broken]
         if not any(argument.startswith("tests") for argument in usable):
             return []
-        out = [
-            f"--deselect={test}" if "::" in test else f"--ignore={test}" for test in sorted(self.broken | {OWN_TEST})
-        ]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-        command += [f"--timeout={LIMIT}", "--timeout-method=thread", *out, *usable]
+        without = [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in sorted(self.broken | {OWN_TEST})]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not notebook"]
+        command += [f"--timeout={LIMIT}", "--timeout-method=thread", "--continue-on-collection-errors"]
+        command += [*without, *usable]
         environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent)}
         if self.is_over:
             raise RuntimeError("stopped")
@@ -262,10 +255,10 @@ def run(mutants: list[Mutant], num_processes: int, is_everything_run: bool, out:
         with ThreadPoolExecutor(num_processes) as pool:
             try:
                 named, tree = dict.fromkeys(test for mutant in mutants for test in mutant.tests), session.take()
-                for test in session.failures(tree, *(ORDINARY if is_everything_run else named)):
+                for test in session.failures(tree, *(["tests"] if is_everything_run else named)):
                     print(f"fails without any mutant, so it does not count: {test}", flush=True)
                     session.broken.add(test)
-                stages = [ORDINARY] if is_everything_run else []
+                stages = [("tests",)] if is_everything_run else []
                 futures = {pool.submit(session.result, m, tree, m.tests, *stages): m for m in mutants}
                 for future in as_completed(futures):
                     name, found = futures[future].name, future.result()
