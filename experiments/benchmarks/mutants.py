@@ -117,8 +117,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "old = after.observation_statistics\n"
             '    is_running = learner.config.normalize_observations == "running"\n'
             "    new = learner.updated_statistics(old, batch.obs) if is_running else old\n"
-            "    after, minibatches = update_networks(learner, hparams, replace(after, observation_statistics=new), batch, "
-            "key_update, num_epochs, is_measured)\n    after = replace(after, observation_statistics=old)", "[squashed]"),
+            "    after, minibatches = update_networks(learner, hparams, replace(after, observation_statistics=new), "
+            "batch, key_update, num_epochs, is_measured)\n"
+            "    after = replace(after, observation_statistics=old)", "[squashed]"),
         "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "[squashed]"),
         "fixed_statistics_updated": ('observations == "running"', 'observations != "off"', "[fixed]"),
         "one_key_for_rollout_and_epochs": ("batch, key_update,", "batch, key_collect,", "[squashed]"),
