@@ -204,7 +204,7 @@ class Session:
         return target
 
     def failures(self, tree: Path, *arguments: str) -> list[str]:
-        """What pytest reports as failed in a copy of the tree. RuntimeError where pytest itself ends otherwise."""
+        """Tests that fail in a copy of the tree, each with " - " and why. RuntimeError where pytest itself fails."""
         usable = [argument for argument in arguments if argument.split("::")[0] not in self.broken]
         if not any(argument.startswith("tests") for argument in usable):
             return []
@@ -212,7 +212,7 @@ class Session:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not notebook"]
         command += [f"--timeout={LIMIT}", "--timeout-method=thread", "--continue-on-collection-errors"]
         command += [*without, *usable]
-        environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent)}
+        environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent), "COLUMNS": "180"}
         if self.is_over:
             raise RuntimeError("stopped")
         process = subprocess.Popen(
@@ -222,7 +222,7 @@ class Session:
         self.processes.add(process)
         output = process.communicate()[0]
         self.processes.discard(process)
-        failed = re.findall(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", output, re.MULTILINE)
+        failed = re.findall(r"^(?:FAILED|ERROR) (tests/.*)", output, re.MULTILINE)
         if "+ Timeout +" in output:
             failed.append(f"a test that takes longer than {LIMIT} s")
         if process.returncode not in (0, 5) and not failed:  # 5: no tests
@@ -260,7 +260,7 @@ def run(mutants: list[Mutant], num_processes: int, is_everything_run: bool, out:
                     tests = {mutant.name: ("tests",) if is_everything else mutant.tests for mutant in left}
                     for test in session.failures(tree, *dict.fromkeys(sum(tests.values(), ()))):
                         print(f"fails without any mutant, so it does not count: {test}", flush=True)
-                        session.broken.add(test)
+                        session.broken.add(test.split(" - ")[0])
                     futures = {pool.submit(session.result, m, tree, tests[m.name]): m.name for m in left}
                     for future in as_completed(futures):
                         name, found = futures[future], future.result()
