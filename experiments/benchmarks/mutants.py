@@ -53,11 +53,13 @@ class Mutant:
         return text.replace(self.old, self.new)
 
 
-# File -> name -> old text, new text, and tests: tests/test_*.py, or [cases] of tests/test_whole_update.py.
+# File -> name -> old text, new text, and tests by the file's name without test_ and .py: all of a file, one of them as
+# file::name, likewise without test_, or one [case] of whole_update::iterations.
 TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     "ppo/interventions/objectives.py": {
         "log_ratio_reversed": ("ratio(log_prob, batch.log_prob,", "ratio(batch.log_prob, log_prob,", "[cartpole]"),
-        "pfo_clip_beyond_reversed": ("batch.policy_phi) <= ", "batch.policy_phi) >= ", "interventions"),
+        "pfo_clip_beyond_reversed": ("batch.policy_phi) <= ", "batch.policy_phi) >= ",
+            "interventions::pfo_clip_takes_the_policy_gradient_from_samples_beyond_the_limit_and_nothing_else"),
     },
     "ppo/losses.py": {"advantage_by_unbiased_std": ("(advantage.std(),", "(advantage.std(ddof=1),", "[cartpole]")},
     "ppo/advantages.py": {
@@ -123,7 +125,7 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "[squashed]"),
         "fixed_statistics_updated": ('observations == "running"', 'observations != "off"', "[fixed]"),
         "one_key_for_rollout_and_epochs": ("batch, key_update,", "batch, key_collect,", "[squashed]"),
-        "log_point_0_learns": ("state, num_epochs=0)", "state)", "train log_point_0"),
+        "log_point_0_learns": ("state, num_epochs=0)", "state)", "normalization"),
         "episodes_of_all_time": (".reset_interval()", "", "[cartpole]"),
         "first_update_of_an_interval_measured": ("== learner.config.updates_per_log - 1", "== 0", "[corridor]"),
     },
@@ -135,8 +137,10 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "statistics_kl_of_the_update": ("kl(policy_after.outputs", "kl(policy_before.outputs", "[squashed]"),
     },
     "training/freeze.py": {
-        "status_one_log_point_late": ("config.updates_per_log", "config.updates_per_log + 1", "train"),
-        "what_diverged_is_kept": ("jnp.where(is_healthy, new, old)", "new", "train"),
+        "status_one_log_point_late": ("config.updates_per_log", "config.updates_per_log + 1",
+            "train::a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice"),
+        "what_diverged_is_kept": ("jnp.where(is_healthy, new, old)", "new",
+            "train::a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice"),
     },
     "training/plasticity.py": {
         "task_of_another_seed": ("init_run(learner, key,", "init_run(learner, jax.random.key(7),",
@@ -160,19 +164,22 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     "sweep/program.py": {
         "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "glue"),
         "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr", "program"),
-        "log_point_0_learns_in_sweeps": ("epochs if is_learning else np.zeros_like(epochs)", "epochs", "sweep"),
-        "padding_is_kept": ("np.asarray(x)[:num_runs]", "np.asarray(x)", "sweep"),
+        "log_point_0_learns_in_sweeps": ("epochs if is_learning else np.zeros_like(epochs)", "epochs", "program"),
+        "padding_is_kept": ("np.asarray(x)[:num_runs]", "np.asarray(x)",
+            "sweep::little_memory_makes_chunks_of_one_shape_and_one_compilation"),
         "masked_epochs_of_the_first_run": ("else runs.num_epochs",
             "else np.full_like(runs.num_epochs, runs.num_epochs[0])", "program"),
     },
-    "sweep/engine.py": {"restored_one_log_point_late": ("log_point + 1, item", "log_point + 2, item", "sweep")},
+    "sweep/engine.py": {"restored_one_log_point_late": ("log_point + 1, item", "log_point + 2, item",
+        "sweep::a_crash_between_checkpoints_loses_no_bit")},
 }  # fmt: skip
 
 
 def paths(tests: str) -> tuple[str, ...]:
     """What pytest calls the tests of a row of the table."""
-    names = (f"whole_update.py::test_iterations{word}" if word[0] == "[" else f"{word}.py" for word in tests.split())
-    return tuple(f"tests/test_{name}" for name in names)
+    words = [f"whole_update::iterations{word}" if word[0] == "[" else word for word in tests.split()]
+    parts = [word.partition("::") for word in words]
+    return tuple(f"tests/test_{file}.py::test_{name}" if name else f"tests/test_{file}.py" for file, _, name in parts)
 
 
 MUTANTS = {
