@@ -69,9 +69,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "ppo/rollout.py": {
         "value_target_is_advantage": ("value_target=(advantage + value)", "value_target=advantage", "[cartpole]"),
-        "sign_reward_ignored": ("sign_reward(reward) if is_sign else reward", "reward", "[corridor] limits"),
-        "time_limit_ignored": ('if rule == "terminate":', "if False:", "[stop] limits"),
-        "time_limits_always_terminate": ('if rule == "terminate":', "if True:", "[cartpole] limits"),
+        "sign_reward_ignored": ("sign_reward(reward) if is_sign else reward", "reward", "[corridor]"),
+        "time_limit_ignored": ('if rule == "terminate":', "if False:", "[stop]"),
+        "time_limits_always_terminate": ('if rule == "terminate":', "if True:", "[cartpole]"),
         "raw_return_of_learning_reward": ("transition.reward, reward, done", "reward, reward, done", "[corridor]"),
         "bootstrap_from_the_next_episode": ("transition.final_obs[None]", "transition.obs[None]", "[corridor]"),
         "one_last_observation_for_all_cuts": ("(last[cut]", "(last[-1]", "[corridor]"),
@@ -103,9 +103,7 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "kl_coef_in_the_wrong_direction": ("= last_kl.mean()", "= hparams.kl_target**2 / last_kl.mean()", "[squashed]"),
     },
     "ppo/state.py": {"time_is_normalised": ("if self.config.time_aware", "if False", "[running_and_time]")},
-    "distributions.py": {
-        "log_ratio_of_densities_unclamped": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60.0)", "update_rules"),
-    },
+    "distributions.py": {"unclamped_densities": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60)", "update_rules")},
     "envs/wrappers.py": {
         "never_sticky": ("is_repeated, state.action", "is_repeated, action", "sticky_actions"),
         "sticky_across_episodes": ("where(is_over, 0, action)", "where(is_over, action, action)", "sticky_actions"),
@@ -143,8 +141,7 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "train::a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice"),
     },
     "training/plasticity.py": {
-        "task_of_another_seed": ("init_run(learner, key,", "init_run(learner, jax.random.key(7),",
-            "diagnostics_plasticity"),
+        "task_of_another_seed": ("run(learner, key,", "run(learner, jax.random.key(7),", "diagnostics_plasticity"),
         "same_order_every_pass": ("[shuffled_indices(jax.random.key(epoch), size) ", "[jnp.arange(size) ",
             "diagnostics_plasticity"),
         "fitted_without_clipping": (" * clip_scale(hparams, jnp.linalg.norm(gradient))", "", "diagnostics_plasticity"),
@@ -157,10 +154,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "drift_against_itself": ("drift(before.features,", "drift(after.features,", "[cartpole]"),
     },
     "diagnostics/spectral.py": {"ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "diagnostics_spectral")},
-    "blas.py": {
-        "other_platforms_times_3": ("default=function",
-            "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))", "program"),
-    },
+    "blas.py": {"other_platforms_times_3": ("default=function",
+        "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))", "program")},
     "sweep/program.py": {
         "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "glue"),
         "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr", "program"),
@@ -217,8 +212,13 @@ class Session:
             return []
         without = [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in sorted(self.broken | {OWN_TEST})]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not notebook"]
-        command += [f"--timeout={LIMIT}", "--timeout-method=thread", "--continue-on-collection-errors"]
-        command += [*without, *usable]
+        command += [
+            f"--timeout={LIMIT}",
+            "--timeout-method=thread",
+            "--continue-on-collection-errors",
+            *without,
+            *usable,
+        ]
         environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent), "COLUMNS": "180"}
         if self.is_over:
             raise RuntimeError("stopped")
@@ -295,9 +295,9 @@ def main() -> int:
     args = parser.parse_args()
     mutants = [MUTANTS[name] for name in args.only]
     if args.list:
-        print("\n".join(f"{m.name}: {m.file} ({', '.join(m.tests)})" for m in mutants))
+        print(*(f"{m.name}: {m.file} ({', '.join(m.tests)})" for m in mutants), sep="\n")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as Ctrl-C does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the copies, as Ctrl-C does
     return int(run(mutants, args.processes, args.all_tests, args.out) > 0)
 
 
