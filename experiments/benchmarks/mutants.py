@@ -210,15 +210,9 @@ class Session:
         usable = [argument for argument in arguments if argument.split("::")[0] not in self.broken]
         if not any(argument.startswith("tests") for argument in usable):
             return []
-        without = [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in sorted(self.broken | {OWN_TEST})]
+        out = [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in sorted(self.broken | {OWN_TEST})]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not notebook"]
-        command += [
-            f"--timeout={LIMIT}",
-            "--timeout-method=thread",
-            "--continue-on-collection-errors",
-            *without,
-            *usable,
-        ]
+        command += [f"--timeout={LIMIT}", "--timeout-method=thread", "--continue-on-collection-errors", *out, *usable]
         environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent), "COLUMNS": "180"}
         if self.is_over:
             raise RuntimeError("stopped")
