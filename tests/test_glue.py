@@ -4,11 +4,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import purejaxppo as pjp
-from purejaxppo.sweep.plan import make_groups, parse_sweep
-from purejaxppo.sweep.program import learner_of
+from purejaxppo.sweep.engine import run_sweep
+from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
+from purejaxppo.sweep.policies import load_policies
+from purejaxppo.sweep.program import GroupProgram, learner_of
 from purejaxppo.training.train import make_trainer
 
 CONFIG = pjp.TrainConfig(
@@ -39,3 +42,16 @@ def test_a_term_is_left_out_where_no_run_of_a_program_has_it():
     absent = learner_of(group).absent
     assert "critic_pfo_loss" in absent
     assert not absent & {"policy_loss", "value_loss", "entropy_loss", "pfo_loss"}
+
+
+def test_runs_that_fill_up_a_chunk_are_in_no_result(tmp_path):
+    """Three runs on two devices are computed as four."""
+    sweep = Sweep(name="three", seeds=(4, 0, 7), config=dataclasses.replace(CONFIG, diagnostics=False))
+    assert GroupProgram(make_groups(sweep)[0]).width == 4
+    dataset = run_sweep(sweep, tmp_path / "out", is_quiet=True)
+    assert dataset["seed"].values.tolist() == [4, 0, 7]
+    losses = dataset["policy_loss"].isel(log=1).values
+    assert losses.shape == (3,)
+    assert len(set(losses.tolist())) == 3
+    assert [run.seed for policies in load_policies(tmp_path / "out") for run in policies.runs] == [4, 0, 7]
+    assert np.isfinite(losses).all()
