@@ -155,7 +155,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "diagnostics/spectral.py": {"ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "diagnostics_spectral")},
     "blas.py": {"other_platforms_times_3": ("default=function",
-        "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))", "program")},
+        "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))",
+        "program::both_branches_of_what_depends_on_the_platform")},
     "sweep/program.py": {
         "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "glue"),
         "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr", "program"),
