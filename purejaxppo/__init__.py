@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from purejaxppo import _moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from purejaxppo import analysis, claims, diagnostics, envs, plots, ppo, report, results, statistics

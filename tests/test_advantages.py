@@ -133,3 +133,14 @@ def test_discount_and_decay_may_differ_between_runs() -> None:
     for s, (gamma, gae_lambda) in enumerate(zip(gammas, lambdas, strict=True)):
         alone = gae(**trajectory, gamma=float(gamma), gae_lambda=float(gae_lambda))
         np.testing.assert_allclose(together[s], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_a_reward_that_is_not_a_number_leaves_later_advantages_alone() -> None:
+    """At t = 0: nothing of it may start the sum, which runs backwards from the last step."""
+    trajectory = random_trajectory()
+    expected = gae(**trajectory, gamma=GAMMA, gae_lambda=LAMBDA)
+    reward = trajectory["reward"].copy()
+    reward[0] = np.nan
+    found = gae(**trajectory | {"reward": reward}, gamma=GAMMA, gae_lambda=LAMBDA)
+    assert np.isnan(found[0]).all()
+    np.testing.assert_array_equal(found[1:], expected[1:])

@@ -78,6 +78,11 @@ def test_equal_configurations_are_one_dictionary_key() -> None:
         ({"num_epochs": 0}, "num_epochs is 0, but must be at least 1."),
         ({"minibatch_size": 0}, "minibatch_size is 0, but must be at least 1."),
         ({"num_log_points": 0}, "num_log_points is 0, but must be at least 1."),
+        ({"num_plasticity_epochs": 0}, "num_plasticity_epochs is 0, but must be at least 1."),
+        (
+            {"normalize_observations": True},
+            "normalize_observations is True, but must be one of 'off', 'fixed', 'running'.",
+        ),
         ({"max_episode_steps": 0}, "max_episode_steps is 0, but must be at least 1."),
         ({"hidden_sizes": ()}, "hidden_sizes is [], but must be a non-empty list of widths of at least 1."),
         ({"hidden_sizes": (64, 0)}, "hidden_sizes is [64, 0], but must be a non-empty list of widths of at least 1."),
@@ -145,9 +150,13 @@ def test_presets_are_valid_and_take_overrides(name: str) -> None:
     [
         ("paper_atari", {"num_envs": 8, "num_steps": 128, "minibatch_size": 256, "activation": "relu",
                          "initialization": "uniform", "time_limit": "terminate", "lr_schedule": "constant",
+                         "sticky_actions": 0.25, "sign_reward": True, "trunk_optimizers": "two",
+                         "num_log_points": 1000, "num_plasticity_points": 40, "num_plasticity_epochs": 1,
                          "learning_rate": 2.5e-4, "clip_eps": 0.1, "entropy_coef": 0.01}),
         ("paper_mujoco", {"num_envs": 2, "num_steps": 1024, "minibatch_size": 64, "hidden_sizes": (64, 64),
-                          "initialization": "uniform", "time_limit": "terminate", "normalize_observations": True,
+                          "initialization": "uniform", "time_limit": "terminate", "normalize_observations": "fixed",
+                          "time_aware": True, "trunk_optimizers": "two", "num_log_points": 1000,
+                          "num_plasticity_points": 40, "num_plasticity_rollouts": 2, "num_plasticity_epochs": 4,
                           "learning_rate": 3e-4, "clip_eps": 0.2, "entropy_coef": 0.0}),
     ],
 )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,47 +14,43 @@ import jax.numpy as jnp
 import numpy as np
 import oracles as slow
 import pytest
-from flax import struct
-from purejaxppo.ppo.train import layer_weights
 from test_diagnostics_spectral import public_matrices
 
 from purejaxppo.config import TrainConfig
-from purejaxppo.diagnostics.diagnose import diagnose
+from purejaxppo.diagnostics.diagnose import Representation, Snapshot, diagnose
+from purejaxppo.diagnostics.neurons import dead_neurons
 from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
+from purejaxppo.networks import layer_weights
+from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.results.registry import METRICS
+from purejaxppo.training.diagnosis import diagnose_update
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
     name: metric
     for name, metric in METRICS.items()
-    if metric.family not in ("minibatch", "performance", "plasticity", "run")
+    if metric.family not in ("minibatch", "performance", "plasticity", "run") and not name.startswith("statistics_")
 }
 
 
-@struct.dataclass(kw_only=True)
-class Output:
-    """Stands in for a network's output."""
-
-    features: Any
-    preactivations: tuple[Any, ...]
-
-
-def network(rng: np.random.Generator, activation: Callable = jax.nn.relu, width: int = 16) -> Output:
+def network(rng: np.random.Generator, activation: Callable = jax.nn.relu, width: int = 16) -> Representation:
     hidden, last = rng.normal(size=(RUNS, SAMPLES, 8)), rng.normal(size=(RUNS, SAMPLES, width))
     last[..., :2] -= 9  # with relu, two dead units
-    return Output(
+    return Representation(
         features=activation(jnp.asarray(last, jnp.float32)),
         preactivations=(jnp.asarray(hidden, jnp.float32), jnp.asarray(last, jnp.float32)),
     )
 
 
-def moved(rng: np.random.Generator, output: Output, step: float = 0.1) -> Output:
+def moved(rng: np.random.Generator, output: Representation, step: float = 0.1) -> Representation:
     return jax.tree.map(lambda x: x + jnp.asarray(step * rng.normal(size=x.shape), jnp.float32), output)
 
 
-def healthy_inputs(seed: int = 0, **networks: Output) -> dict[str, Any]:
+def healthy_inputs(seed: int = 0, **networks: Representation) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> jax.Array:
@@ -82,11 +80,33 @@ def weights(rng: np.random.Generator, *shapes: tuple[int, int]) -> tuple[jax.Arr
     return tuple(jnp.asarray(rng.normal(size=(RUNS, *shape)), jnp.float32) for shape in shapes)
 
 
+def diagnose_one(inputs: dict[str, Any], activation: str = "relu", share_trunk: bool = False) -> dict[str, jax.Array]:
+    """The diagnosis of one run; weights are those after the update, before it they are others, which nobody reads."""
+    names = ("policy",) if share_trunk else ("policy", "critic")
+
+    def snapshot(time: str) -> Snapshot:
+        weights = {net: inputs[f"{net}_weights"] for net in ("policy", "critic")}
+        return Snapshot(
+            networks={net: inputs[f"{net}_{time}"] for net in names},
+            entropy=inputs[f"entropy_{time}"],
+            value=inputs[f"value_{time}"],
+            moments=inputs[f"policy_moments_{time}"],
+            weights=weights if time == "after" else jax.tree.map(jnp.zeros_like, weights),
+        )
+
+    return diagnose(
+        snapshot("before"),
+        snapshot("after"),
+        **{name: inputs[name] for name in ("log_ratio", "kl", "value_target")},
+        clip_eps=CLIP_EPS,
+        dead_neurons=partial(dead_neurons, activation=activation),
+    )
+
+
 @partial(jax.jit, static_argnames=("activation", "share_trunk"))
 def metrics_of_runs(inputs: dict[str, Any], activation: str, share_trunk: bool) -> Metrics:
     """As in a trainer: vmapped over runs, jitted, and compiled once for all tests of the same shapes."""
-    options = {"activation": activation, "share_trunk": share_trunk, "clip_eps": CLIP_EPS}
-    return jax.vmap(lambda single: diagnose(**single, **options))(inputs)
+    return jax.vmap(lambda single: Metrics.of(diagnose_one(single, activation, share_trunk)))(inputs)
 
 
 def diagnose_runs(inputs: dict[str, Any], activation: str = "relu", share_trunk: bool = False) -> dict[str, np.ndarray]:
@@ -140,7 +160,7 @@ def expected_metrics(inputs: dict[str, Any], run: int, activation: str = "relu")
     return expected | {f"{name}_change": expected[name] - expected[f"{name}_before"] for name in ranks}
 
 
-def subjects(output: Output) -> dict[str, np.ndarray]:
+def subjects(output: Representation) -> dict[str, np.ndarray]:
     layers = output.preactivations
     return {
         "feature": output.features,
@@ -149,7 +169,7 @@ def subjects(output: Output) -> dict[str, np.ndarray]:
     }
 
 
-def expected_of_network(net: str, output: Output, suffix: str, activation: str) -> dict[str, Any]:
+def expected_of_network(net: str, output: Representation, suffix: str, activation: str) -> dict[str, Any]:
     expected: dict[str, Any] = {f"{net}_dead_neurons{suffix}": slow.dead_neurons(output.features, activation)}
     expected[f"{net}_dormant_neurons{suffix}"] = slow.dormant_neurons(output.features)
     expected[f"{net}_collinearity{suffix}"] = slow.collinearity(output.features)
@@ -187,7 +207,7 @@ def test_every_metric_agrees_with_its_slow_version(inputs: dict[str, Any], metri
 
 def test_ranks_of_the_reference_implementation_through_a_whole_diagnosis(oracles: Path) -> None:
     file, features = public_matrices(oracles, "512x64")
-    output = Output(features=jnp.asarray(features), preactivations=(jnp.asarray(features[::-1]),))
+    output = Representation(features=jnp.asarray(features), preactivations=(jnp.asarray(features[::-1]),))
     rows = jnp.ones((6, 512))
     moments = jnp.ones((6, 512, 2))
     rng = np.random.default_rng(0)
@@ -265,16 +285,19 @@ def test_weights_of_every_layer_are_measured(share_trunk: bool) -> None:
 
 
 @pytest.mark.parametrize("width", [5, 90])
-def test_networks_of_different_widths(metrics: dict[str, np.ndarray], width: int) -> None:
-    """A narrow critic, and one with more units than samples, beside the same policy."""
-    critic = network(np.random.default_rng(5), width=width)
-    inputs = healthy_inputs(critic=critic)
+def test_networks_of_other_widths(width: int) -> None:
+    """Narrow networks, and such with more units than samples; policy and critic are of one shape always."""
+    rng = np.random.default_rng(5)
+    inputs = healthy_inputs(policy=network(rng, width=width), critic=network(rng, width=width))
     measured = diagnose_runs(inputs)
     assert measured.keys() == DIAGNOSED.keys()
-    assert measured["critic_singular_values"].shape == (RUNS, min(width, SAMPLES))
+    for name in ("policy_singular_values", "critic_singular_values"):
+        assert measured[name].shape == (RUNS, min(width, SAMPLES))
     expected = expected_metrics(inputs, 0)
     for name, value in expected.items():
         np.testing.assert_allclose(measured[name][0], value, rtol=1e-4, atol=5e-5, err_msg=name)
+    with pytest.raises((TypeError, ValueError)):
+        diagnose_runs(healthy_inputs(critic=network(rng, width=width)))
 
 
 def test_a_diverged_run_says_nan_and_spoils_nobody_else(inputs: dict[str, Any], metrics: dict[str, np.ndarray]) -> None:
@@ -316,18 +339,65 @@ def test_no_gradient_flows_through_a_diagnosis() -> None:
     single = jax.tree.map(lambda x: x[0], inputs)
 
     def loss(features: jax.Array) -> jax.Array:
-        output = Output(features=features, preactivations=(features,))
+        output = Representation(features=features, preactivations=(features,))
         every = {f"{net}_{time}": output for net in ("policy", "critic") for time in ("before", "after")}
-        metrics = diagnose(activation="relu", clip_eps=CLIP_EPS, **(single | every))
+        metrics = Metrics.of(diagnose_one(single | every))
         return features.sum() + metrics.values.sum() + metrics.spectra["policy_singular_values"].sum()
 
     gradient = jax.jit(jax.grad(loss))(jnp.eye(SAMPLES, 16))
     np.testing.assert_array_equal(gradient, 1)
 
 
-def test_one_qr_and_one_svd_in_a_diagnosis(inputs: dict[str, Any]) -> None:
-    """Several independent LAPACK calls in one program can deadlock XLA's CPU runtime."""
-    single = jax.vmap(lambda x: diagnose(activation="relu", clip_eps=CLIP_EPS, **x))
-    text = jax.jit(single).lower(inputs).as_text()
-    assert text.count("@lapack_sgeqrf") == 1
-    assert text.count("@lapack_sgesdd") == 1
+def test_one_qr_and_one_svd_for_all_spectra_and_one_qr_for_all_probes(inputs: dict[str, Any]) -> None:
+    """Each on a single matrix: several LAPACK calls on batches in one program can deadlock XLA's CPU runtime."""
+    text = jax.jit(jax.vmap(diagnose_one)).lower(inputs).as_text()
+    calls = [line for line in text.splitlines() if "@lapack_s" in line]
+    assert sum("@lapack_sgeqrf" in line for line in calls) == 2
+    assert sum("@lapack_sgesdd" in line for line in calls) == 1
+    for line in calls:
+        assert max(shape.count("x") for shape in re.findall(r"tensor<([0-9x]+)xf32>", line)) == 1, line
+
+
+def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_update_does() -> None:
+    """KL and drift from the updated networks to the same with the next statistics, by hand; all else stays."""
+    config = TrainConfig(
+        num_envs=4, num_steps=16, minibatch_size=32, hidden_sizes=(8,), normalize_observations="running"
+    )
+    learner, hparams = make_learner(config), HyperParams()
+    before = init_run(learner, jax.random.key(0))
+    _, rollout = collect(learner, before, jax.random.key(1))
+    batch = prepare_batch(learner, hparams, before, rollout)
+    after = replace(before, params=jax.tree.map(lambda x: 1.1 * x, before.params), update=before.update + 1)
+    assert before.observation_statistics is not None
+    next_statistics = learner.updated_statistics(before.observation_statistics, batch.obs)
+    diagnosed = jax.jit(lambda after: diagnose_update(learner, hparams, before, after, batch))
+    moved, unmoved = diagnosed(replace(after, observation_statistics=next_statistics)), diagnosed(after)
+    obs = np.asarray(batch.obs)
+    outputs = [
+        jax.tree.map(np.float64, learner.networks.policy(after.params, jnp.asarray(x, jnp.float32)))
+        for x in (
+            np.clip(obs / np.sqrt(1 + 1e-8), -10, 10),
+            np.clip(
+                (obs - np.asarray(next_statistics.mean)) / np.sqrt(np.asarray(next_statistics.var) + 1e-8), -10, 10
+            ),
+        )
+    ]
+    log_p, log_q = (x.outputs - np.log(np.exp(x.outputs).sum(axis=1, keepdims=True)) for x in outputs)
+    expected = {
+        "statistics_kl": (np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean(),
+        "statistics_drift": np.square(outputs[1].preactivations[-1] - outputs[0].preactivations[-1]).mean(),
+    }
+    for name, value in expected.items():
+        assert value > 1e-4
+        np.testing.assert_allclose(moved[name], value, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(unmoved[name], 0, atol=1e-7, err_msg=name)
+    assert set(moved) == set(unmoved) == {*DIAGNOSED, *expected}
+    for name in DIAGNOSED:
+        np.testing.assert_array_equal(moved[name], unmoved[name], err_msg=name)
+    for kind in ("off", "fixed"):
+        other = make_learner(replace(config, normalize_observations=kind))
+        state = init_run(other, jax.random.key(0))
+        names = jax.eval_shape(
+            lambda after, learner=other: diagnose_update(learner, hparams, after, after, batch), state
+        )
+        assert set(names) == set(DIAGNOSED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,11 +12,15 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from purejaxppo.ppo.train import init_run, make_trainer
 
 import purejaxppo as pjp
-from purejaxppo.diagnostics import plasticity
-from purejaxppo.ppo.state import Learner, PlasticityTask, RunState, make_learner
+from purejaxppo.envs.wrappers import ObservationStatistics
+from purejaxppo.ppo.start import init_run
+from purejaxppo.ppo.state import Learner, RunState, make_learner
+from purejaxppo.ppo.update import shuffled_indices
+from purejaxppo.training import plasticity
+from purejaxppo.training.plasticity import PlasticityTask, make_task
+from purejaxppo.training.train import make_trainer
 
 SMALL: dict[str, Any] = {
     "total_steps": 3 * 512,
@@ -30,7 +33,8 @@ SMALL: dict[str, Any] = {
 SETTINGS = {
     "discrete": {"env": "gymnax/CartPole-v1"},
     "discrete, shared trunk": {"env": "gymnax/CartPole-v1", "share_trunk": True},
-    "continuous": {"env": "gymnax/Pendulum-v1", "activation": "tanh", "normalize_observations": True},
+    "continuous": {"env": "gymnax/Pendulum-v1", "activation": "tanh", "normalize_observations": "running"},
+    "continuous, fixed statistics": {"env": "gymnax/Pendulum-v1", "normalize_observations": "fixed"},
     "continuous, state-independent scale": {"env": "gymnax/Pendulum-v1", "action_distribution": "normal"},
     "images": {"env": "gymnax/Breakout-MinAtar", "torso": "minatar_conv", "hidden_sizes": (16,)},
 }
@@ -38,14 +42,37 @@ HPARAMS = pjp.HyperParams(learning_rate=1e-3, adam_beta2=0.9, max_grad_norm=0.1)
 
 
 def prepare(seed: int = 0, **fields: Any) -> tuple[Learner, RunState, PlasticityTask]:
+    """A run at its start and its task; running statistics, which know nothing yet, as after a first rollout."""
     learner = make_learner(pjp.TrainConfig(**(SMALL | fields)))
-    state = jax.jit(lambda key: init_run(learner, key))(jax.random.key(seed))
-    assert state.plasticity_task is not None
-    return learner, state, state.plasticity_task
+    key = jax.random.key(seed)
+    state, task = jax.jit(lambda key: (init_run(learner, key), make_task(learner, key)))(key)
+    if learner.config.normalize_observations == "running":
+        assert state.observation_statistics is not None
+        moved = state.observation_statistics.update(task.obs[:100] + 1)
+        state = dataclasses.replace(state, observation_statistics=moved)
+    return learner, state, task
 
 
-def straight_refit(learner: Learner, params: Any, task: PlasticityTask, head: str) -> list[float]:
+def normalised(learner: Learner, statistics: ObservationStatistics | None, obs: Any) -> Any:
+    """Observations as the networks see them, by hand."""
+    obs = np.asarray(obs, np.float32)
+    if statistics is None:
+        return obs
+    mean, var = np.asarray(statistics.mean), np.asarray(statistics.var)
+    if learner.config.normalize_observations == "fixed":
+        return (obs - mean) / np.maximum(np.sqrt(var), 1e-6)
+    return np.clip((obs - mean) / np.sqrt(var + 1e-8), -10, 10)
+
+
+def order(num_samples: int, num_epochs: int) -> list[np.ndarray]:
+    """The task's order, which is shuffled already, and of every further pass its own, the same at every measurement."""
+    passes = [shuffled_indices(jax.random.key(epoch), num_samples) for epoch in range(1, num_epochs)]
+    return [np.arange(num_samples), *map(np.asarray, passes)]
+
+
+def straight_refit(learner: Learner, state: RunState, task: PlasticityTask, head: str) -> list[float]:
     """One head fitted step by step, outside of any compiled program, by optax's own Adam and clipping."""
+    params, config = state.params, learner.config
     optimizer = optax.chain(
         optax.clip_by_global_norm(HPARAMS.max_grad_norm),
         optax.adam(HPARAMS.learning_rate, b1=HPARAMS.adam_beta1, b2=HPARAMS.adam_beta2, eps=HPARAMS.adam_eps),
@@ -55,7 +82,7 @@ def straight_refit(learner: Learner, params: Any, task: PlasticityTask, head: st
     memory, losses = optimizer.init(weights), []
 
     def loss(weights: Any, obs: Any, target: Any) -> Any:
-        output = network.apply({"params": weights}, jnp.asarray(obs, jnp.float32))[head].outputs  # pyright: ignore
+        output = network.apply({"params": weights}, jnp.asarray(obs))[head].outputs  # pyright: ignore
         if head == "critic":
             return ((output[:, 0] - target) ** 2).mean()
         if isinstance(learner.env.action_space, pjp.envs.Discrete):
@@ -65,12 +92,15 @@ def straight_refit(learner: Learner, params: Any, task: PlasticityTask, head: st
         each = jnp.log(scale_q / scale_p) + (scale_p**2 + (loc_p - loc_q) ** 2) / (2 * scale_q**2) - 0.5
         return each.sum(-1).mean()
 
-    for minibatch in range(len(task.value)):
-        target = task.value if head == "critic" else task.policy_outputs
-        value, grads = jax.value_and_grad(loss)(weights, task.obs[minibatch], target[minibatch])
-        losses.append(float(value))
-        updates, memory = optimizer.update(grads, memory)
-        weights = optax.apply_updates(weights, updates)
+    obs = normalised(learner, state.observation_statistics, task.obs)
+    target = np.asarray(task.value if head == "critic" else task.policy_outputs)
+    step = jax.jit(jax.value_and_grad(loss))
+    for indices in order(len(obs), config.num_plasticity_epochs):
+        for minibatch in indices.reshape(-1, config.minibatch_size):
+            value, grads = step(weights, obs[minibatch], target[minibatch])
+            losses.append(float(value))
+            updates, memory = optimizer.update(grads, memory)
+            weights = optax.apply_updates(weights, updates)
     return losses
 
 
@@ -81,37 +111,44 @@ def scales(learner: Learner, outputs: Any) -> tuple[Any, Any]:
     return loc, jax.nn.softplus(raw + np.log(np.expm1(0.99))) + 0.01
 
 
-@pytest.mark.parametrize("fields", SETTINGS.values(), ids=SETTINGS.keys())
-def test_equals_a_straight_refit_with_optax(fields: dict[str, Any]) -> None:
-    learner, state, task = prepare(**fields)
+@pytest.mark.parametrize(
+    ("fields", "num_epochs"),
+    [*((fields, 1) for fields in SETTINGS.values()), (SETTINGS["discrete"], 3), (SETTINGS["continuous"], 3)],
+    ids=[*SETTINGS.keys(), "discrete, 3 epochs", "continuous, 3 epochs"],
+)
+def test_equals_a_straight_refit_with_optax(fields: dict[str, Any], num_epochs: int) -> None:
+    learner, state, task = prepare(**fields, num_plasticity_epochs=num_epochs)
     fit = jax.jit(
         jax.vmap(
             lambda params: plasticity.plasticity_losses(
-                learner, HPARAMS, params, partial(plasticity.minibatch_of, task)
+                learner, HPARAMS, dataclasses.replace(state, params=params), task
             )
         )
     )
     found = np.asarray(fit(jax.tree.map(lambda x: jnp.stack([x, x]), state.params)))
-    assert found.shape == (2, 2 * 512 // 64, 2)
+    assert found.shape == (2, num_epochs * 2 * 512 // 64, 2)
     for column, head in enumerate(plasticity.HEADS):
-        expected = straight_refit(learner, state.params, task, head)
+        expected = straight_refit(learner, state, task, head)
         np.testing.assert_allclose(found[0, :, column], expected, rtol=1e-4)
         np.testing.assert_allclose(found[1, :, column], expected, rtol=1e-4)
         assert expected[-1] < expected[0]
 
 
+def test_passes_go_over_all_samples_in_orders_of_their_own_and_the_same_at_every_measurement() -> None:
+    learner = make_learner(pjp.TrainConfig(**SMALL, num_plasticity_epochs=3))
+    passes = plasticity._minibatches(learner).reshape(3, -1)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.arange(1024)[None].repeat(3, axis=0))
+    np.testing.assert_array_equal(passes, np.stack(order(1024, 3)))
+    assert len({x.tobytes() for x in np.asarray(passes)}) == 3
+
+
 def test_a_network_that_is_the_target_has_nothing_to_learn() -> None:
-    learner, _, task = prepare()
-    key = jax.random.key(5)
-    target = learner.networks.init(key)
-    obs = task.obs.reshape(-1, *task.obs.shape[2:])
-    policy, critic = learner.networks.both(target, obs)
-    shape = task.value.shape
-    own = PlasticityTask(
-        obs=task.obs, policy_outputs=policy.outputs.reshape(*shape, -1), value=critic.outputs.reshape(shape)
-    )
+    learner, state, task = prepare()
+    target = dataclasses.replace(state, params=learner.networks.init(jax.random.key(5)))
+    policy, critic = learner.both(target, task.obs)
+    own = PlasticityTask(obs=task.obs, policy_outputs=policy.outputs, value=critic.outputs[..., 0])
     still = dataclasses.replace(HPARAMS, learning_rate=0.0)
-    losses = plasticity.plasticity_losses(learner, still, target, partial(plasticity.minibatch_of, own))
+    losses = plasticity.plasticity_losses(learner, still, target, own)
     np.testing.assert_allclose(losses, 0, atol=1e-6)
 
 
@@ -120,15 +157,14 @@ def test_a_network_with_half_of_its_units_dead_fits_worse() -> None:
     learner, _, _ = prepare(env="gymnax/Acrobot-v1", hidden_sizes=(16, 16), num_plasticity_rollouts=8)
 
     def losses(key: Any) -> Any:
-        state = init_run(learner, key)
+        state, task = init_run(learner, key), make_task(learner, key)
         dead = {name: dict(network) for name, network in state.params.items()}
         for network in dead.values():
             for layer in ("hidden_0", "hidden_1"):
                 bias = network[layer]["bias"]
                 network[layer] = network[layer] | {"bias": bias.at[: bias.size // 2].set(-1e3)}
-        assert state.plasticity_task is not None
-        minibatch = partial(plasticity.minibatch_of, state.plasticity_task)
-        return [plasticity.plasticity_losses(learner, HPARAMS, p, minibatch) for p in (state.params, dead)]
+        states = (state, dataclasses.replace(state, params=dead))
+        return [plasticity.plasticity_losses(learner, HPARAMS, x, task) for x in states]
 
     fresh, dead = jax.jit(jax.vmap(losses))(jax.random.split(jax.random.key(1), 16))
     worse = np.asarray(dead)[:, -1] / np.asarray(fresh)[:, -1]
@@ -142,26 +178,70 @@ def assert_same(task: PlasticityTask, other: Any) -> None:
 
 def test_the_task_is_the_initial_policys_and_never_changes() -> None:
     learner, state, task = prepare()
-    assert task.obs.shape == (16, 64, 4)
+    assert task.obs.shape == (1024, 4)
     fresh = make_learner(dataclasses.replace(learner.config, num_epochs=9, num_plasticity_points=1))
-    other = jax.jit(lambda key: init_run(fresh, key))(jax.random.key(0)).plasticity_task
+    other = jax.jit(lambda key: make_task(fresh, key))(jax.random.key(0))
     assert_same(task, other)  # paired: the same in every configuration
     _, _, another = prepare(seed=1)
     assert not np.array_equal(task.obs, another.obs)
     assert not np.array_equal(task.value, another.value)
-    result = jax.jit(pjp.make_train(learner.config))(HPARAMS, jax.random.key(0))
-    assert_same(task, result.state.plasticity_task)
+    assert "task" not in " ".join(field.name for field in dataclasses.fields(state))  # made from the key, never carried
     assert not np.allclose(learner.networks.both(state.params, task.obs)[1].outputs[..., 0], task.value)
 
 
-def test_normalised_observations_are_so_by_their_own_statistics() -> None:
-    _, _, task = prepare(**SETTINGS["continuous"])
-    obs = task.obs.reshape(-1, task.obs.shape[-1])
-    np.testing.assert_allclose(obs.mean(0), 0, atol=1e-3)
-    np.testing.assert_allclose(obs.std(0), 1, atol=1e-2)
+def test_the_task_is_normalised_as_the_initial_networks_are() -> None:
+    """Its observations are the environment's own; its targets saw them by the statistics that the networks begin with.
+
+    Running ones know nothing at the start: then by the statistics of these very observations.
+    """
+    key = jax.random.key(0)
+    key_target = jax.random.split(jax.random.split(key, 4)[3], 3)[2]
+    every = {}
+    for kind in ("off", "fixed", "running"):
+        learner, state, task = prepare(env="gymnax/Pendulum-v1", normalize_observations=kind)
+        every[kind] = np.asarray(task.obs)
+        statistics = state.observation_statistics
+        if kind == "running":
+            statistics = ObservationStatistics.init((3,)).update(task.obs)
+        obs = jnp.asarray(normalised(learner, statistics, task.obs))
+        policy, critic = learner.networks.both(learner.networks.init(key_target), obs)
+        np.testing.assert_allclose(task.policy_outputs, policy.outputs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(task.value, critic.outputs[..., 0], rtol=1e-4, atol=1e-5)
+        if kind == "running":
+            np.testing.assert_allclose(np.mean(obs, axis=0), 0, atol=1e-3)
+            np.testing.assert_allclose(np.std(obs, axis=0), 1, atol=1e-2)
+    # Without statistics nothing but the policy's input differs, and "running" begins as "off" does.
+    np.testing.assert_allclose(every["running"], every["off"], rtol=1e-4, atol=1e-4)
+    assert not np.allclose(every["fixed"], every["off"])
 
 
-def test_measuring_changes_no_training_and_shares_no_key() -> None:
+def test_a_measurement_sees_the_task_by_the_networks_present_statistics() -> None:
+    """With running ones that move it answers otherwise; the task stays what it was."""
+    learner, state, task = prepare(**SETTINGS["continuous"])
+    measure = jax.jit(lambda state: plasticity.plasticity_losses(learner, HPARAMS, state, task))
+    assert state.observation_statistics is not None
+    moved = dataclasses.replace(
+        state, observation_statistics=dataclasses.replace(state.observation_statistics, mean=jnp.array([0.5, 0.5, 2.0]))
+    )
+    first, later = measure(state)[0], measure(moved)[0]
+    assert (np.abs(np.asarray(first / later - 1)) > 1e-2).all()
+    for found, own in ((first, state), (later, moved)):
+        for column, head in enumerate(plasticity.HEADS):
+            np.testing.assert_allclose(found[column], straight_refit(learner, own, task, head)[0], rtol=1e-4)
+
+
+def test_a_frozen_run_has_no_plasticity_loss() -> None:
+    learner, state, task = prepare(plasticity_curve=True)
+    broken = dataclasses.replace(state, status=jnp.int32(2))
+    measure = jax.jit(lambda state: plasticity.measure(learner, HPARAMS, state, task))
+    healthy, frozen = measure(state), measure(broken)
+    assert set(frozen) == {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in ("loss", "curve")}
+    for name in healthy:
+        assert np.isfinite(healthy[name]).all(), name
+        assert np.isnan(frozen[name]).all(), name
+
+
+def test_measuring_changes_no_training_and_shares_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = pjp.TrainConfig(**SMALL)
     without = dataclasses.replace(with_it, num_plasticity_points=0)
     on, off = (jax.jit(pjp.make_train(config))(HPARAMS, jax.random.key(3)) for config in (with_it, without))
@@ -169,18 +249,24 @@ def test_measuring_changes_no_training_and_shares_no_key() -> None:
     for name in off.metrics:
         np.testing.assert_array_equal(on.metrics[name], off.metrics[name], err_msg=name)
     with jax.debug_key_reuse(True):
-        make_trainer(with_it).init(HPARAMS, jax.random.key(0))
+        state = make_trainer(with_it).init(HPARAMS, jax.random.key(0))
+        # The task begins with the run's initial state, made once more from the same key.
+        monkeypatch.setattr(plasticity, "init_run", lambda *_: state)
+        make_task(make_learner(with_it), jax.random.key(0))
 
 
-def test_curves_are_kept_on_request() -> None:
+def test_curves_are_kept_on_request_and_the_initial_networks_are_always_measured() -> None:
     config = pjp.TrainConfig(**SMALL, num_plasticity_points=1, plasticity_curve=True)
     metrics = jax.jit(pjp.make_train(config))(HPARAMS, jax.random.key(0)).metrics
     for head in plasticity.HEADS:
         curve = np.asarray(metrics[f"{head}_plasticity_curve"])
-        assert curve.shape == (3, 16)
-        assert np.isnan(curve[:2]).all()
-        assert np.isfinite(curve[2]).all()
+        assert curve.shape == (1 + 3, 16)
+        assert np.isnan(curve[1:3]).all()
+        assert np.isfinite(curve[[0, 3]]).all()
         np.testing.assert_array_equal(curve[:, -1], metrics[f"{head}_plasticity_loss"])
+    learner, state, task = prepare()
+    initial = plasticity.measure(learner, HPARAMS, state, task)
+    np.testing.assert_allclose(metrics["policy_plasticity_loss"][0], initial["policy_plasticity_loss"], rtol=1e-4)
 
 
 @given(
@@ -192,11 +278,11 @@ def test_measurements_are_evenly_spaced(num_updates: int, num_log_points: int, n
     config = pjp.TrainConfig(
         total_steps=1024 * num_updates, num_log_points=num_log_points, num_plasticity_points=num_plasticity_points
     )
-    due = [log for log in range(config.num_logs) if config.is_plasticity_point(log)]
-    assert len(due) == min(num_plasticity_points, config.num_logs)
+    due = [log for log in range(1 + config.num_logs) if config.is_plasticity_point(log)]
+    assert len(due) == (1 + min(num_plasticity_points, config.num_logs) if num_plasticity_points else 0)
     if due:
-        gaps = np.diff([-1, *due])
-        assert due[-1] == config.num_logs - 1
+        gaps = np.diff(due)
+        assert (due[0], due[-1]) == (0, config.num_logs)
         assert gaps.max() - gaps.min() <= 1
     assert not any(dataclasses.replace(config, diagnostics=False).is_plasticity_point(log) for log in due)
 
@@ -206,6 +292,8 @@ def test_measurements_are_evenly_spaced(num_updates: int, num_log_points: int, n
     [
         ({"num_plasticity_points": -1}, "num_plasticity_points is -1, but must be at least 0"),
         ({"num_plasticity_rollouts": 0}, "num_plasticity_rollouts is 0, but must be at least 1"),
+        ({"num_plasticity_epochs": 0}, "num_plasticity_epochs is 0, but must be at least 1"),
+        ({"num_plasticity_epochs": 2**30}, "num_plasticity_epochs x minibatches of an epoch is"),
         ({"num_plasticity_rollouts": 2**30}, "num_plasticity_rollouts x num_envs x num_steps is"),
     ],
 )

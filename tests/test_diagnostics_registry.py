@@ -20,8 +20,8 @@ FAMILIES = {
     "output": 12,  # policy variance, value mean, deviation, explained variance, entropy, x (after, before); 2 probes
     "weight": 4,  # 2 networks x (largest of the hidden layers, head)
     "plasticity": 4,  # 2 networks x (loss, curve)
-    "trust_region": 18,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio
-    "drift": 12,  # 2 networks x 3 subjects x (drift, cosine)
+    "trust_region": 19,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio + KL by the observation statistics
+    "drift": 13,  # 2 networks x 3 subjects x (drift, cosine) + that by the observation statistics
     "minibatch": 86,  # 21 quantities at 4 moments + 2 of the whole phase
     "performance": 7,
     "run": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from purejaxppo.diagnostics import probe
 from purejaxppo.diagnostics.spectral import (
     SpectralMeasures,
     measures_of_spectrum,
     singular_values,
-    singular_values_and_factors,
     spectral_measures,
     spectral_norms,
 )
@@ -137,6 +138,13 @@ def test_one_unit_and_rank_one() -> None:
     assert np.isinf(rank_one.condition_number)
 
 
+@jax.jit
+def factor_of(features: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the probe regresses on: R of [1 | F - mean | target], and that mean."""
+    with mock.patch.object(probe, "r2_of_factor", lambda factor: factor):
+        return probe.probe_r2(features, target), features.mean(axis=0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -145,21 +153,22 @@ def test_one_unit_and_rank_one() -> None:
     scale=st.floats(-20, 20),
     shift=st.sampled_from([0.0, 1.0, 100.0]),
 )
-def test_factors_give_the_singular_values_and_more(
+def test_factorisations_give_the_singular_values_and_the_regression(
     seed: int, shape: tuple[int, int], decades: float, scale: float, shift: float
 ) -> None:
-    """The spectrum is that of F, whatever is taken off; R^T R is the Gram matrix of [1 | F - shift | target]."""
+    """The spectrum is that of F; R^T R of the probe is the Gram matrix of [1 | F - mean | target]."""
     rng = np.random.default_rng(seed)
     features = with_spectrum(seed, 10.0 ** -np.linspace(0, decades, 6), *shape)
     features = np.float32(10**scale * (features + shift * np.abs(features).max() * rng.uniform(size=shape[1])))
-    mean, target = features.mean(axis=0), rng.normal(size=shape[0]).astype(np.float32)
-    sigma, factors = jax.jit(singular_values_and_factors)([features], mean[None], target)
+    target = rng.normal(size=shape[0]).astype(np.float32)
     expected = slow.spectrum(features)
-    np.testing.assert_allclose(sigma[0], expected, rtol=1e-5, atol=2e-6 * expected[0])
-    columns = np.c_[np.ones(shape[0]), np.float64(features) - mean, target]
+    np.testing.assert_allclose(jax.jit(singular_values)(features), expected, rtol=1e-5, atol=2e-6 * expected[0])
+    factor, mean = factor_of(features, target)
+    np.testing.assert_allclose(mean, np.float64(features).mean(axis=0), rtol=1e-5, atol=1e-6 * expected[0])
+    columns = np.c_[np.ones(shape[0]), np.float64(features) - np.asarray(mean), np.float64(probe.centred(target))]
     norms = np.maximum(np.linalg.norm(columns, axis=0), 1e-30)
     gram = (columns / norms).T @ (columns / norms)
-    factor = np.float64(factors[0]) / norms
+    factor = np.float64(factor) / norms
     np.testing.assert_allclose(factor.T @ factor, gram, atol=1e-5)
 
 

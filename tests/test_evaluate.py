@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from purejaxppo.ppo.train import init_run
 
 import purejaxppo as pjp
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.evaluate import EVALUATION, evaluate, format_evaluation
+from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import make_groups, parse_sweep, to_json
@@ -23,7 +23,7 @@ def save_sweep(out, content, params_of, statistics_of=None):
     out.mkdir(exist_ok=True)
     store.write_json(out / store.SWEEP, to_json(sweep))
     for number, group in enumerate(make_groups(sweep)):
-        params = [params_of(group.config, run) for run in group.runs]
+        params = [params_of(run.config, run) for run in group.runs]
         statistics = [statistics_of(run) for run in group.runs] if statistics_of else None
         stacked = jax.tree.map(lambda *x: np.stack(x), *params)
         stacked_statistics = jax.tree.map(lambda *x: np.stack(x), *statistics) if statistics else None
@@ -101,7 +101,7 @@ def test_observations_are_normalised_as_in_training(tmp_path):
         mean = jnp.array([0.0 if run.index == 0 else 3.0])
         return ObservationStatistics(mean=mean, var=jnp.array([4.0]), count=jnp.float32(9.0))
 
-    content = probe("ActionByObservation", normalize_observations=True)
+    content = probe("ActionByObservation", normalize_observations="running")
     save_sweep(tmp_path, content, logits_times_obs(80.0), statistics_of)
     table = evaluate(tmp_path, episodes=400)
     right, alike = table["return_mean"].tolist()
@@ -171,7 +171,7 @@ def test_keys_are_none_of_trainings():
     """`split(key, n)[i]` is `fold_in(key, i)`: a small constant would be a key that `init_run` has used."""
     key = jax.random.key(0)
     fresh_key = jax.random.key_data(jax.random.fold_in(key, EVALUATION)).tolist()
-    children = jax.random.key_data(jax.random.split(key, 3)).tolist()
+    children = jax.random.key_data(jax.random.split(key, 4)).tolist()
     assert fresh_key not in children
     state = init_run(make_learner(pjp.TrainConfig(hidden_sizes=(4,), num_envs=2)), key)
     assert jax.random.key_data(state.key).tolist() in children  # what training folds its updates into

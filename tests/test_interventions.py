@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
-from purejaxppo.ppo.train import make_trainer
-from test_update import make_batch, make_learner, make_state, minibatch_update, update_networks
+from test_update import make_batch, make_learner, make_state, minibatch_loss, minibatch_update, update
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import ACTIVATIONS, NetworkOutput
-from purejaxppo.ppo import interventions, losses
+from purejaxppo.ppo import losses
+from purejaxppo.ppo.interventions import penalties, proximity
+from purejaxppo.ppo.interventions.objectives import policy_loss
 from purejaxppo.ppo.state import Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
-from purejaxppo.ppo.update import minibatch_loss
 from purejaxppo.results.registry import METRICS
+from purejaxppo.training.train import make_trainer
 
 EPS = 0.2
 KEY = jax.random.key(0)
@@ -61,8 +62,8 @@ def prepare(**fields: Any) -> tuple[Learner, RunState]:
     """A tiny learner of test_update, and its state with what the interventions keep."""
     learner = make_learner(**fields)
     state = make_state(learner)
-    control = interventions.init_kl_control(learner.config)
-    vectors = interventions.init_power_iteration(learner.config, state.params)
+    control = proximity.init_kl_control(learner)
+    vectors = penalties.init_power_iteration(learner, state.params)
     return learner, state.replace(kl_control=control, power_vectors=vectors)
 
 
@@ -116,7 +117,7 @@ def test_the_loss_is_minus_the_mean_of_the_chosen_objective(objective: str) -> N
     learner, state = prepare(policy_objective=objective)
     batch = make_batch(learner, state)
     log_prob = batch.log_prob + 0.5 * random(3, 8).astype(jnp.float32)
-    found = interventions.policy_loss(learner.config, HyperParams(), log_prob, batch.policy_phi, batch)
+    found = policy_loss(learner, HyperParams(), state, log_prob, batch.policy_phi, batch)
     ratio = np.exp(np.float64(log_prob) - np.float64(batch.log_prob))
     advantage = np.float64(batch.advantage)
     advantage = (advantage - advantage.mean()) / advantage.std()
@@ -136,10 +137,10 @@ def test_the_loss_is_minus_the_mean_of_the_chosen_objective(objective: str) -> N
 def test_pfo_compares_the_layers_and_the_side_of_the_activation_that_are_asked_for(layers: str, features: str) -> None:
     z = (random(0, 5, 3), random(1, 5, 2))
     output = NetworkOutput(outputs=z[0], features=jnp.tanh(z[1]), preactivations=z)
-    config = pjp.TrainConfig(activation="tanh", pfo_layers=layers, pfo_features=features)
+    learner, state = prepare(activation="tanh", pfo_layers=layers, pfo_features=features)
     chosen = np.concatenate(z if layers == "all" else z[1:], axis=-1)
     expected = np.tanh(chosen) if features == "features" else chosen
-    np.testing.assert_allclose(interventions.pfo_representation(config, output), expected, rtol=1e-5)
+    np.testing.assert_allclose(proximity.pfo_representation(learner, state, output), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
@@ -153,10 +154,10 @@ def test_pfo_clip_takes_the_policy_gradient_from_samples_beyond_the_limit_and_no
     limit = np.sort(change)[3:5].mean()
 
     def value_and_gradient(mode: str) -> tuple[jax.Array, jax.Array]:
-        config = dataclasses.replace(learner.config, pfo_mode=mode)
+        with_mode = dataclasses.replace(learner, config=dataclasses.replace(learner.config, pfo_mode=mode))
         hparams = HyperParams(pfo_limit=float(limit))
         return jax.value_and_grad(
-            lambda log_prob: interventions.policy_loss(config, hparams, log_prob, phi, batch)
+            lambda log_prob: policy_loss(with_mode, hparams, state, log_prob, phi, batch)
         )(batch.log_prob)  # fmt: skip
 
     (value, gradient), (plain_value, plain_gradient) = value_and_gradient("clip"), value_and_gradient("penalty")
@@ -207,28 +208,26 @@ def test_the_kl_penalty_adds_its_coefficient_times_the_mean_kl_and_its_gradient(
 @pytest.mark.parametrize(("last_epoch", "change"), [(0.16, 3.0), (0.14, 1.0), (0.07, 1.0), (0.06, 0.25), (0.0, 0.25)])
 def test_the_coefficient_follows_the_mean_kl_of_the_last_epoch(last_epoch: float, change: float) -> None:
     """Target 0.1: up beyond 0.15, down below 0.0667."""
-    config = pjp.TrainConfig(kl_penalty=True)
+    learner, state = prepare(kl_penalty=True)
     hparams = HyperParams(kl_coef=0.5, kl_target=0.1, kl_increment=3.0, kl_decrement=0.25)
-    control = interventions.init_kl_control(config).replace(factor=jnp.float32(4.0))
     kl = jnp.array([0.5 * last_epoch, 1.5 * last_epoch])
-    state = make_state(make_learner()).replace(kl_control=control)
-    after, metrics = interventions.finish_rollout(config, hparams, state, kl, 4)
+    state = state.replace(kl_control=state.kl_control.replace(factor=jnp.float32(4.0)))
+    after, metrics = proximity.finish_rollout(learner, hparams, state, kl, 4)
     np.testing.assert_allclose(metrics["kl_coef"], 2.0)
     np.testing.assert_allclose(after.factor, 4.0 * change, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kl", [0.0, 1e9])
 def test_the_coefficient_neither_vanishes_nor_overflows(kl: float) -> None:
-    config = pjp.TrainConfig(kl_penalty=True)
-    state = make_state(make_learner()).replace(kl_control=interventions.init_kl_control(config))
+    learner, state = prepare(kl_penalty=True)
     for _ in range(200):
-        control, _ = interventions.finish_rollout(config, HyperParams(), state, jnp.full(1, kl), 1)
+        control, _ = proximity.finish_rollout(learner, HyperParams(), state, jnp.full(1, kl), 1)
         state = state.replace(kl_control=control)
     np.testing.assert_allclose(state.kl_control.factor, 1e10 if kl else 1e-10)
 
 
-def test_the_early_stop_keeps_what_was_there_at_the_first_minibatch_beyond_the_limit() -> None:
-    """By hand, minibatch by minibatch: the steps before the stop, and then none, of any network or moment."""
+def test_the_early_stop_keeps_what_is_there_after_the_first_minibatch_beyond_the_limit() -> None:
+    """By hand, minibatch by minibatch: the steps up to and with that one, then none, of any network or moment."""
     learner, state = prepare(kl_stop=True, minibatch_size=8, num_epochs=12)
     plain, _ = prepare(minibatch_size=8, num_epochs=12)
     batch = make_batch(learner, state)
@@ -238,33 +237,34 @@ def test_the_early_stop_keeps_what_was_there_at_the_first_minibatch_beyond_the_l
     for _ in range(12):  # one minibatch is the whole batch: the order of its samples is all that a shuffle changes
         carried = state.replace(params=params, optimizer=opt_state, kl_control=None)
         outputs = plain.networks.policy(params, batch.obs).outputs
-        if plain.distribution.kl(batch.policy_outputs, outputs).mean() > 0.02:
-            break
-        after, _ = minibatch_update(plain, hparams, jnp.float32(1e-2), carried, batch, KEY, True)
+        kl = plain.distribution.kl(batch.policy_outputs, outputs).mean()
+        after, _ = minibatch_update(plain, hparams, jnp.float32(1e-2), carried, batch, KEY)
         params, opt_state, num_done = after.params, after.optimizer, num_done + 1
+        if kl > 0.02:
+            break
     assert 2 <= num_done <= 10
-    found, metrics = update_networks(learner, hparams, state, batch, KEY)
+    found, metrics = update(learner, hparams, state, batch)
     np.testing.assert_allclose(metrics["minibatches_done_fraction"], num_done / 12, rtol=1e-6)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), found.params, params)
     assert all(int(optimizer.count) == num_done for optimizer in found.optimizer.values())
     assert metrics["policy_step_norm"] == 0
     assert metrics["critic_step_norm"] == 0
     assert metrics["policy_step_norm_first_epoch_first"] > 0
-    again, metrics = update_networks(learner, hparams, found, make_batch(learner, found), KEY)
+    again, metrics = update(learner, hparams, found, make_batch(learner, found))
     assert not control.is_stopped
     assert metrics["minibatches_done_fraction"] > 0  # a new rollout begins anew
     assert all(int(optimizer.count) > num_done for optimizer in again.optimizer.values())
 
 
 def test_a_stop_lasts_to_the_end_of_the_rollout_even_if_a_later_minibatch_is_within_the_limit() -> None:
-    config, hparams = pjp.TrainConfig(kl_stop=True), HyperParams(kl_stop_limit=0.02)
-    control, found = interventions.init_kl_control(config), []
+    """The step of the one beyond it is made, and counts."""
+    (learner, state), hparams, found = prepare(kl_stop=True), HyperParams(kl_stop_limit=0.02), []
     for kl in (0.02, 0.03, 0.0):
-        control = interventions.watch_minibatch(config, hparams, control, jnp.float32(kl))
-        found.append(bool(control.is_stopped))
-    assert found == [False, True, True]
-    assert control.steps_done == 1
-    control = interventions.start_rollout(control)
+        control = proximity.watch_minibatch(learner, hparams, state, jnp.float32(kl))
+        state = state.replace(kl_control=control)
+        found.append((bool(control.is_stopped), int(control.steps_done)))
+    assert found == [(False, 1), (True, 2), (True, 2)]
+    control = proximity.start_rollout(control)
     assert not control.is_stopped
     assert control.steps_done == 0
 
@@ -274,7 +274,7 @@ def test_the_first_epoch_does_not_count_for_the_coefficient() -> None:
     learner, state = prepare(kl_penalty=True, minibatch_size=8, num_epochs=8)
     hparams = HyperParams(learning_rate=1e-1, kl_coef=0.0, kl_target=1e-4, kl_increment=3.0, kl_decrement=0.25)
     for num_epochs, factor in ((1, 0.25), (8, 3.0)):
-        found, _ = update_networks(learner, hparams, state, make_batch(learner, state), KEY, True, num_epochs)
+        found, _ = update(learner, hparams, state, make_batch(learner, state), num_epochs=num_epochs)
         np.testing.assert_allclose(found.kl_control.factor, factor)
 
 
@@ -285,10 +285,10 @@ def test_a_reset_optimizer_starts_every_phase_as_a_fresh_one_does() -> None:
     learner, state = prepare(reset_optimizer=True)
     plain, _ = prepare()
     batch = make_batch(learner, state)
-    used, _ = update_networks(plain, HyperParams(), state, batch, KEY)
-    kept, _ = update_networks(plain, HyperParams(), used, batch, KEY)
-    reset, _ = update_networks(learner, HyperParams(), used, batch, KEY)
-    by_hand, _ = update_networks(plain, HyperParams(), used.replace(optimizer=state.optimizer), batch, KEY)
+    used, _ = update(plain, HyperParams(), state, batch)
+    kept, _ = update(plain, HyperParams(), used, batch)
+    reset, _ = update(learner, HyperParams(), used, batch)
+    by_hand, _ = update(plain, HyperParams(), used.replace(optimizer=state.optimizer), batch)
     for found, expected in ((reset.params, by_hand.params), (reset.optimizer, by_hand.optimizer)):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert int(reset.optimizer["policy"].count) == 20 * 2
@@ -307,7 +307,7 @@ def test_spectral_concentration_is_that_of_the_singular_values(features: np.ndar
     expected = (sigma**4).sum() / (sigma**2).sum() ** 2
     for matrix in (features, features.T):  # more samples than dimensions, and fewer
         with jax.enable_x64(True):
-            value, gradient = jax.value_and_grad(interventions.spectral_concentration)(jnp.asarray(matrix))
+            value, gradient = jax.value_and_grad(penalties.spectral_concentration)(jnp.asarray(matrix))
         np.testing.assert_allclose(value, expected, rtol=1e-9)
         squares = (sigma**2).sum()
         slope = 4 * (matrix @ matrix.T @ matrix / squares**2 - expected * matrix / squares)
@@ -317,7 +317,7 @@ def test_spectral_concentration_is_that_of_the_singular_values(features: np.ndar
 @pytest.mark.parametrize("scale", [1.0, 1e-15, 1e15])
 def test_spectral_concentration_at_its_ends_and_at_every_scale(scale: float) -> None:
     def concentration(matrix: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        return jax.value_and_grad(interventions.spectral_concentration)(jnp.asarray(scale * matrix, jnp.float32))
+        return jax.value_and_grad(penalties.spectral_concentration)(jnp.asarray(scale * matrix, jnp.float32))
 
     np.testing.assert_allclose(concentration(np.eye(8, 4))[0], 1 / 4, rtol=1e-5)
     np.testing.assert_allclose(concentration(np.outer(np.arange(8), [1, -2, 3]))[0], 1.0, rtol=1e-5)
@@ -333,8 +333,8 @@ def test_weight_spectral_value_and_gradient_against_the_svd() -> None:
         params = jax.tree.map(lambda x: jnp.asarray(np.float64(x)), state.params)
         vectors = jax.tree.map(lambda x: jnp.asarray(np.float64(x)), state.power_vectors)
         for _ in range(400):
-            vectors = interventions.iterate_power(params, vectors)
-        value, gradient = jax.value_and_grad(interventions.weight_spectral)(params, vectors)
+            vectors = penalties.iterate_power(params, vectors)
+        value, gradient = jax.value_and_grad(penalties.weight_spectral)(params, vectors)
     expected, names = 0.0, 0
     for network, layers in params.items():
         for layer, weights in layers.items():
@@ -347,10 +347,20 @@ def test_weight_spectral_value_and_gradient_against_the_svd() -> None:
     np.testing.assert_allclose(value, expected, rtol=1e-9)
 
 
+def test_the_reported_weight_spectral_loss_is_that_of_the_step_after_its_power_iteration() -> None:
+    """Of the first minibatch ever, whose vectors were random ones before it."""
+    learner, state = prepare(weight_spectral=True, minibatch_size=8, num_epochs=2)
+    _, metrics = update(learner, FAST, state, make_batch(learner, state))
+    vectors = penalties.iterate_power(state.params, state.power_vectors)
+    expected = penalties.weight_spectral(state.params, vectors)
+    assert abs(expected / penalties.weight_spectral(state.params, state.power_vectors) - 1) > 0.05
+    np.testing.assert_allclose(metrics["weight_spectral_loss_first_epoch_first"], expected, rtol=1e-5)
+
+
 def test_a_matrix_of_zeros_keeps_its_vector_and_has_a_finite_gradient() -> None:
     params, vectors = {"policy": {"head": {"kernel": jnp.zeros((3, 2))}}}, {"policy_head_kernel": jnp.array([0.6, 0.8])}
-    jax.tree.map(np.testing.assert_array_equal, interventions.iterate_power(params, vectors), vectors)
-    value, gradient = jax.value_and_grad(interventions.weight_spectral)(params, vectors)
+    jax.tree.map(np.testing.assert_array_equal, penalties.iterate_power(params, vectors), vectors)
+    value, gradient = jax.value_and_grad(penalties.weight_spectral)(params, vectors)
     np.testing.assert_allclose(value, 1.0)
     np.testing.assert_array_equal(gradient["policy"]["head"]["kernel"], 0.0)
 
@@ -363,10 +373,8 @@ def test_the_spectral_penalties_enter_the_loss_with_their_coefficients() -> None
     total, (terms, _) = minibatch_loss(state.params, learner, hparams, state, batch, KEY)
     without, _ = minibatch_loss(state.params, plain, hparams, state, batch, KEY)
     policy, critic = learner.networks.both(state.params, batch.obs)
-    np.testing.assert_allclose(terms["feature_spectral_loss"], interventions.spectral_concentration(policy.features))
-    np.testing.assert_allclose(
-        terms["critic_feature_spectral_loss"], interventions.spectral_concentration(critic.features)
-    )
+    np.testing.assert_allclose(terms["feature_spectral_loss"], penalties.spectral_concentration(policy.features))
+    np.testing.assert_allclose(terms["critic_feature_spectral_loss"], penalties.spectral_concentration(critic.features))
     added = 0.3 * terms["weight_spectral_loss"] + 0.7 * terms["feature_spectral_loss"]
     added += 0.2 * terms["critic_feature_spectral_loss"]
     np.testing.assert_allclose(total - without, added, rtol=1e-3)
@@ -416,13 +424,13 @@ STILL = [HyperParams(learning_rate=1e-2, entropy_coef=0.0, adam_beta1=0.0)]
 
 
 def train(points: list[HyperParams], **fields: Any) -> Any:
-    """Some points side by side, all with the same seed: four updates, each one a log point."""
+    """Some points side by side, all with the same seed: four updates, each one a log point; without point 0."""
     stacked = jax.tree.map(lambda *values: jnp.asarray(values, jnp.float32), *points)
     program = jax.jit(jax.vmap(pjp.make_train(dataclasses.replace(TINY, **fields)), (0, None)))
     result = program(stacked, jax.random.key(0))
     assert not result.state.status.any()
     assert set(result.metrics) <= METRICS.keys()
-    return result
+    return result.replace(metrics=jax.tree.map(lambda x: x[:, 1:], result.metrics))
 
 
 def sweep(name: str, *values: float, **others: float) -> list[HyperParams]:
@@ -456,7 +464,7 @@ def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
 def test_every_float_of_an_intervention_matters_once_it_is_on() -> None:
     fields = {**EVERYTHING, "policy_objective": "clip"}
     hparams = dataclasses.replace(
-        FAST, pfo_limit=0.01, kl_stop_limit=0.02, kl_target=0.01, weight_spectral_coef=0.1, feature_spectral_coef=0.1
+        FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=0.009, weight_spectral_coef=0.1, feature_spectral_coef=0.1
     )
     points = [dataclasses.replace(hparams, **{name: 1.3 * getattr(hparams, name) + 0.01}) for name in FLOATS]
     result = train([hparams, *points], **fields)
@@ -521,7 +529,7 @@ def test_pfo_clip_holds_the_preactivations_and_with_no_limit_does_nothing(plain:
 
 
 def spectral_norms(params: Any, run: int) -> np.ndarray:
-    kernels = interventions.weight_matrices(params).values()
+    kernels = penalties.weight_matrices(params).values()
     return np.array([np.linalg.svd(np.asarray(kernel[run]), compute_uv=False)[0] for kernel in kernels])
 
 
@@ -532,7 +540,7 @@ def test_weight_spectral_moves_the_spectral_norms_to_one(share_trunk: bool) -> N
     result = train(sweep("weight_spectral_coef", 0.0, 10.0), **fields)
     free, held = (spectral_norms(result.state.params, run) for run in (0, 1))
     assert ((held - 1) ** 2).sum() < 0.1 * ((free - 1) ** 2).sum()
-    values = jax.vmap(interventions.weight_spectral)(result.state.params, result.state.power_vectors)
+    values = jax.vmap(penalties.weight_spectral)(result.state.params, result.state.power_vectors)
     np.testing.assert_allclose(values[0], ((free - 1) ** 2).sum(), rtol=0.02)
 
 
@@ -594,7 +602,7 @@ def test_every_combination_can_be_traced_or_is_refused(fields: dict[str, Any]) -
     run = build(fields | {"diagnostics": False})
     if run is not None:
         result = jax.eval_shape(run, HyperParams(pfo_coef=1.0, critic_pfo_coef=1.0), KEY)
-        assert result.metrics.values.shape == (1, len(result.metrics.names))
+        assert result.metrics.values.shape == (2, len(result.metrics.names))
 
 
 @pytest.mark.slow

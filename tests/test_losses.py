@@ -5,7 +5,7 @@ The reference's numbers come from PyTorch in float64; see the README beside them
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import hypothesis.extra.numpy as npst
 import hypothesis.strategies as st
@@ -20,8 +20,8 @@ from purejaxppo.distributions import Categorical, Normal
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput
 from purejaxppo.ppo import losses
-from purejaxppo.ppo.state import Batch, Learner
-from purejaxppo.ppo.update import minibatch_diagnostics, minibatch_loss
+from purejaxppo.ppo.state import Batch, Learner, RunState
+from purejaxppo.ppo.update import flattened, loss_terms, minibatch_metrics, sum_of_terms
 
 LAYER = 24
 """Width of each of the three layers in the reference's `all_preactivations_policy`."""
@@ -40,13 +40,15 @@ def samples(*shape: int, low: float = -3.0, high: float = 3.0) -> st.SearchStrat
 class Given:
     """In place of the networks: the parameters *are* the network outputs, so gradients are with respect to these."""
 
-    def both(self, params: dict[str, NetworkOutput], obs: jax.Array) -> tuple[NetworkOutput, NetworkOutput]:
+    def both(
+        self, params: dict[str, NetworkOutput], obs: jax.Array, activation: Any = None
+    ) -> tuple[NetworkOutput, NetworkOutput]:
         return params["policy"], params["critic"]
 
 
 @dataclass
 class Reference:
-    """One minibatch of the reference implementation, as arguments of `minibatch_loss`."""
+    """One minibatch of the reference implementation, as arguments of `loss_terms`."""
 
     file: dict[str, np.ndarray]
 
@@ -97,11 +99,15 @@ class Reference:
             "critic": NetworkOutput(outputs=zeros, features=zeros, preactivations=tuple(zeros for _ in new)),
         }
         learner = Learner(config, None, Given(), distribution)
-        state = SimpleNamespace(observation_statistics=None)
+        nothing = dict.fromkeys(("optimizer", "env_state", "obs", "episodes", "key", "update", "status"))
+        state, key = RunState(params=params, observation_statistics=None, **nothing), jax.random.key(0)
 
         def loss(params: dict[str, NetworkOutput], batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-            total, (terms, outputs) = minibatch_loss(params, learner, hparams, state, batch, jax.random.key(0))
-            return total, minibatch_diagnostics(learner, hparams, batch, terms, outputs, {}, {}, {}) | terms
+            terms, _ = loss_terms(learner, hparams, state.replace(params=params), batch, key)
+            weights, unravel = flattened(jax.lax.stop_gradient(params))
+            flat, norms = state.replace(params=weights), dict.fromkeys(params, jnp.zeros(()))
+            metrics = minibatch_metrics(learner, hparams, jnp.zeros(()), unravel, flat, flat, norms, batch, key)
+            return sum_of_terms(learner, terms), dict(metrics) | {name: value for name, (_, value) in terms.items()}
 
         gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(params, batch)
         return terms, gradient["policy"]
@@ -183,8 +189,10 @@ def test_clip_fraction_counts_the_samples_without_gradient(
     advantage = np.where(sign, size, -size)
     assume(np.abs(np.abs(np.exp(log_ratio) - 1.0) - EPS).min() > 1e-6)
     with jax.enable_x64(True):
-        arguments = jnp.asarray(log_ratio), jnp.zeros(16), jnp.asarray(advantage), EPS
-        gradient, fraction = jax.grad(losses.ppo_clip)(*arguments), losses.clip_fraction(*arguments)
+        log_ratio, advantage = jnp.asarray(log_ratio), jnp.asarray(advantage)
+        gradient = jax.grad(losses.ppo_clip)(log_ratio, jnp.zeros(16), advantage, EPS)
+        ratio = losses.probability_ratio(log_ratio, jnp.zeros(16))
+        fraction = losses.clip_fraction(ratio, advantage, EPS)
     assert float(fraction) == (np.asarray(gradient) == 0).mean()
 
 

@@ -7,7 +7,6 @@ saving, loading and playing, which nothing that our environments get wrong can p
 import jax
 import numpy as np
 import pytest
-from purejaxppo.ppo.train import make_trainer
 
 import purejaxppo as pjp
 from purejaxppo.evaluate import evaluate
@@ -15,6 +14,7 @@ from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import to_json
 from purejaxppo.sweep.policies import load_policy, save_policies
+from purejaxppo.training.train import make_trainer
 
 NUM_EPISODES = 200
 # Environment -> steps that train a policy much better than chance (22, -499), and a return that shows it.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from purejaxppo.config import TrainConfig
+from purejaxppo.config import SELECTABLE, TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, compile_order, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Run, Sweep, describe, make_groups, parse_sweep, to_json
 
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 AXES = {
     "num_epochs": st.integers(1, 9),
     "hidden_sizes": st.lists(st.integers(1, 64), min_size=1, max_size=3),
     "share_trunk": st.booleans(),
+    "reset_optimizer": st.booleans(),
     "pfo_coef": st.one_of(st.integers(0, 3), st.floats(0, 10)),
     "gamma": st.floats(0, 1),
 }
@@ -115,9 +117,9 @@ def test_the_files_own_tables_come_on_top_of_its_preset() -> None:
 
 
 def test_traced_axes_share_a_program_and_static_axes_do_not() -> None:
-    sweep = parse_sweep({"axes": {"pfo_coef": [0.0, 1.0], "num_epochs": [4, 32], "gamma": [0.9, 0.99]}})
+    sweep = parse_sweep({"axes": {"pfo_coef": [0.0, 1.0], "num_steps": [64, 32], "gamma": [0.9, 0.99]}})
     groups = make_groups(sweep)
-    assert [group.config.num_epochs for group in groups] == [4, 32]
+    assert [group.config.num_steps for group in groups] == [64, 32]
     assert [[(run.hparams.pfo_coef, run.hparams.gamma) for run in group.runs] for group in groups] == 2 * [
         [(0.0, 0.9), (0.0, 0.99), (1.0, 0.9), (1.0, 0.99)]
     ]
@@ -126,18 +128,25 @@ def test_traced_axes_share_a_program_and_static_axes_do_not() -> None:
 @settings(deadline=None, max_examples=100, derandomize=True)
 @given(sweep=sweeps())
 def test_every_point_is_run_once_with_every_seed(sweep: Sweep) -> None:
-    """Runs are numbered point by point, seeds innermost, each in the one group of its configuration."""
+    """Runs are numbered point by point, seeds innermost, each in the one group of what splits programs.
+
+    Within a group they are ordered by their numbers of epochs, and else as in the sweep.
+    """
     groups = make_groups(sweep)
-    assert len({group.config for group in groups}) == len(groups)
+    splitting = [replace(group.config, **{x: getattr(TrainConfig(), x) for x in SELECTABLE}) for group in groups]
+    assert len(set(splitting)) == len(groups)
     runs = sorted((run for group in groups for run in group.runs), key=lambda run: run.index)
     assert [run.index for run in runs] == list(range(sweep.num_runs))
     assert [(run.point, run.seed) for run in runs] == [(point, s) for point in sweep.points for s in sweep.seeds]
     for group in groups:
-        assert [run.index for run in group.runs] == sorted(run.index for run in group.runs)
+        assert group.config == group.runs[0].config
+        order = [(run.config.num_epochs, run.index) for run in group.runs]
+        assert order == sorted(order)
         for run in group.runs:
             for name, value in run.point.items():
-                owner = group.config if hasattr(group.config, name) else run.hparams
+                owner = run.config if hasattr(run.config, name) else run.hparams
                 assert getattr(owner, name) == value
+                assert not hasattr(run.config, name) or name in SELECTABLE or getattr(group.config, name) == value
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
@@ -151,23 +160,82 @@ def test_the_description_tells_the_cost() -> None:
     sweep = parse_sweep(
         {"name": "grid", "seeds": 3, "config": config, "axes": {"gamma": [0.9, 1], "num_epochs": [1, 2]}}
     )
-    groups = make_groups(sweep)
-    assert [group.env_steps for group in groups] == [6 * 160, 6 * 160]
-    lines = describe(sweep, groups).splitlines()
-    assert lines == [
-        "Sweep 'grid': 12 runs = 4 points x 3 seeds, 2 programs (1 to compile), 1,920 environment steps",
+    (group,) = groups = make_groups(sweep)
+    assert group.env_steps == 12 * 160
+    assert describe(sweep, groups).splitlines() == [
+        "Sweep 'grid': 12 runs = 4 points x 3 seeds, 1 program, 1,920 environment steps",
         "  gamma: 0.9, 1.0 (inside one program)",
-        "  num_epochs: 1, 2 (one program per value, compiled once for all)",
-        "  program 1: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 1 epochs x 4 minibatches, 5 log points",
-        "  program 2: gymnax/CartPole-v1, 6 runs x 10 updates of 2 x 8 steps, 2 epochs x 4 minibatches, 5 log points",
+        "  num_epochs: 1, 2 (inside one program)",
+        "  program 1: gymnax/CartPole-v1, 12 runs x 10 updates of 2 x 8 steps, 1, 2 epochs x 4 minibatches, "
+        "5 log points",
+    ]
+    config["num_log_points"] = 10
+    axes = {"lr_schedule": ["linear", "constant"], "num_steps": [8, 4], "activation": ["tanh", "relu"]}
+    sweep = parse_sweep({"name": "grid", "seeds": 3, "config": config, "axes": axes})
+    groups = make_groups(sweep)
+    assert [group.env_steps for group in groups] == [12 * 160, 12 * 160]
+    assert describe(sweep, groups).splitlines() == [
+        "Sweep 'grid': 24 runs = 8 points x 3 seeds, 2 programs, 3,840 environment steps",
+        "  lr_schedule: linear, constant (inside one program)",
+        "  num_steps: 8, 4 (one program per value)",
+        "  activation: tanh, relu (inside one program)",
+        "  program 1: gymnax/CartPole-v1, 12 runs x 10 updates of 2 x 8 steps, 4 epochs x 4 minibatches, "
+        "10 log points, selects activation, lr_schedule",
+        "  program 2: gymnax/CartPole-v1, 12 runs x 20 updates of 2 x 4 steps, 4 epochs x 2 minibatches, "
+        "10 log points, selects activation, lr_schedule",
     ]
 
 
-def test_groups_that_share_a_compiled_program_come_one_after_the_other() -> None:
-    axes = {"num_epochs": [1, 2, 3], "activation": ["tanh", "relu"]}
-    groups = make_groups(parse_sweep({"name": "grid", "seeds": 1, "axes": axes}))
-    found = [(groups[number].config.activation, groups[number].config.num_epochs) for number in compile_order(groups)]
-    assert found == [("tanh", 1), ("tanh", 2), ("tanh", 3), ("relu", 1), ("relu", 2), ("relu", 3)]
+def test_runs_of_equal_numbers_of_epochs_come_one_after_the_other() -> None:
+    """A program's runs lie in spans of one number of epochs each, in the order of that number."""
+    axes = {"num_epochs": [3, 1, 2], "activation": ["tanh", "relu"]}
+    (group,) = make_groups(parse_sweep({"name": "grid", "seeds": 1, "axes": axes}))
+    found = [(run.config.num_epochs, run.config.activation) for run in group.runs]
+    assert found == [(1, "tanh"), (1, "relu"), (2, "tanh"), (2, "relu"), (3, "tanh"), (3, "relu")]
+    assert [run.index for run in group.runs] == [2, 3, 4, 5, 0, 1]
+    assert group.spans == [(0, 2), (2, 4), (4, 6)]
+    assert group.alternatives == {"activation": ("tanh", "relu"), "num_epochs": (1, 2, 3)}
+
+
+def runs_by_index(groups: list[Group]) -> dict[int, Run]:
+    return {run.index: run for group in groups for run in group.runs}
+
+
+@pytest.mark.parametrize(
+    ("name", "splitting", "selected"),
+    [
+        (
+            "figure6_brax",
+            {"env": 2, "share_trunk": 2, "pfo_layers": 2, "layer_norm": 2},
+            {"activation", "reset_optimizer", "kl_penalty"},
+        ),
+        ("paper_baselines_brax", {"env": 4}, {"activation", "lr_schedule"}),
+        ("paper_baselines_minatar", {"env": 4}, {"activation", "lr_schedule"}),
+    ],
+)
+def test_programs_of_the_papers_sweeps(name: str, splitting: dict[str, int], selected: set[str]) -> None:
+    """As many programs as the fields that shape them have combinations; all others are told apart inside."""
+    sweep = Sweep.from_toml(CONFIGS / f"{name}.toml")
+    groups = make_groups(sweep)
+    assert len(groups) == {"figure6_brax": 8}.get(name, 4)
+    told = {line.split(":")[0].strip(): line for line in describe(sweep, groups).splitlines() if line.endswith(")")}
+    assert set(told) == set(sweep.swept)
+    for field, line in told.items():
+        assert line.endswith("(one program per value)" if field in splitting else "(inside one program)"), line
+    for field in splitting:
+        for group in groups:
+            assert len({getattr(run.config, field) for run in group.runs}) == 1
+        assert len({getattr(group.config, field) for group in groups}) == splitting[field]
+    assert set().union(*(group.alternatives for group in groups)) == selected | {"num_epochs"}
+    runs = runs_by_index(groups)
+    expected = [(point, seed) for point in sweep.points for seed in sweep.seeds]  # seeds innermost
+    assert sorted(runs) == list(range(len(expected)))
+    for index, (point, seed) in enumerate(expected):
+        fields = {key: value for key, value in point.items() if hasattr(sweep.config, key)}
+        floats = {key: value for key, value in point.items() if hasattr(sweep.hparams, key)}
+        assert (runs[index].point, runs[index].seed) == (point, seed)
+        assert runs[index].config == replace(sweep.config, **fields)
+        assert runs[index].hparams == replace(sweep.hparams, **floats)
 
 
 # --- Mistakes

@@ -31,7 +31,7 @@ def fresh_params(config, runs):
         var=jax.random.uniform(key_var, shape, minval=0.5, maxval=2.0),
         count=jnp.full(len(runs), 1024.0),
     )
-    return params, statistics if config.normalize_observations else None
+    return params, None if config.normalize_observations == "off" else statistics
 
 
 def save_sweep(out, content):
@@ -65,12 +65,12 @@ def assert_equal(actual, expected):
 
 SWEPT = {
     "seeds": [3, 5],
-    "config": {"hidden_sizes": [8], "normalize_observations": True},
+    "config": {"hidden_sizes": [8], "normalize_observations": "running"},
     # The point that comes third belongs to the first group: places in the sweep and in a file differ.
     "points": [
-        {"activation": "relu", "pfo_coef": 0.0},
-        {"activation": "tanh", "pfo_coef": 0.0},
-        {"activation": "relu", "pfo_coef": 1.0},
+        {"initialization": "uniform", "pfo_coef": 0.0},
+        {"initialization": "orthogonal", "pfo_coef": 0.0},
+        {"initialization": "uniform", "pfo_coef": 1.0},
     ],
 }
 
@@ -117,7 +117,7 @@ def test_the_file_is_plain_numpy(tmp_path):
 
 
 def test_discrete_action_is_the_argmax_computed_by_hand(tmp_path):
-    config = dataclasses.replace(CARTPOLE, normalize_observations=True)
+    config = dataclasses.replace(CARTPOLE, normalize_observations="running")
     statistics = ObservationStatistics(
         mean=jnp.array([0.5, -1.0, 0.1, 0.0]), var=jnp.array([4.0, 0.25, 1.0, 9.0]), count=jnp.float32(8.0)
     )

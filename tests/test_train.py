@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from purejaxppo.ppo.train import make_trainer
 
 import purejaxppo as pjp
 from purejaxppo.ppo.state import make_learner
+from purejaxppo.training.train import make_trainer
 
 SMALL = pjp.TrainConfig(
     env="gymnax/CartPole-v1", total_steps=1024, num_envs=4, num_steps=32, minibatch_size=64, num_epochs=2,
@@ -52,7 +52,7 @@ def test_runs_of_one_program_equal_the_runs_alone(seed_count):
         result = train_one(hparams, jax.random.key(index))
         # Over the first updates only: rounding differs with the width of the program and then grows.
         for name in ("return_mean", "policy_loss", "value_loss", "pfo_loss", "entropy", "policy_preactivation_norm"):
-            actual, expected = together.metrics[name][index, :2], result.metrics[name][:2]
+            actual, expected = together.metrics[name][index, 1:3], result.metrics[name][1:3]
             np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-5, err_msg=name)
 
 
@@ -66,7 +66,7 @@ def test_segments_make_the_run():
     assert state.update == SMALL.num_updates
     assert_close(state.params, whole.state.params, rtol=1e-3, atol=1e-4)
     for name in ("return_mean", "kl", "policy_rank"):
-        np.testing.assert_allclose([p[name] for p in points], whole.metrics[name], rtol=1e-2, atol=1e-4)
+        np.testing.assert_allclose([p[name] for p in points], whole.metrics[name][1:], rtol=1e-2, atol=1e-4)
 
 
 def test_a_sweep_over_floats_and_seeds_compiles_once_and_then_never_again():
@@ -105,7 +105,7 @@ def test_no_key_is_used_twice():
     with jax.debug_key_reuse(True):
         trainer = make_trainer(dataclasses.replace(SMALL, total_steps=128, num_log_points=1, num_plasticity_points=1))
         state = trainer.init(pjp.HyperParams(), jax.random.key(0))
-        jax.block_until_ready(trainer.segment(pjp.HyperParams(), state, True))
+        jax.block_until_ready(trainer.segment(pjp.HyperParams(), state))
 
 
 def test_a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice():
@@ -114,7 +114,8 @@ def test_a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice():
     clean = train_many(stack(healthy, healthy, healthy), keys(0, 1, 2))
     assert mixed.state.status.tolist() == [0, 1, 0]
     assert all(np.isfinite(leaf[1]).all() for leaf in jax.tree.leaves(mixed.state.params))
-    assert np.isnan(mixed.metrics["policy_loss"][1]).all()
+    assert np.isnan(mixed.metrics.values[1, 1:]).all()
+    assert np.isfinite(mixed.metrics["policy_rank"][1, 0])  # before training all was well
     for index in (0, 2):
         jax.tree.map(lambda a, b, i=index: np.testing.assert_array_equal(a[i], b[i]), mixed.metrics, clean.metrics)
 
@@ -123,7 +124,7 @@ def test_training_can_be_differentiated_with_respect_to_a_hyperparameter():
     train = pjp.make_train(dataclasses.replace(SMALL, total_steps=128, num_log_points=1))
 
     def final_loss(rate):
-        return train(pjp.HyperParams(learning_rate=rate), jax.random.key(0)).metrics["value_loss"].sum()
+        return train(pjp.HyperParams(learning_rate=rate), jax.random.key(0)).metrics["value_loss"][1:].sum()
 
     gradient = jax.jit(jax.grad(final_loss))(1e-3)
     step, value = 1e-4, jax.jit(final_loss)
@@ -135,8 +136,8 @@ def test_training_can_be_differentiated_with_respect_to_a_hyperparameter():
 def test_diagnostics_do_not_change_learning():
     on = train_one(pjp.HyperParams(), jax.random.key(0))
     off = jax.jit(pjp.make_train(dataclasses.replace(SMALL, diagnostics=False)))(pjp.HyperParams(), jax.random.key(0))
-    assert_close(on.metrics["return_mean"][:2], off.metrics["return_mean"][:2])
-    assert_close(on.metrics["policy_loss"][:2], off.metrics["policy_loss"][:2], rtol=1e-4)
+    assert_close(on.metrics["return_mean"][:3], off.metrics["return_mean"][:3])
+    assert_close(on.metrics["policy_loss"][1:3], off.metrics["policy_loss"][1:3], rtol=1e-4)
 
 
 def test_before_and_after_agree_when_nothing_is_learned():
@@ -145,7 +146,7 @@ def test_before_and_after_agree_when_nothing_is_learned():
     np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-6)
     np.testing.assert_allclose(metrics["policy_rank_change"], 0.0)
     np.testing.assert_allclose(metrics["ratio_mean"], 1.0, rtol=1e-5)
-    np.testing.assert_allclose(metrics["pfo_loss"], 0.0, atol=1e-10)
+    np.testing.assert_allclose(metrics["pfo_loss"][1:], 0.0, atol=1e-10)
     np.testing.assert_array_equal(metrics["policy_rank"], metrics["policy_rank_before"])
 
 
@@ -153,20 +154,24 @@ def test_linear_schedule_ends_near_zero():
     config = dataclasses.replace(SMALL, lr_schedule="linear", diagnostics=False)
     rates = jax.jit(pjp.make_train(config))(pjp.HyperParams(learning_rate=1.0e-3), jax.random.key(0)).metrics
     per_update = 1e-3 * (1 - np.arange(config.num_updates) / config.num_updates)
-    np.testing.assert_allclose(rates["learning_rate"], per_update[config.updates_per_log - 1 :: config.updates_per_log])
+    np.testing.assert_allclose(
+        rates["learning_rate"][1:], per_update[config.updates_per_log - 1 :: config.updates_per_log]
+    )
 
 
 def test_pfo_holds_preactivations_back():
     settings = [pjp.HyperParams(learning_rate=1e-2, pfo_coef=c, critic_pfo_coef=c) for c in (0.0, 1.0, 100.0)]
     drift = train_many(stack(*settings), keys(0, 0, 0)).metrics
-    assert (np.diff(drift["policy_preactivation_drift"].mean(axis=1)) < 0).all()
-    critic = drift["critic_preactivation_drift"].mean(axis=1)  # at 1 the value loss outweighs it, so only the ends
+    assert (np.diff(drift["policy_preactivation_drift"][:, 1:].mean(axis=1)) < 0).all()
+    critic = drift["critic_preactivation_drift"][:, 1:].mean(axis=1)  # at 1 the value loss outweighs it
     assert critic[2] < 0.5 * critic[0]
 
 
 @pytest.mark.parametrize("changes", [
     {"share_trunk": True}, {"pfo_layers": "all", "pfo_distance": "cosine"}, {"initialization": "orthogonal"},
-    {"env": "brax/inverted_pendulum", "normalize_observations": True, "time_aware": True},
+    {"env": "brax/inverted_pendulum", "normalize_observations": "fixed", "time_aware": True},
+    {"env": "gymnax/Pendulum-v1", "normalize_observations": "running", "sticky_actions": 0.0},
+    {"env": "gymnax/Acrobot-v1", "sticky_actions": 0.25, "share_trunk": True, "trunk_optimizers": "two"},
     {"env": "gymnax/Pendulum-v1", "action_distribution": "normal", "activation": "tanh"},
     {"env": "gymnax/Breakout-MinAtar", "torso": "minatar_conv", "sign_reward": True, "pfo_layers": "all"},
     {"time_limit": "terminate", "activation": "gelu"}, {"activation": "leaky_relu", "minibatch_size": 50},

@@ -1,5 +1,6 @@
 """The optimisation phase: optimiser, minibatches, learning rate, and which network each loss reaches."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,17 +15,23 @@ from purejaxppo.distributions import Categorical
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params, make_actor_critic
-from purejaxppo.ppo.rollout import Rollout, prepare_batch, values_of_last_observations
+from purejaxppo.ppo.interventions.optimizers import (
+    clip_scale,
+    init_adam,
+    init_optimizers,
+    scheduled_learning_rate,
+    step_weights,
+)
+from purejaxppo.ppo.rollout import Rollout, next_values, prepare_batch
 from purejaxppo.ppo.state import Batch, Learner, RunState
 from purejaxppo.ppo.update import (
-    adam_step,
-    clip_scale,
     corners,
-    init_optimizer,
-    minibatch_loss,
-    minibatch_update,
-    scheduled_learning_rate,
+    flattened,
+    gradient_step,
+    loss_terms,
+    minibatch_metrics,
     shuffled_indices,
+    sum_of_terms,
     update_networks,
 )
 
@@ -33,9 +40,43 @@ T, N, OBS, ACTIONS = 4, 2, 3, 5
 
 # One compiled program is quicker than its operations one by one; the learner is static.
 prepare_batch = jax.jit(prepare_batch, static_argnums=0)
-minibatch_update = jax.jit(minibatch_update, static_argnums=0)
-minibatch_loss = jax.jit(minibatch_loss, static_argnums=1)
-update_networks = jax.jit(update_networks, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def minibatch_update(
+    learner: Learner, hparams: HyperParams, rate: jax.Array, state: RunState, batch: Batch, key: jax.Array
+) -> tuple[RunState, Metrics]:
+    """One gradient step of every network on one minibatch, and its metrics."""
+    weights, unravel = flattened(state.params)
+    before = state.replace(params=weights)
+    after, norms = gradient_step(learner, hparams, rate, unravel, before, batch, key)
+    metrics = minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, batch, key)
+    return after.replace(params=unravel(after.params)), metrics
+
+
+@partial(jax.jit, static_argnums=1)
+def minibatch_loss(
+    params: Params, learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
+    """Total loss of one minibatch; its terms, each without its coefficient, and the policy's outputs."""
+    terms, outputs = loss_terms(learner, hparams, state.replace(params=params), batch, key)
+    return sum_of_terms(learner, terms), ({name: value for name, (_, value) in terms.items()}, outputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def update(
+    learner: Learner,
+    hparams: HyperParams,
+    state: RunState,
+    batch: Batch,
+    key: jax.Array = KEY,
+    *,
+    num_epochs: jax.Array | int | None = None,
+    is_measured: jax.Array | bool = True,
+) -> tuple[RunState, Metrics]:
+    """All epochs over one rollout: as many as the configuration says, or as an argument does."""
+    num_epochs = learner.config.num_epochs if num_epochs is None else num_epochs
+    return update_networks(learner, hparams, state, batch, key, num_epochs, is_measured)
 
 
 def random(seed: int, *shape: int) -> jax.Array:
@@ -58,7 +99,7 @@ def make_state(learner: Learner, params: Params | None = None) -> RunState:
         params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
     return RunState(
         params=params,
-        optimizer={name: init_optimizer(network) for name, network in params.items()},
+        optimizer=init_optimizers(learner, params),
         env_state=None,
         obs=jnp.zeros((N, OBS)),
         episodes=None,
@@ -69,31 +110,54 @@ def make_state(learner: Learner, params: Params | None = None) -> RunState:
     )
 
 
-def make_rollout() -> Rollout:
+def make_rollout() -> tuple[Rollout, np.ndarray]:
     """Random experience [T, N] in which one episode terminates and one meets its time limit."""
-    terminated = jnp.zeros((T, N), bool).at[1, 0].set(True)
-    return random_rollout(terminated, jnp.zeros((T, N), bool).at[2, 1].set(True))
+    terminated, truncated = np.zeros((T, N), bool), np.zeros((T, N), bool)
+    terminated[1, 0] = truncated[2, 1] = True
+    return random_rollout(terminated, truncated)
 
 
-def random_rollout(terminated: jax.Array, truncated: jax.Array) -> Rollout:
-    """Random experience [T, N]: while an episode goes on, a last observation is the next one."""
-    obs, final_obs = random(1, T, N, OBS), random(3, T, N, OBS)
-    is_going_on = (~(terminated | truncated)).at[-1].set(False)
-    return Rollout(
-        obs=obs,
+def random_rollout(terminated: np.ndarray, truncated: np.ndarray) -> tuple[Rollout, np.ndarray]:
+    """Random experience [T, N], and every step's last observation: while an episode goes on, it is the next one."""
+    obs = np.asarray(random(1, T, N, OBS))
+    is_over = terminated | truncated
+    is_over[-1] = True
+    final_obs = np.where(is_over[..., None], random(3, T, N, OBS), np.roll(obs, -1, axis=0))
+    last_obs = np.zeros((T + 1, N, OBS), np.float32)  # of each environment's cuts in order, then of the last step
+    for n in range(N):
+        cuts = np.flatnonzero(truncated[:, n])
+        last_obs[: len(cuts), n] = final_obs[cuts, n]
+    last_obs[-1] = final_obs[-1]
+    rollout = Rollout(
+        obs=jnp.asarray(obs),
         action=jnp.arange(T * N).reshape(T, N) % ACTIONS,
         reward=random(2, T, N),
-        terminated=terminated,
-        truncated=truncated,
-        final_obs=jnp.where(is_going_on[..., None], jnp.roll(obs, -1, axis=0), final_obs),
+        terminated=jnp.asarray(terminated),
+        truncated=jnp.asarray(truncated),
+        last_obs=jnp.asarray(last_obs),
     )
+    return rollout, final_obs
 
 
 def make_batch(learner: Learner, state: RunState, hparams: HyperParams | None = None) -> Batch:
-    return prepare_batch(learner, hparams or HyperParams(), state, make_rollout())[0]
+    return prepare_batch(learner, hparams or HyperParams(), state, make_rollout()[0])
 
 
 # --- The optimiser
+
+
+def adam_step(
+    hparams: HyperParams, rate: jax.Array, grads: Params, moments: optax.OptState, params: Params
+) -> tuple[Params, optax.OptState]:
+    """Clip the gradient's global norm, then one Adam step, for one network."""
+    (weights, unravel), (gradients, _) = flattened({"policy": params}), flattened({"policy": grads})
+    learner = make_learner()
+    after, moments, _ = step_weights(learner, hparams, rate, unravel, weights, gradients, {"policy": moments})
+    return unravel(after)["policy"], moments["policy"]
+
+
+def init_optimizer(params: Params) -> optax.OptState:
+    return init_adam(ravel_pytree(params)[0])
 
 
 def test_adam_step_equals_optax_for_many_runs_at_once() -> None:
@@ -117,7 +181,7 @@ def test_adam_step_equals_optax_for_many_runs_at_once() -> None:
     # Norms from far below every clip to far above; Adam forgets a constant scale, so only their changes show clipping.
     grads = [jax.tree.map(lambda x, i=i: 10.0 ** (i - 3) * random(i, *x.shape), start) for i in range(6)]
     for grad in grads:
-        params, opt_state, _ = step(hparams, hparams.learning_rate, grad, opt_state, params)
+        params, opt_state = step(hparams, hparams.learning_rate, grad, opt_state, params)
     for s in range(3):
         run = {name: float(x[s]) for name, x in vars(hparams).items() if jnp.ndim(x)}
         optimizer = optax.chain(
@@ -136,9 +200,9 @@ def test_adam_step_equals_optax_for_many_runs_at_once() -> None:
 def test_the_first_step_of_adam_is_the_learning_rate_in_every_coordinate() -> None:
     params = {"bias": jnp.array([1.0, 2.0])}
     grads = {"bias": jnp.array([3.0, -4.0])}
-    after, _, step = adam_step(HyperParams(), jnp.float32(0.1), grads, init_optimizer(params), params)
+    after, _ = adam_step(HyperParams(), jnp.float32(0.1), grads, init_optimizer(params), params)
     np.testing.assert_allclose(after["bias"], [0.9, 2.1], rtol=1e-5)
-    np.testing.assert_allclose(step, [-0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(after["bias"] - params["bias"], [-0.1, 0.1], rtol=1e-5)
 
 
 def test_a_gradient_beyond_the_limit_is_scaled_to_it_and_one_within_is_left_alone() -> None:
@@ -150,7 +214,8 @@ def test_a_gradient_beyond_the_limit_is_scaled_to_it_and_one_within_is_left_alon
 def test_learning_rate_at_the_start_in_the_middle_and_after_the_end(schedule: str, expected: list[float]) -> None:
     learner = make_learner(lr_schedule=schedule, total_steps=10 * N * T, num_log_points=5)
     assert learner.config.num_updates == 10
-    found = [scheduled_learning_rate(learner, HyperParams(learning_rate=0.5), jnp.int32(u)) for u in (0, 5, 10)]
+    states = [make_state(learner).replace(update=jnp.int32(u)) for u in (0, 5, 10)]
+    found = [scheduled_learning_rate(learner, HyperParams(learning_rate=0.5), state) for state in states]
     np.testing.assert_allclose(found, expected)
 
 
@@ -160,7 +225,7 @@ def test_learning_rate_at_the_start_in_the_middle_and_after_the_end(schedule: st
 class Counters:
     """In place of the networks: the value of sample i is the parameter w[i], so a step moves the samples seen."""
 
-    def both(self, params: Params, obs: jax.Array) -> tuple[NetworkOutput, NetworkOutput]:
+    def both(self, params: Params, obs: jax.Array, activation: Any = None) -> tuple[NetworkOutput, NetworkOutput]:
         index = obs[:, 0].astype(int)
         logits = jnp.tile(params["policy"][None], (len(index), 1))
         values = params["critic"][index][:, None]
@@ -190,7 +255,7 @@ def count_visits(*, minibatch_size: int, key: jax.Array = KEY) -> np.ndarray:
         advantage=jnp.zeros(12),
         value_target=jnp.full(12, 1e4),
     )
-    after, _ = update_networks(learner, hparams, state, batch, key)
+    after, _ = update(learner, hparams, state, batch, key)
     return np.asarray(after.params["critic"]).round(3)
 
 
@@ -230,16 +295,19 @@ def test_metrics_are_taken_only_where_asked_for_and_change_no_step() -> None:
     learner = make_learner()
     state = make_state(learner)
     batch = make_batch(learner, state)
-    measured, metrics = update_networks(learner, HyperParams(), state, batch, KEY, True)
-    unmeasured, zeros = update_networks(learner, HyperParams(), state, batch, KEY, False)
+    measured, metrics = update(learner, HyperParams(), state, batch, is_measured=True)
+    unmeasured, nothing = update(learner, HyperParams(), state, batch, is_measured=False)
     jax.tree.map(np.testing.assert_array_equal, measured.params, unmeasured.params)
     assert metrics["policy_weight_norm"] > 0
-    assert not zeros.values.any()
+    assert np.isfinite(metrics.values).all()
+    assert np.isnan(nothing.values).all()
 
 
 def test_corners_are_the_first_and_last_minibatch_of_the_first_and_last_epoch() -> None:
     """Of three epochs (tens) of four minibatches (ones); the plain name is the very last."""
-    first, last = (Metrics.of({"x": 10.0 * epoch + jnp.arange(4)}) for epoch in (0, 2))
+    first, last = (
+        Metrics(names=("x",), values=10.0 * epoch + jnp.arange(4.0)[:, None], spectra={}) for epoch in (0, 2)
+    )
     assert {name: int(value) for name, value in corners(first, last).items()} == {
         "x_first_epoch_first": 0,
         "x_first_epoch_last": 3,
@@ -253,9 +321,9 @@ def test_a_number_of_epochs_that_comes_as_an_argument_makes_the_steps_of_a_fixed
     fixed, other = make_learner(num_epochs=3), make_learner(num_epochs=1)
     state = make_state(fixed)
     batch = make_batch(fixed, state)
-    expected, metrics = update_networks(fixed, HyperParams(), state, batch, KEY)
+    expected, metrics = update(fixed, HyperParams(), state, batch)
     for num_epochs, is_same in ((jnp.int32(3), True), (jnp.int32(2), False)):
-        found, found_metrics = update_networks(other, HyperParams(), state, batch, KEY, True, num_epochs)
+        found, found_metrics = update(other, HyperParams(), state, batch, num_epochs=num_epochs)
         for a, b in ((found.params, expected.params), (found_metrics.values, metrics.values)):
             assert is_same == np.allclose(ravel_pytree(a)[0], ravel_pytree(b)[0], rtol=1e-5, atol=1e-7)
 
@@ -295,7 +363,7 @@ def test_the_first_minibatch_of_an_update_is_where_the_rollout_left_the_policy()
     learner = make_learner()
     state = make_state(learner)
     batch = make_batch(learner, state)
-    _, metrics = update_networks(learner, HyperParams(learning_rate=1e-2), state, batch, KEY)
+    _, metrics = update(learner, HyperParams(learning_rate=1e-2), state, batch)
     for name in ("policy_loss", "clip_fraction", "minibatch_kl", "pfo_loss", "critic_pfo_loss"):
         np.testing.assert_allclose(metrics[f"{name}_first_epoch_first"], 0.0, atol=1e-6, err_msg=name)
     for name in ("minibatch_kl", "pfo_loss", "critic_pfo_loss"):
@@ -307,20 +375,20 @@ def test_pfo_holds_the_preactivations(pfo_coef: float) -> None:
     learner = make_learner()
     state = make_state(learner)
     hparams = HyperParams(learning_rate=1e-2, pfo_coef=pfo_coef)
-    _, metrics = update_networks(learner, hparams, state, make_batch(learner, state), KEY)
+    _, metrics = update(learner, hparams, state, make_batch(learner, state))
     assert (metrics["pfo_loss"] < 0.01) == (pfo_coef > 0)
 
 
 def test_old_quantities_of_the_batch_are_those_of_the_network_that_collected_it() -> None:
     """Rows are time-major; the value of the final observation, not of the next one, is what a time limit is worth."""
     learner = make_learner(pfo_layers="all")
-    state, rollout = make_state(learner), make_rollout()
+    state, (rollout, final_obs) = make_state(learner), make_rollout()
     hparams = HyperParams(gamma=0.9, gae_lambda=0.0)
-    batch, _ = prepare_batch(learner, hparams, state, rollout)
+    batch = prepare_batch(learner, hparams, state, rollout)
     for t, n in ((0, 0), (1, 0), (2, 1), (3, 1)):
         row = t * N + n
         policy, critic = learner.networks.both(state.params, rollout.obs[t, n])
-        next_value = learner.networks.critic(state.params, rollout.final_obs[t, n]).outputs[0]
+        next_value = learner.networks.critic(state.params, jnp.asarray(final_obs[t, n])).outputs[0]
         target = rollout.reward[t, n] + 0.9 * next_value * ~rollout.terminated[t, n]
         log_prob = jax.nn.log_softmax(policy.outputs)[rollout.action[t, n]]
         np.testing.assert_array_equal(batch.obs[row], rollout.obs[t, n])
@@ -336,15 +404,17 @@ def test_last_observations_are_valued_where_they_count_in_every_run_and_differen
     """Three runs side by side: nothing cut off, single episodes cut off, all of them at every step."""
     learner = make_learner()
     state = make_state(learner)
-    truncated = jnp.stack([jnp.zeros((T, N), bool), jax.random.bernoulli(KEY, 0.3, (T, N)), jnp.ones((T, N), bool)])
-    rollouts = jax.vmap(lambda cut: random_rollout(jnp.zeros_like(cut), cut))(truncated)
+    never = np.zeros((T, N), bool)
+    some = np.asarray(jax.random.bernoulli(KEY, 0.3, (T, N)))
+    each = [random_rollout(never.copy(), truncated) for truncated in (never, some, ~never)]
+    rollouts = jax.tree.map(lambda *runs: jnp.stack(runs), *each)
 
-    def of_all(params: Any, rollout: Rollout) -> jax.Array:
-        return learner.networks.critic(params, rollout.final_obs).outputs[..., 0]
+    def of_all(params: Any, rollout: tuple[Rollout, jax.Array]) -> jax.Array:
+        return learner.networks.critic(params, rollout[1]).outputs[..., 0]
 
-    def shipped(params: Any, rollout: Rollout) -> jax.Array:
-        value = learner.networks.critic(params, rollout.obs).outputs[..., 0]
-        return values_of_last_observations(learner, params, None, rollout, value)
+    def shipped(params: Any, rollout: tuple[Rollout, jax.Array]) -> jax.Array:
+        value = learner.networks.critic(params, rollout[0].obs).outputs[..., 0]
+        return next_values(learner, state.replace(params=params), rollout[0], value)
 
     found, expected = (jax.jit(jax.vmap(f, (None, 0)))(state.params, rollouts) for f in (shipped, of_all))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -360,10 +430,10 @@ def test_large_rollouts_are_passed_through_the_networks_a_minibatch_at_a_time(mo
     """The outputs are those of one pass, in the same order."""
     learner = make_learner()
     state, obs = make_state(learner), random(1, T * N, OBS)
-    at_once = learner.both_in_blocks(state.params, None, obs)
+    at_once = learner.both_of_rollout(state, obs)
     monkeypatch.setattr("purejaxppo.ppo.state._LARGE", 0)
     assert learner.config.num_minibatches > 1
-    in_blocks = learner.both_in_blocks(state.params, None, obs)
+    in_blocks = learner.both_of_rollout(state, obs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), in_blocks, at_once)
 
 
@@ -379,7 +449,7 @@ def test_a_huge_value_loss_moves_the_policy_only_where_they_share_a_trunk(share_
     policies = []
     for target in (batch.value_target, 1e6 + batch.value_target):
         after, metrics = minibatch_update(
-            learner, HyperParams(), jnp.float32(1e-2), state, batch.replace(value_target=target), KEY, True
+            learner, HyperParams(), jnp.float32(1e-2), state, batch.replace(value_target=target), KEY
         )
         policies.append(after.params["shared" if share_trunk else "policy"]["policy_head"])
         for network in ("policy", "critic"):
@@ -393,7 +463,7 @@ def test_reported_norms_are_those_of_the_gradient_and_of_the_new_weights(share_t
     learner = make_learner(share_trunk=share_trunk)
     state = make_state(learner)
     batch = make_batch(learner, state)
-    after, metrics = minibatch_update(learner, HyperParams(), jnp.float32(1e-2), state, batch, KEY, True)
+    after, metrics = minibatch_update(learner, HyperParams(), jnp.float32(1e-2), state, batch, KEY)
     grads, _ = jax.jit(jax.grad(minibatch_loss, has_aux=True), static_argnums=1)(
         state.params, learner, HyperParams(), state, batch, KEY
     )

@@ -28,16 +28,16 @@ def test_time_aware_appends_the_elapsed_share(name):
     for field in ("reward", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(one["step"], field), getattr(two["step"], field))
 
-    # ... and the last entry is the elapsed share, 0 at a first observation, counted on into the final one
-    np.testing.assert_array_equal(two["first_obs"][:, -1], np.zeros(NUM_ENVS))
+    # ... and the last entry is the elapsed share, from -1 at a first observation to 1 at the limit's final one
+    np.testing.assert_array_equal(two["first_obs"][:, -1], np.full(NUM_ENVS, -1.0))
     done = np.asarray(two["step"].terminated | two["step"].truncated)
     assert done.any()
     elapsed = np.zeros(NUM_ENVS, int)
     for t in range(40):
         elapsed += 1
-        np.testing.assert_allclose(two["step"].final_obs[t, :, -1], elapsed / 12, rtol=1e-6)
+        np.testing.assert_allclose(two["step"].final_obs[t, :, -1], 2 * elapsed / 12 - 1, rtol=1e-6, atol=1e-7)
         elapsed[done[t]] = 0
-        np.testing.assert_allclose(two["step"].obs[t, :, -1], elapsed / 12, rtol=1e-6)
+        np.testing.assert_allclose(two["step"].obs[t, :, -1], 2 * elapsed / 12 - 1, rtol=1e-6, atol=1e-7)
 
 
 def test_time_aware_state_is_typed_for_a_scan():
@@ -146,25 +146,40 @@ def test_observation_statistics_equal_numpy(seed, chunks, shape, mean, scale):
     np.testing.assert_allclose(stats.mean, whole.mean(axis=0), rtol=1e-5, atol=1e-5 * scale)
     # float32 keeps about 7 digits of each sample: the variance cannot be better than (1e-7 mean)^2 plus rounding
     np.testing.assert_allclose(stats.var, whole.var(axis=0), rtol=2e-4, atol=1e-3 * scale**2 * (mean != 0) + 1e-7)
-    sample, expected = data[0], (whole[0] - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8)
-    np.testing.assert_allclose(stats.normalize(jnp.asarray(sample)), np.clip(expected, -10, 10), rtol=1e-3, atol=1e-3)
+    sample, expected = jnp.asarray(data[0]), (whole[0] - np.asarray(stats.mean)) / np.sqrt(np.asarray(stats.var) + 1e-8)
+    running, fixed = (stats.normalize(sample, kind) for kind in ("running", "fixed"))
+    np.testing.assert_allclose(running, np.clip(expected, -10, 10), rtol=1e-3, atol=1e-3)
+    expected = (whole[0] - np.asarray(stats.mean)) / np.maximum(np.sqrt(np.asarray(stats.var)), 1e-6)
+    np.testing.assert_allclose(fixed, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_normalize_clips_and_takes_any_leading_axes_and_dtype():
     stats = ObservationStatistics.init((2,))
     obs = jnp.array([[[-30.0, 5.0]], [[0.5, 30.0]]])
-    np.testing.assert_allclose(stats.normalize(obs), [[[-10.0, 5.0]], [[0.5, 10.0]]], rtol=1e-6)
-    np.testing.assert_allclose(stats.normalize(obs[0, 0], clip=2.0), [-2.0, 2.0])
+    np.testing.assert_allclose(stats.normalize(obs, "running"), [[[-10.0, 5.0]], [[0.5, 10.0]]], rtol=1e-6)
+    np.testing.assert_allclose(stats.normalize(obs[0, 0], "running"), [-10.0, 5.0])
     bits = jnp.array([[True, False], [True, True], [False, False], [True, True]])
     stats = stats.update(bits)
     np.testing.assert_allclose(stats.mean, [0.75, 0.5])
     np.testing.assert_allclose(stats.var, [0.1875, 0.25])
-    assert stats.normalize(bits).dtype == jnp.float32
+    for kind in ("running", "fixed"):
+        assert stats.normalize(bits, kind).dtype == jnp.float32
 
 
 def test_a_constant_observation_normalises_to_zero():
     stats = ObservationStatistics.init((1,)).update(jnp.full((8, 1), 3.0))
-    np.testing.assert_array_equal(stats.normalize(jnp.full((8, 1), 3.0)), np.zeros((8, 1)))
+    for kind in ("running", "fixed"):
+        np.testing.assert_array_equal(stats.normalize(jnp.full((8, 1), 3.0), kind), np.zeros((8, 1)))
+
+
+def test_fixed_statistics_do_not_clip_and_have_a_floor():
+    """(obs - mean) / max(std, 1e-6): no clip, and no deviation below 1e-6, while `running` adds 1e-8."""
+    stats = ObservationStatistics(
+        mean=jnp.array([1.0, 0.0, 0.0]), var=jnp.array([4.0, 1e-16, 0.25e-12]), count=jnp.float32(9.0)
+    )
+    obs = jnp.array([[[1001.0, 1e-3, 2e-6]], [[-999.0, 0.0, -2e-6]]])
+    expected = [[[500.0, 1e3, 2.0]], [[-500.0, 0.0, -2.0]]]
+    np.testing.assert_allclose(stats.normalize(obs, "fixed"), expected, rtol=1e-6)
 
 
 def test_long_counts_stay_finite():

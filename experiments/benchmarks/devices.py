@@ -37,14 +37,14 @@ def main() -> None:
     devices = {1: jax.local_devices()[:1], len(jax.local_devices()): jax.local_devices()}
     programs = {number: GroupProgram(group, devices=which) for number, which in devices.items()}
     arguments = {number: program.arguments() for number, program in programs.items()}
-    states = {number: program.init(*arguments[number]) for number, program in programs.items()}
+    states = {number: program.init(arguments[number]) for number, program in programs.items()}
     for number, program in programs.items():
-        program.compile(*arguments[number])
+        program.compile(arguments[number])
     seconds: dict[int, list[float]] = {number: [] for number in programs}
     for turn in range(args.segments + 1):
         for number, program in programs.items():
             start = time.perf_counter()
-            states[number], metrics = program.segment(arguments[number][0], states[number])
+            states[number], metrics = program.segment(arguments[number], states[number])
             jax.block_until_ready((states[number], metrics))
             if turn:  # the first one warms up
                 seconds[number].append(time.perf_counter() - start)

@@ -35,7 +35,7 @@ from settings import SETTINGS, group_of
 from purejaxppo.config import TrainConfig
 from purejaxppo.ppo.state import Learner, RunState, make_learner
 from purejaxppo.sweep.devices import use_cpu_cores
-from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
+from purejaxppo.sweep.program import Arguments, GroupProgram, map_runs, runs_at_once
 from purejaxppo.sweep.provenance import provenance
 
 HERE = Path(__file__).parent
@@ -75,12 +75,11 @@ def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
     }
     calls: dict[str, Callable[[], Any]] = {}
     for label, program in programs.items():
-        hparams, keys = program.arguments()
-        program.compile(hparams, keys)
-        calls[label] = _segments(program, hparams, program.init(hparams, keys))
+        runs = program.arguments()
+        program.compile(runs)
+        calls[label] = _segments(program, runs, program.init(runs))
     learner = make_learner(config)
-    hparams, keys = programs["ours"].arguments()
-    state = programs["ours"].init(hparams, keys)
+    state = programs["ours"].init(programs["ours"].arguments())
     updates = config.updates_per_log
     for label, part in {"environments": environment_steps, "networks": network_passes}.items():
         calls[label] = _on_all_devices(partial(part, learner, updates), config, state)
@@ -107,12 +106,12 @@ def measure(name: str, rounds: int, flops_per_second: float) -> dict[str, Any]:
     }
 
 
-def _segments(program: GroupProgram, hparams: Any, state: RunState) -> Callable[[], Any]:
+def _segments(program: GroupProgram, runs: Arguments, state: RunState) -> Callable[[], Any]:
     """Each call is the program's next segment."""
     kept = [state]
 
     def call() -> Any:
-        kept[0], metrics = program.segment(hparams, kept[0])
+        kept[0], metrics = program.segment(runs, kept[0])
         return kept[0], metrics
 
     return call

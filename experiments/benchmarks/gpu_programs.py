@@ -43,10 +43,10 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # what `purejaxppo sweep --d
 SETTINGS: dict[str, tuple[TrainConfig, HyperParams]] = {
     "cartpole": (group_of(PEER_SETTINGS["cartpole"]).config, HyperParams()),
     "breakout": (group_of(PEER_SETTINGS["breakout"], total_steps=1_000_000).config, HyperParams()),
-    "breakout_conv": preset("paper_atari"),
+    "breakout_conv": preset("paper_atari", num_log_points=100),
     # The paper's 5M steps have 25 updates between log points, each of 1024 steps in sequence; here 3, so that
     # diagnoses are eight times as dense and the rate is a lower bound.
-    "hopper": preset("paper_mujoco", total_steps=614_400),
+    "hopper": preset("paper_mujoco", total_steps=614_400, num_log_points=100),
 }
 
 
@@ -94,24 +94,27 @@ class Program:
         self.config, self.num_runs = config, num_runs
         sweep = Sweep(name="gpu", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
         self.program = GroupProgram(make_groups(sweep)[0])
-        self.hparams, keys = self.program.arguments()
+        self.runs = self.program.arguments()
         begin = time.perf_counter()
-        self.state = jax.block_until_ready(self.program.init(self.hparams, keys))
+        self.state = jax.block_until_ready(self.program.init(self.runs))
+        self.tasks = jax.block_until_ready(self.program.tasks(self.runs)) if config.measures_plasticity else None
         self.init_seconds = time.perf_counter() - begin
         begin = time.perf_counter()
-        self.program.compile(self.hparams, keys)
+        self.program.compile(self.runs)
         self.compile_seconds = time.perf_counter() - begin
 
     def segment(self, is_plasticity_point: bool = False) -> float:
-        """Seconds to the next log point."""
+        """Seconds to the next log point, with the measurement of the plasticity loss where it is one of those."""
         begin = time.perf_counter()
-        self.state, metrics = self.program.segment(self.hparams, self.state, is_plasticity_point)
+        self.state, metrics = self.program.segment(self.runs, self.state)
+        if is_plasticity_point:
+            metrics = metrics.joined(self.program.plasticity(self.runs, self.state, self.tasks))
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - begin
 
     def operations(self) -> dict[str, int]:
-        """Operations in the compiled segment; its one loop of unknown length should be that over epochs."""
-        return count_operations(self.program._compiled.as_text(), self.config.num_epochs)
+        """Operations in the compiled segment; on a CPU its loop over epochs is one of unknown length."""
+        return count_operations(self.program._compiled["segment"].as_text(), self.config.num_epochs)
 
     def checksum(self) -> str:
         """Short hash of the bits of all runs' parameters."""
@@ -123,7 +126,7 @@ class Program:
     @property
     def plasticity_share(self) -> float:
         """Share of a run's log points that measure the plasticity loss."""
-        return statistics.mean(self.config.is_plasticity_point(log) for log in range(self.config.num_logs))
+        return statistics.mean(self.config.is_plasticity_point(log) for log in range(1, self.config.num_logs + 1))
 
 
 def rates(name: str, options: Options) -> Iterator[dict[str, Any]]:

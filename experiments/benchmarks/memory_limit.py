@@ -39,13 +39,10 @@ use_cpu_cores()
 compiled, needed = [], []
 original = program.GroupProgram.compile
 def compile(self, *args):
-    compiled.extend([1] * (self._compiled is None))
-    return original(self, *args)
+    compiled.extend([1] * ("segment" not in self._compiled))
+    original(self, *args)
+    needed.append(self.needed_memory)
 program.GroupProgram.compile = compile
-def noted(self):
-    needed.append(program.needed_memory(self._compiled, self.num_devices))
-    return needed[-1]
-program.GroupProgram.needed_memory = property(noted)
 memory = int(sys.argv[3]) or None
 run_sweep(Sweep.from_toml(sys.argv[1]), sys.argv[2], memory=memory, is_quiet=True)
 layout = json.loads(Path(sys.argv[2], "layout.json").read_text())

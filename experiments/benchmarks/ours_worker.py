@@ -27,18 +27,21 @@ def main() -> None:
     config = group.config
     start = time.perf_counter()
     program = GroupProgram(group)
-    hparams, keys = program.arguments()
-    state = jax.block_until_ready(program.init(hparams, keys))
-    program.compile(hparams, keys)
+    runs = program.arguments()
+    state = jax.block_until_ready(program.init(runs))
+    program.compile(runs)
+    tasks = jax.block_until_ready(program.tasks(runs)) if config.measures_plasticity else None
     compile_seconds = time.perf_counter() - start
 
     segments = -(-setting["steps"] // config.steps_per_log)
     seconds, plasticity_points = [], []
     for repeat in range(setting["repeats"] + 1):
-        logs = [log % config.num_logs for log in range(repeat * segments, (repeat + 1) * segments)]
+        logs = [1 + log % config.num_logs for log in range(repeat * segments, (repeat + 1) * segments)]
         start = time.perf_counter()
         for log in logs:
-            state, metrics = program.segment(hparams, state, config.is_plasticity_point(log))
+            state, metrics = program.segment(runs, state)
+            if tasks is not None and config.is_plasticity_point(log):
+                metrics = metrics.joined(program.plasticity(runs, state, tasks))
             jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - start)
         plasticity_points.append(sum(map(config.is_plasticity_point, logs)))

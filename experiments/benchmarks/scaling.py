@@ -81,26 +81,28 @@ def in_turn(groups: dict[Key, Group], rounds: int) -> dict[Key, tuple[GroupProgr
     at some log points, such segments are timed too, and count by their share.
     """
     programs: dict[Key, GroupProgram] = {}
-    hparams, states = {}, {}
+    runs, states, tasks = {}, {}, {}
     for key, group in groups.items():
-        shared = (program.for_group(group, len(group.runs)) for program in programs.values())
-        program = next((program for program in shared if program is not None), None) or GroupProgram(group)
-        hparams[key], keys = program.arguments()
-        program.compile(hparams[key], keys)
-        programs[key], states[key] = program, program.init(hparams[key], keys)
+        programs[key] = program = GroupProgram(group)
+        runs[key] = program.arguments()
+        program.compile(runs[key])
+        states[key] = program.init(runs[key])
+        tasks[key] = program.tasks(runs[key]) if group.config.measures_plasticity else None
     seconds: dict[tuple[Key, bool], list[float]] = {}
     for number in range(rounds + 1):
         for key, program in programs.items():
             for is_plasticity_point in (False, True) if program.group.config.measures_plasticity else (False,):
                 start = time.perf_counter()
-                states[key], metrics = program.segment(hparams[key], states[key], is_plasticity_point)
+                states[key], metrics = program.segment(runs[key], states[key])
+                if is_plasticity_point:
+                    metrics = metrics.joined(program.plasticity(runs[key], states[key], tasks[key]))
                 jax.block_until_ready((states[key], metrics))
                 if number:
                     seconds.setdefault((key, is_plasticity_point), []).append(time.perf_counter() - start)
     found = {}
     for key, program in programs.items():
         config = program.group.config
-        share = sum(map(config.is_plasticity_point, range(config.num_logs))) / config.num_logs
+        share = sum(map(config.is_plasticity_point, range(1, config.num_logs + 1))) / config.num_logs
         medians = {flag: statistics.median(seconds[key, flag]) for flag in (False, True) if (key, flag) in seconds}
         found[key] = program, (1 - share) * medians[False] + share * medians.get(True, 0.0)
     return found

@@ -80,7 +80,7 @@ def group_of(setting: Setting | Mapping[str, Any], num_runs: int | None = None, 
         hidden_sizes=tuple(values["hidden_sizes"]),
         activation="tanh",
         diagnostics=values.get("diagnostics", True),
-        normalize_observations=values["env"].startswith("brax/"),
+        normalize_observations="running" if values["env"].startswith("brax/") else "off",
     )
     config = dataclasses.replace(config, **changes)
     return make_groups(Sweep(name="benchmark", seeds=tuple(range(num_runs or values["runs"])), config=config))[0]

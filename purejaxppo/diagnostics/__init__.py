@@ -63,7 +63,7 @@ _HOME = {
     "spectral_measures": "spectral",
     "spectral_norms": "spectral",
 }
-_MODULES = ("diagnose", "neurons", "plasticity", "probe", "registry", "spectral", "trust_region")
+_MODULES = ("diagnose", "neurons", "probe", "registry", "spectral", "trust_region")
 
 __all__ = [
     "HEADLINE",
@@ -84,7 +84,6 @@ __all__ = [
     "markdown_table",
     "measures_of_spectrum",
     "neurons",
-    "plasticity",
     "policy_variance",
     "probe",
     "probe_r2",

@@ -53,13 +53,7 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
         f"{describe_runs(dataset)}. Singular values of the penultimate features, each divided by the largest one of "
         "its run and log point; median over the runs of a point. Dashed: median rank (PCA, 99 %). White: no value."
     )
-    # Blocks of up to five points: a row of the policy's panels above a row of the critic's.
-    blocks = [everything[start : start + columns] for start in range(0, len(everything), columns)]
-    cells: list[tuple[str, Point] | None] = []
-    for block in blocks:
-        empty = [None] * (columns - len(block))
-        for network in NETWORKS:
-            cells += [*((network, point) for point in block), *empty]
+    cells = _cells(everything, columns)
     with house_style():
         figure, axes = lay_out(
             max(1, len(cells)),
@@ -87,13 +81,26 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
                 if number + 2 * columns >= len(cells) or cells[number + 2 * columns] is None:
                     ax.set_xlabel("environment steps")
         if image is not None:
-            height, width = figure.get_figheight(), figure.get_figwidth()
-            top = axes[0].get_position().y1
-            box = (1 - 0.8 / width, top - 2.6 / height, 0.16 / width, 2.6 / height)
-            bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"), extend="min")
-            bar.set_label("sigma_i / sigma_1 (log)")
-            bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+            _draw_colour_bar(figure, axes[0], image)
     return figure
+
+
+def _cells(everything: list[Point], columns: int) -> list[tuple[str, Point] | None]:
+    """Panels in order: blocks of `columns` points, a row of the policy's panels above a row of the critic's."""
+    cells: list[tuple[str, Point] | None] = []
+    for start in range(0, len(everything), columns):
+        block = everything[start : start + columns]
+        for network in NETWORKS:
+            cells += [*((network, point) for point in block), *[None] * (columns - len(block))]
+    return cells
+
+
+def _draw_colour_bar(figure: Figure, first: Axes, image: Any) -> None:
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    box = (1 - 0.8 / width, first.get_position().y1 - 2.6 / height, 0.16 / width, 2.6 / height)
+    bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"), extend="min")
+    bar.set_label("sigma_i / sigma_1 (log)")
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
 def median_spectrum(dataset: xr.Dataset, network: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ from purejaxppo.ppo.advantages import gae
 from purejaxppo.ppo.interventions.proximity import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
+Carry = tuple[RunState, Array, Array, Array]
+
 
 @struct.dataclass(kw_only=True)
 class Rollout:
@@ -33,10 +35,10 @@ class Rollout:
 def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Rollout]:
     """Step every environment `num_steps` times with the current policy."""
     config, num_cuts = learner.config, max_cuts(learner)
-    last_obs = jnp.zeros((num_cuts + 1, *state.obs.shape), state.obs.dtype)
+    at_cuts = jnp.zeros((num_cuts, *state.obs.shape), state.obs.dtype)  # of each environment's k-th cut, row k
 
-    def step(carry: tuple[RunState, Array, Array], key: Array) -> tuple[tuple[RunState, Array, Array], Rollout]:
-        state, last_obs, cuts = carry
+    def step(carry: Carry, key: Array) -> tuple[Carry, dict[str, Array]]:
+        state, at_cuts, cuts, _ = carry
         key_action, key_env = jax.random.split(key)
         action = learner.distribution.sample(learner.policy(state, state.obs).outputs, key_action)
         transition = jax.vmap(learner.env.step)(
@@ -44,26 +46,19 @@ def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Ro
         )
         done = transition.terminated | transition.truncated
         reward, terminated, truncated = _as_learned(learner, state, transition)
-        # Row k is that of an environment's k-th cut, the last row that of the step just made.
-        is_here = truncated[None] & (cuts[None] == jnp.arange(num_cuts)[:, None])
-        is_here = jnp.concatenate([is_here, jnp.ones_like(truncated)[None]])
-        is_here = is_here.reshape(*is_here.shape, *[1] * (last_obs.ndim - 2))
-        last_obs = jnp.where(is_here, transition.final_obs[None], last_obs)
-        experience = Rollout(
-            obs=state.obs,
-            action=action,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            last_obs=jnp.zeros(()),  # has no time axis, so it is carried
-        )
+        experience = {"obs": state.obs, "action": action, "reward": reward}
+        experience |= {"terminated": terminated, "truncated": truncated}
+        if num_cuts > 0:
+            is_here = truncated[None] & (cuts[None] == jnp.arange(num_cuts)[:, None])
+            is_here = is_here.reshape(*is_here.shape, *[1] * (state.obs.ndim - 1))
+            at_cuts, cuts = jnp.where(is_here, transition.final_obs[None], at_cuts), cuts + truncated
         episodes = state.episodes.update(transition.reward, reward, done)
         state = dataclasses.replace(state, env_state=transition.state, obs=transition.obs, episodes=episodes)
-        return (state, last_obs, cuts + truncated), experience
+        return (state, at_cuts, cuts, transition.final_obs), experience
 
-    carry = state, last_obs, jnp.zeros(config.num_envs, jnp.int32)
-    (state, last_obs, _), experience = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
-    return state, dataclasses.replace(experience, last_obs=last_obs)
+    carry = state, at_cuts, jnp.zeros(config.num_envs, jnp.int32), jnp.zeros_like(state.obs)
+    (state, at_cuts, _, final_obs), experience = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
+    return state, Rollout(**experience, last_obs=jnp.concatenate([at_cuts, final_obs[None]]))
 
 
 def max_cuts(learner: Learner) -> int:

@@ -49,8 +49,11 @@ def update_networks(
         after, norms = gradient_step(learner, hparams, rate, unravel, state, _rows(batch, indices), key)
 
         def measure() -> Metrics:
-            rows = _rows(batch, indices)  # again, so that outside of this condition only what the loss reads is copied
-            return minibatch_metrics(learner, hparams, rate, unravel, state, after, norms, rows, key)
+            # Rows again, so that outside of this condition only what the loss reads is copied; the key again, as it is
+            # this very loss that is reported.
+            rows = _rows(batch, indices)
+            before = dataclasses.replace(state, power_vectors=after.power_vectors)  # iterated before the step
+            return minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, rows, key)
 
         # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
         metrics = jax.lax.cond(is_corner & is_measured, measure, lambda: nothing_like(measure))

@@ -155,6 +155,30 @@ _TRUST_REGION: dict[str, Row] = {
         PAPER,
     ),
 }
+# With running statistics only: what moving them does to the policy, after an update phase that left them alone.
+_STATISTICS: dict[str, tuple[Row, str]] = {
+    "statistics_kl": (
+        (
+            "KL(after || after with the next statistics)",
+            "nat",
+            "with normalize_observations running: mean over states of the exact KL from the policy after the update "
+            "phase to the same policy once the observation statistics are updated; on the whole rollout",
+            "",
+        ),
+        "trust_region",
+    ),
+    "statistics_drift": (
+        (
+            "drift by the observation statistics",
+            "",
+            "with normalize_observations running: mean over samples and dimensions of the squared difference of the "
+            "policy's penultimate pre-activations after the update phase and once the observation statistics are "
+            "updated; on the whole rollout",
+            "",
+        ),
+        "drift",
+    ),
+}
 _RATIO_SUBSETS = {
     "": ("probability ratio", "over all samples"),
     "_above": ("ratio above the clip range", "over samples with r > 1 + eps; NaN where there is none"),
@@ -428,7 +452,8 @@ def _table() -> dict[str, Metric]:
     metrics += [m for name, row in _OUTPUTS.items() for m in _before_and_after(name, row, "output")]
     metrics += _probes_and_weights() + _plasticity()
     metrics += [_metric(name, row, "trust_region") for name, row in _TRUST_REGION.items()]
-    metrics += _ratios() + _drift() + _minibatch() + [_metric("status", status, "run", ("run",))]
+    metrics += _ratios() + _drift() + [_metric(name, row, family) for name, (row, family) in _STATISTICS.items()]
+    metrics += [*_minibatch(), _metric("status", status, "run", ("run",))]
     return {metric.name: metric for metric in metrics}
 
 

@@ -88,12 +88,8 @@ def run_sweep(
     try:
         _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
         with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
-            if here == 0 and store.read_layout(out) is None:
-                budget = available_memory(jax.local_devices()) if memory is None else memory
-                store.write_json(out / store.PROVENANCE, facts)
-                store.write_layout(out, lay_out(groups, budget), budget)
-            elif here == 0:
-                store.note_continuation(out, facts)
+            if here == 0:
+                _begin(out, groups, facts, memory)
             _await(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
             budget = store.read_budget(out) if memory is None else memory
             session = Session(
@@ -119,6 +115,16 @@ def run_sweep(
             f"directory {out} cannot be written: {error.strerror or error}; the last whole checkpoint is safe, "
             f"continue with: purejaxppo resume {out}"
         ) from error
+
+
+def _begin(out: Path, groups: list[Group], facts: dict[str, Any], memory: int | None) -> None:
+    """Lay out a new sweep, or note that one goes on."""
+    if store.read_layout(out) is not None:
+        store.note_continuation(out, facts)
+        return
+    budget = available_memory(jax.local_devices()) if memory is None else memory
+    store.write_json(out / store.PROVENANCE, facts)
+    store.write_layout(out, lay_out(groups, budget), budget)
 
 
 def _await(is_true: Callable[[], bool], what: str) -> None:

@@ -146,13 +146,20 @@ def write_layout(out: Path, chunks: Sequence[Chunk], budget: int | None) -> None
 
 
 def read_layout(out: Path) -> list[Chunk] | None:
-    """The chunks of a sweep, or None where it has not come to that; raises ConfigError for a damaged file."""
+    """The chunks of a sweep, or None where it has not come to that.
+
+    Raises ConfigError for a damaged file, and for that of an earlier version, whose log points are numbered otherwise.
+    """
     if not (out / LAYOUT).is_file():
         return None
+    layout = read_json(out / LAYOUT)
     try:
-        return [Chunk(**chunk) for chunk in read_json(out / LAYOUT)["chunks"]]
+        chunks = [Chunk(**chunk) for chunk in layout["chunks"]]
     except (KeyError, TypeError):
         raise ConfigError(f"file {out / LAYOUT} is damaged: it does not list chunks.") from None
+    if chunks and "first_log_point" not in layout:
+        raise ConfigError(f"directory {out} was begun by an earlier version and is not finished; finish it with that.")
+    return chunks
 
 
 def read_budget(out: Path) -> int | None:
@@ -257,8 +264,6 @@ def assemble(out: Path) -> xr.Dataset:
     sweep = read_sweep(out)
     attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
     groups, chunks = make_groups(sweep), read_layout(out) or []
-    if chunks and "first_log_point" not in read_json(out / LAYOUT):
-        raise ConfigError(f"directory {out} was begun by an earlier version and is not finished; finish it with that.")
     results = []
     for number, group in enumerate(groups):
         alike: dict[Any, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}

@@ -24,6 +24,7 @@ from purejaxppo.ppo.state import Array, Learner, RunState
 from purejaxppo.ppo.update import flattened, shuffled_indices
 
 HEADS = ("policy", "critic")
+_SHUFFLE = 0x706C6173  # key of the passes after the first, the same for all runs
 
 
 @struct.dataclass(kw_only=True)
@@ -103,7 +104,8 @@ def _minibatches(learner: Learner) -> Array:
     """Indices [E * M, B] into a task, which is shuffled already: the first pass goes straight."""
     config = learner.config
     size = config.num_plasticity_minibatches * config.minibatch_size
-    passes = [shuffled_indices(jax.random.key(epoch), size) for epoch in range(1, config.num_plasticity_epochs)]
+    keys = jax.random.split(jax.random.key(_SHUFFLE), config.num_plasticity_epochs)
+    passes = [shuffled_indices(key, size) for key in keys[1:]]
     return jnp.concatenate([jnp.arange(size), *passes]).reshape(-1, config.minibatch_size)
 
 
