@@ -1,4 +1,4 @@
-"""Every mutant still has its place: its old text is found exactly once in its file, and its new text is another."""
+"""Every mutant still has its place, one in its file, and the tests that are to notice it."""
 
 import importlib
 import sys
@@ -20,6 +20,14 @@ def test_a_mutant_has_one_place_and_is_python(name):
     assert text.count(mutant.old) == 1
     assert mutant.applied(text) != text
     compile(mutant.applied(text), mutant.file, "exec")
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_tests_that_are_to_notice_a_mutant_are_there(name):
+    for test in MUTANTS[name].tests:
+        file, _, function = test.partition("::")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {function.split('[')[0]}" in text
 
 
 def test_a_mutant_without_a_place_is_refused():

@@ -142,8 +142,7 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "training/plasticity.py": {
         "task_of_another_seed": ("run(learner, key,", "run(learner, jax.random.key(7),", "diagnostics_plasticity"),
-        "same_order_every_pass": ("[shuffled_indices(jax.random.key(epoch), size) ", "[jnp.arange(size) ",
-            "diagnostics_plasticity"),
+        "same_order_every_pass": ("[shuffled_indices(key, size)", "[jnp.arange(size)", "diagnostics_plasticity"),
         "fitted_without_clipping": (" * clip_scale(hparams, jnp.linalg.norm(gradient))", "", "diagnostics_plasticity"),
         "loss_of_the_first_minibatch": ("losses[-1, i]", "losses[0, i]", "diagnostics_plasticity"),
     },
