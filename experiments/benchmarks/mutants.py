@@ -1,0 +1,298 @@
+"""Do the tests notice? The package is broken on purpose, in one place at a time, and the tests are to fail.
+
+    python experiments/benchmarks/mutants.py --list
+    python experiments/benchmarks/mutants.py --only kl_reversed time_limit_ignored
+    python experiments/benchmarks/mutants.py --no-all-tests
+
+A mutant is one replacement in one file, made in a copy of the working tree, which itself is never touched. First every
+mutant is tried on tests that ought to notice; those that survive these are then tried on all tests but slow ones, which
+`--no-all-tests` leaves out. Tests that fail without any mutant do not count: what is about to be run is run on the
+unchanged copy before. Exit code 1 if a mutant survives. Results of mutants that are not tried are kept.
+
+On two cores it takes 10 to 30 s for a mutant to be noticed and half an hour for all of them; where one survives its own
+tests, twice the time of the whole suite on top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+OWN_TEST = "tests/test_benchmarks_mutants.py"  # fails for every mutant: it looks for the old texts
+LIMIT = 600  # seconds for one test; a mutant may well loop for ever
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """In `file` of the package `new` in place of `old`, which is there exactly once; `tests` are tried first."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def applied(self, text: str) -> str:
+        """The file's text with the mistake in it; ValueError where there is not exactly one place for it."""
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {text.count(self.old)} places in {self.file}, not one: {self.old!r}")
+        return text.replace(self.old, self.new)
+
+
+# File -> name -> old text, new text, and tests by the file's name without test_ and .py: all of a file, one of them as
+# file::name, likewise without test_, or one [case] of whole_update::iterations.
+TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
+    "ppo/interventions/objectives.py": {
+        "log_ratio_reversed": ("ratio(log_prob, batch.log_prob,", "ratio(batch.log_prob, log_prob,", "[cartpole]"),
+        "pfo_clip_beyond_reversed": ("batch.policy_phi) <= ", "batch.policy_phi) >= ",
+            "interventions::pfo_clip_takes_the_policy_gradient_from_samples_beyond_the_limit_and_nothing_else"),
+    },
+    "ppo/losses.py": {"advantage_by_unbiased_std": ("(advantage.std(),", "(advantage.std(ddof=1),", "[cartpole]")},
+    "ppo/advantages.py": {
+        "gae_through_terminations": ("1.0 - (terminated | truncated)", "1.0 - (truncated)", "advantages"),
+        "gae_through_time_limits": ("1.0 - (terminated | truncated)", "1.0 - (terminated)", "advantages"),
+        "terminations_worth_their_value": ("(1.0 - terminated.astype(value.dtype)) *", "1.0 *", "advantages"),
+    },
+    "ppo/rollout.py": {
+        "value_target_is_advantage": ("value_target=(advantage + value)", "value_target=advantage", "[cartpole]"),
+        "sign_reward_ignored": ("sign_reward(reward) if is_sign else reward", "reward", "[corridor]"),
+        "time_limit_ignored": ('if rule == "terminate":', "if False:", "[stop]"),
+        "time_limits_always_terminate": ('if rule == "terminate":', "if True:", "[cartpole]"),
+        "raw_return_of_learning_reward": ("transition.reward, reward, done", "reward, reward, done", "[corridor]"),
+        "bootstrap_from_the_next_episode": ("transition.final_obs[None]", "transition.obs[None]", "[corridor]"),
+        "one_last_observation_for_all_cuts": ("(last[cut]", "(last[-1]", "[corridor]"),
+        "first_cut_for_all_cuts": ("(last[cut]", "(last[0]", "[corridor]"),
+        "critic_phi_of_policy": ("(learner, state, critic),", "(learner, state, policy),", "[cartpole]"),
+    },
+    "ppo/update.py": {
+        "weight_norm_before_step": ("params[name], after.params", "params[name], before.params", "[cartpole]"),
+        "pfo_against_new_phi": ("policy_phi, batch.policy_phi)", "policy_phi, policy_phi)", "[cartpole]"),
+        "kl_stop_takes_the_step_back": ("jnp.where(is_stopped,", "jnp.where(control.is_stopped,", "[stop]"),
+        "kl_coef_by_the_first_epoch": ("last[1], num_steps", "first[1], num_steps", "[squashed]"),
+        "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "[cartpole]"),
+        "same_order_every_epoch": ("fold_in(key, number)", "fold_in(key, 0)", "[cartpole]"),
+        "first_samples_dropped": ("order[: config", "order[-config", "[normal]"),
+        "one_masked_epoch_too_many": ("number < num_epochs", "number <= num_epochs", "selection"),
+        "masked_epochs_forgotten": ("number < num_epochs", "number >= 0", "selection"),
+    },
+    "ppo/interventions/optimizers.py": {
+        "rate_one_update_late": ("state.update / learner", "(state.update - 1) / learner", "[cartpole]"),
+        "reset_optimizer_ignored": ("if is_reset else state.optimizer", "if False else state.optimizer", "[normal]"),
+        "trunk_clipped_once": ("mask, clipped, gradient)",
+            'mask & ((name == "policy") | ~every["policy"][1]), clipped, gradient)', "[two_optimizers]"),
+        "second_adam_undoes_the_first": ("weights[network] = weights[network] - rate * direction",
+            'weights[network] = jnp.where(True if mask is None else mask, gradients.setdefault(network + " before", '
+            "weights[network]) - rate * direction, weights[network])", "[two_optimizers]"),
+    },
+    "ppo/interventions/proximity.py": {
+        "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
+        "kl_coef_in_the_wrong_direction": ("= last_kl.mean()", "= hparams.kl_target**2 / last_kl.mean()", "[squashed]"),
+    },
+    "ppo/state.py": {"time_is_normalised": ("if self.config.time_aware", "if False", "[running_and_time]")},
+    "distributions.py": {"unclamped_densities": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60)", "update_rules")},
+    "envs/wrappers.py": {
+        "never_sticky": ("is_repeated, state.action", "is_repeated, action", "sticky_actions"),
+        "sticky_across_episodes": ("where(is_over, 0, action)", "where(is_over, action, action)", "sticky_actions"),
+        "time_from_0": ("2 * elapsed", "1 + elapsed", "wrappers"),
+        "fixed_statistics_clip": ("return (obs - mean) /", "return jnp.clip(obs - mean, -10.0, 10.0) /", "wrappers"),
+        "running_statistics_do_not_clip": ("* scale, -10.0, 10.0)", "* scale, -jnp.inf, jnp.inf)", "wrappers"),
+    },
+    "training/train.py": {
+        "statistics_before_the_epochs": (
+            "after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)",
+            "old = after.observation_statistics\n"
+            '    is_running = learner.config.normalize_observations == "running"\n'
+            "    new = learner.updated_statistics(old, batch.obs) if is_running else old\n"
+            "    after, minibatches = update_networks(learner, hparams, replace(after, observation_statistics=new), "
+            "batch, key_update, num_epochs, is_measured)\n"
+            "    after = replace(after, observation_statistics=old)", "[squashed]"),
+        "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "[squashed]"),
+        "fixed_statistics_updated": ('observations == "running"', 'observations != "off"', "[fixed]"),
+        "one_key_for_rollout_and_epochs": ("batch, key_update,", "batch, key_collect,", "[squashed]"),
+        "log_point_0_learns": ("state, num_epochs=0)", "state)", "normalization"),
+        "episodes_of_all_time": (".reset_interval()", "", "[cartpole]"),
+        "first_update_of_an_interval_measured": ("== learner.config.updates_per_log - 1", "== 0", "[corridor]"),
+    },
+    "training/diagnosis.py": {
+        "kl_reversed": ("policy_before.outputs, policy_after.", "policy_after.outputs, policy_before.", "[cartpole]"),
+        "diagnosed_by_later_statistics": ("statistics=before.observation_statistics", "statistics=moved", "[squashed]"),
+        "one_key_for_both_entropies": ("outputs_after, keys[1])", "outputs_after, keys[0])", "[squashed]"),
+        "dead_by_the_rule_of_relu": ("dead_neurons(features, name)", 'dead_neurons(features, "relu")', "glue"),
+        "statistics_kl_of_the_update": ("kl(policy_after.outputs", "kl(policy_before.outputs", "[squashed]"),
+    },
+    "training/freeze.py": {
+        "status_one_log_point_late": ("config.updates_per_log", "config.updates_per_log + 1",
+            "train::a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice"),
+        "what_diverged_is_kept": ("jnp.where(is_healthy, new, old)", "new",
+            "train::a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice"),
+    },
+    "training/plasticity.py": {
+        "task_of_another_seed": ("run(learner, key,", "run(learner, jax.random.key(7),", "diagnostics_plasticity"),
+        "same_order_every_pass": ("[shuffled_indices(key, size)", "[jnp.arange(size)", "diagnostics_plasticity"),
+        "fitted_without_clipping": (" * clip_scale(hparams, jnp.linalg.norm(gradient))", "", "diagnostics_plasticity"),
+        "loss_of_the_first_minibatch": ("losses[-1, i]", "losses[0, i]", "diagnostics_plasticity"),
+    },
+    "diagnostics/diagnose.py": {
+        "entropy_before_from_after": ("(entropy, moments,", "(entropy.at[0].set(entropy[1]), moments,", "[cartpole]"),
+        "moments_before_from_after": ("(entropy, moments,", "(entropy, moments.at[0].set(moments[1]),", "[cartpole]"),
+        "probe_of_features_before": ("every.features[:, 1]", "every.features[:, 0]", "[cartpole]"),
+        "drift_against_itself": ("drift(before.features,", "drift(after.features,", "[cartpole]"),
+    },
+    "diagnostics/spectral.py": {"ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "diagnostics_spectral")},
+    "blas.py": {"other_platforms_times_3": ("default=function",
+        "default=lambda *a: jax.tree.map(lambda x: 3 * x, function(*a))",
+        "program::both_branches_of_what_depends_on_the_platform")},
+    "sweep/program.py": {
+        "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "glue"),
+        "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr", "program"),
+        "log_point_0_learns_in_sweeps": ("epochs if is_learning else np.zeros_like(epochs)", "epochs", "program"),
+        "padding_is_kept": ("np.asarray(x)[:num_runs]", "np.asarray(x)", "glue"),
+        "masked_epochs_of_the_first_run": ("else runs.num_epochs",
+            "else np.full_like(runs.num_epochs, runs.num_epochs[0])", "program"),
+    },
+    "sweep/engine.py": {"restored_one_log_point_late": ("log_point + 1, item", "log_point + 2, item",
+        "sweep::a_crash_between_checkpoints_loses_no_bit")},
+}  # fmt: skip
+
+
+def paths(tests: str) -> tuple[str, ...]:
+    """What pytest calls the tests of a row of the table."""
+    words = [f"whole_update::iterations{word}" if word[0] == "[" else word for word in tests.split()]
+    parts = [word.partition("::") for word in words]
+    return tuple(f"tests/test_{file}.py::test_{name}" if name else f"tests/test_{file}.py" for file, _, name in parts)
+
+
+MUTANTS = {
+    name: Mutant(name=name, file=f"purejaxppo/{file}", old=old, new=new, tests=paths(tests))
+    for file, rows in TABLE.items()
+    for name, (old, new, tests) in rows.items()
+}
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A temporary folder for copies of the working tree, the processes at work there, and what fails by itself."""
+
+    folder: Path
+    processes: set[subprocess.Popen[str]] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    is_over: bool = False
+
+    def take(self) -> Path:
+        """The copy that mutants are made from: all files that git knows or would know, and the oracles beside them."""
+        target = self.folder / "unchanged" / "tree"
+        command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for file in filter(None, subprocess.check_output(command, text=True).split("\0")):
+            if (ROOT / file).is_file():
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / file, target / file)
+        if (ROOT.parent / "shared").is_dir():
+            (target.parent / "shared").symlink_to(ROOT.parent / "shared")
+        return target
+
+    def failures(self, tree: Path, *arguments: str) -> list[str]:
+        """Tests that fail in a copy of the tree, each with " - " and why. RuntimeError where pytest itself fails."""
+        usable = [argument for argument in arguments if argument.split("::")[0] not in self.broken]
+        if not any(argument.startswith("tests") for argument in usable):
+            return []
+        out = [f"--{'deselect' if '::' in x else 'ignore'}={x}" for x in sorted(self.broken | {OWN_TEST})]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not notebook"]
+        command += [f"--timeout={LIMIT}", "--timeout-method=thread", "--continue-on-collection-errors", *out, *usable]
+        environment = os.environ | {"PYTHONPATH": str(tree), "TMPDIR": str(tree.parent), "COLUMNS": "180"}
+        if self.is_over:
+            raise RuntimeError("stopped")
+        process = subprocess.Popen(
+            command, cwd=tree, env=environment, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.processes.add(process)
+        output = process.communicate()[0]
+        self.processes.discard(process)
+        failed = re.findall(r"^(?:FAILED|ERROR) (tests/.*)", output, re.MULTILINE)
+        if "+ Timeout +" in output:
+            failed.append(f"a test that takes longer than {LIMIT} s")
+        if process.returncode not in (0, 5) and not failed:  # 5: no tests
+            raise RuntimeError(f"pytest ended with {process.returncode}:\n{output[-3000:]}")
+        return failed
+
+    def result(self, mutant: Mutant, unchanged: Path, tests: tuple[str, ...]) -> dict[str, Any]:
+        """The first of these tests to notice a mutant, None where none does, and the seconds that it took."""
+        start, tree = time.perf_counter(), self.folder / mutant.name / "tree"
+        shutil.copytree(unchanged.parent, tree.parent, symlinks=True)
+        file = tree / mutant.file
+        file.write_text(mutant.applied(file.read_text(encoding="utf-8")), encoding="utf-8")
+        killed_by = [*self.failures(tree, "-x", *tests), None][0]
+        shutil.rmtree(tree.parent)
+        return {"tests": tests, "killed_by": killed_by, "seconds": round(time.perf_counter() - start)}
+
+    def stop(self) -> None:
+        """End the tests that are under way, with everything that they started."""
+        self.is_over = True
+        for process in list(self.processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(mutants: list[Mutant], num_processes: int, is_everything_run: bool, out: Path) -> int:
+    """Try the mutants, write down what becomes of each, and give the number of survivors."""
+    known = json.loads(out.read_text()) if out.is_file() else {}
+    results, left = {name: found for name, found in known.items() if name in MUTANTS}, mutants
+    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
+        session = Session(folder=Path(folder))
+        with ThreadPoolExecutor(num_processes) as pool:
+            try:
+                tree = session.take()
+                for is_everything in (False, True)[: 1 + is_everything_run]:
+                    tests = {mutant.name: ("tests",) if is_everything else mutant.tests for mutant in left}
+                    for test in session.failures(tree, *dict.fromkeys(sum(tests.values(), ()))):
+                        print(f"fails without any mutant, so it does not count: {test}", flush=True)
+                        session.broken.add(test.split(" - ")[0])
+                    futures = {pool.submit(session.result, m, tree, tests[m.name]): m.name for m in left}
+                    for future in as_completed(futures):
+                        name, found = futures[future], future.result()
+                        end = f"killed by {found['killed_by']}" if found["killed_by"] else "SURVIVED"
+                        print(f"{name}: {end} in {found['seconds']} s", flush=True)
+                        results[name] = found
+                        out.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+                    left = [mutant for mutant in left if not results[mutant.name]["killed_by"]]
+            except BaseException:
+                session.stop()
+                pool.shutdown(cancel_futures=True)
+                raise
+    print(f"{len(mutants)} mutants, {len(mutants) - len(left)} killed, {len(left)} survived; written: {out}")
+    return len(left)
+
+
+def main() -> int:
+    """List the mutants, or try them; exit code 1 if one survives."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=MUTANTS, metavar="NAME", default=list(MUTANTS))
+    parser.add_argument("--list", action="store_true", help="names, places and first tests; nothing is run")
+    parser.add_argument("--processes", type=int, default=1, help="mutants that are tried at the same time")
+    parser.add_argument("--all-tests", action=argparse.BooleanOptionalAction, default=True, help="also those not named")
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "benchmarks" / "results" / "mutants.json")
+    args = parser.parse_args()
+    mutants = [MUTANTS[name] for name in args.only]
+    if args.list:
+        print(*(f"{m.name}: {m.file} ({', '.join(m.tests)})" for m in mutants), sep="\n")
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes the copies, as Ctrl-C does
+    return int(run(mutants, args.processes, args.all_tests, args.out) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
