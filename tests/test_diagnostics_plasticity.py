@@ -66,7 +66,8 @@ def normalised(learner: Learner, statistics: ObservationStatistics | None, obs: 
 
 def order(num_samples: int, num_epochs: int) -> list[np.ndarray]:
     """The task's order, which is shuffled already, and of every further pass its own, the same at every measurement."""
-    passes = [shuffled_indices(jax.random.key(epoch), num_samples) for epoch in range(1, num_epochs)]
+    keys = jax.random.split(jax.random.key(0x706C6173), num_epochs)
+    passes = [shuffled_indices(key, num_samples) for key in keys[1:]]
     return [np.arange(num_samples), *map(np.asarray, passes)]
 
 

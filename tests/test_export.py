@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, to_dataset
@@ -129,7 +130,9 @@ def test_live_files_are_those_of_an_export(dataset: xr.Dataset, tmp_path: Path) 
     pytest.importorskip("tensorboardX")
     group = dataset.isel(run=slice(0, 4))
     points = [{"num_epochs": 4, "learning_rate": rate} for rate in AXES["learning_rate"] for _ in SEEDS]
-    runs = [Run(index=i, point=points[i], seed=SEEDS[i % 2], hparams=HyperParams()) for i in range(4)]
+    runs = [
+        Run(index=i, point=points[i], seed=SEEDS[i % 2], config=TrainConfig(), hparams=HyperParams()) for i in range(4)
+    ]
     live = LiveTensorBoard(tmp_path / "live", runs)
     for log_point in range(3):
         if log_point == 2:
@@ -151,7 +154,7 @@ def test_live_files_are_those_of_an_export(dataset: xr.Dataset, tmp_path: Path) 
 def test_live_files_are_readable_after_every_write(tmp_path: Path) -> None:
     """Nothing waits in a buffer, and a NaN leaves no point."""
     pytest.importorskip("tensorboardX")
-    live = LiveTensorBoard(tmp_path, [Run(index=12, point={}, seed=0, hparams=HyperParams())])
+    live = LiveTensorBoard(tmp_path, [Run(index=12, point={}, seed=0, config=TrainConfig(), hparams=HyperParams())])
     live.write(8, {"return_mean": np.array([1.5])})
     assert read_events(tmp_path / "run_0012_seed=0") == {"return/return_mean": [(8, 1.5)]}
     live.write(16, {"return_mean": np.array([np.nan])})
@@ -166,7 +169,7 @@ def test_live_files_hold_no_file_open(tmp_path: Path) -> None:
     if not open_files.is_dir():
         pytest.skip("counts open files by /proc")
     before = len(list(open_files.iterdir()))
-    runs = [Run(index=i, point={}, seed=i, hparams=HyperParams()) for i in range(50)]
+    runs = [Run(index=i, point={}, seed=i, config=TrainConfig(), hparams=HyperParams()) for i in range(50)]
     live = LiveTensorBoard(tmp_path, runs)
     live.write(8, {"kl": np.arange(50.0)})
     assert len(list(open_files.iterdir())) <= before + 2

@@ -8,6 +8,7 @@ from flax import struct
 
 import purejaxppo as pjp
 from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset
+from purejaxppo.envs.names import CUSTOM
 from purejaxppo.ppo.state import make_learner
 
 
@@ -55,7 +56,13 @@ class Clock(Environment):
         return jax.nn.one_hot(elapsed % self.max_episode_steps, self.max_episode_steps), ClockState(elapsed=elapsed)
 
 
-pjp.envs.register("limits/Clock", Clock)
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The name is known while these tests run, and no longer: others list all names."""
+    pjp.envs.register("limits/Clock", Clock)
+    yield
+    del CUSTOM["limits/Clock"]
+
 
 LIMIT, GAMMA = 5, 0.8
 CLOCK = {

@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     for name, (total_steps, _) in BUDGETS.items():
         config = pjp.TrainConfig(
             env=f"gymnax/{name}", total_steps=total_steps, num_envs=16, num_steps=128, hidden_sizes=(32,),
-            num_epochs=8, activation="tanh", normalize_observations=True, num_log_points=1, diagnostics=False,
+            num_epochs=8, activation="tanh", normalize_observations="running", num_log_points=1, diagnostics=False,
         )  # fmt: skip
         trainer, hparams = make_trainer(config), pjp.HyperParams(learning_rate=3e-3)
         state, _ = jax.jit(trainer.segment)(hparams, jax.jit(trainer.init)(hparams, jax.random.key(0)))

@@ -13,6 +13,7 @@ from whole_update import Oracle, flat
 
 import purejaxppo as pjp
 from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset
+from purejaxppo.envs.names import CUSTOM
 from purejaxppo.training.train import make_trainer
 
 RANKS = [(network, rank) for network in ("policy", "critic") for rank in ("rank", "srank", "feature_rank")]
@@ -66,7 +67,13 @@ class Corridor(Environment):
         return obs, CorridorState(position=position, wind=wind, elapsed=elapsed)
 
 
-pjp.envs.register("oracle/Corridor", Corridor)
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The name is known while these tests run, and no longer: others list all names."""
+    pjp.envs.register("oracle/Corridor", Corridor)
+    yield
+    del CUSTOM["oracle/Corridor"]
+
 
 BASE = {
     "num_envs": 4, "num_steps": 32, "minibatch_size": 32, "num_epochs": 3, "hidden_sizes": (16, 16),
