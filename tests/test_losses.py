@@ -103,10 +103,14 @@ class Reference:
         state, key = RunState(params=params, observation_statistics=None, **nothing), jax.random.key(0)
 
         def loss(params: dict[str, NetworkOutput], batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
-            terms, _ = loss_terms(learner, hparams, state.replace(params=params), batch, key)
+            nested = state.replace(params=params)
+            outputs = learner.both(nested, batch.obs)
+            terms = loss_terms(learner, hparams, nested, outputs, batch, key)
             weights, unravel = flattened(jax.lax.stop_gradient(params))
             flat, norms = state.replace(params=weights), dict.fromkeys(params, jnp.zeros(()))
-            metrics = minibatch_metrics(learner, hparams, jnp.zeros(()), unravel, flat, flat, norms, batch, key)
+            metrics = minibatch_metrics(
+                learner, hparams, jnp.zeros(()), unravel, flat, flat, norms, outputs, batch, key
+            )
             return sum_of_terms(learner, terms), dict(metrics) | {name: value for name, (_, value) in terms.items()}
 
         gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(params, batch)

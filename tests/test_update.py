@@ -49,8 +49,8 @@ def minibatch_update(
     """One gradient step of every network on one minibatch, and its metrics."""
     weights, unravel = flattened(state.params)
     before = state.replace(params=weights)
-    after, norms = gradient_step(learner, hparams, rate, unravel, before, batch, key)
-    metrics = minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, batch, key)
+    after, norms, outputs = gradient_step(learner, hparams, rate, unravel, before, batch, key)
+    metrics = minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, outputs, batch, key)
     return after.replace(params=unravel(after.params)), metrics
 
 
@@ -59,8 +59,10 @@ def minibatch_loss(
     params: Params, learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array]]:
     """Total loss of one minibatch; its terms, each without its coefficient, and the policy's outputs."""
-    terms, outputs = loss_terms(learner, hparams, state.replace(params=params), batch, key)
-    return sum_of_terms(learner, terms), ({name: value for name, (_, value) in terms.items()}, outputs)
+    state = state.replace(params=params)
+    outputs = learner.both(state, batch.obs)
+    terms = loss_terms(learner, hparams, state, outputs, batch, key)
+    return sum_of_terms(learner, terms), ({name: value for name, (_, value) in terms.items()}, outputs[0].outputs)
 
 
 @partial(jax.jit, static_argnums=0)

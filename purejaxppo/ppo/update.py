@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
-from purejaxppo.networks import Params
+from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.interventions import optimizers, penalties, proximity
 from purejaxppo.ppo.interventions.objectives import policy_loss
@@ -20,6 +20,7 @@ from purejaxppo.ppo.interventions.optimizers import Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 T = TypeVar("T")
+Outputs = tuple[NetworkOutput, NetworkOutput]
 Unravel = Callable[[Weights], Params]
 # Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
 CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
@@ -46,14 +47,14 @@ def update_networks(
 
     def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, tuple[Metrics, Array | None]]:
         indices, key, is_corner = step
-        after, norms = gradient_step(learner, hparams, rate, unravel, state, _rows(batch, indices), key)
+        after, norms, outputs = gradient_step(learner, hparams, rate, unravel, state, _rows(batch, indices), key)
 
         def measure() -> Metrics:
             # Rows again, so that outside of this condition only what the loss reads is copied; the key again, as it is
             # this very loss that is reported.
             rows = _rows(batch, indices)
             before = dataclasses.replace(state, power_vectors=after.power_vectors)  # iterated before the step
-            return minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, rows, key)
+            return minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, outputs, rows, key)
 
         # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
         metrics = jax.lax.cond(is_corner & is_measured, measure, lambda: nothing_like(measure))
@@ -82,13 +83,16 @@ def update_networks(
 
 def gradient_step(
     learner: Learner, hparams: HyperParams, rate: Array, unravel: Unravel, state: RunState, batch: Batch, key: Array
-) -> tuple[RunState, dict[str, Array]]:
-    """One step of every network on one minibatch, `state.params` being flat; and each optimiser's gradient norm."""
+) -> tuple[RunState, dict[str, Array], Outputs]:
+    """One step of every network on one minibatch, `state.params` being flat.
 
-    def loss(weights: Weights) -> tuple[Array, Array]:
+    Also each optimiser's gradient norm, and what policy and critic gave before the step.
+    """
+
+    def loss(weights: Weights) -> tuple[Array, Outputs]:
         nested = dataclasses.replace(state, params=unravel(weights))
-        terms, outputs = loss_terms(learner, hparams, nested, batch, key)
-        return sum_of_terms(learner, terms), outputs
+        outputs = learner.both(nested, batch.obs)
+        return sum_of_terms(learner, loss_terms(learner, hparams, nested, outputs, batch, key)), outputs
 
     if state.power_vectors is not None:
         vectors = penalties.iterate_power(unravel(state.params), state.power_vectors)
@@ -101,24 +105,24 @@ def gradient_step(
     if control is not None:
         is_stopped = control.is_stopped  # masked, not skipped: under vmap every run computes every step anyway
         control = proximity.watch_minibatch(
-            learner, hparams, state, learner.distribution.kl(batch.policy_outputs, outputs).mean()
+            learner, hparams, state, learner.distribution.kl(batch.policy_outputs, outputs[0].outputs).mean()
         )
         if True in learner.values("kl_stop"):
             weights, optimizer = jax.tree.map(
                 lambda old, new: jnp.where(is_stopped, old, new), (state.params, state.optimizer), (weights, optimizer)
             )
-    return dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control), norms
+    return dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control), norms, outputs
 
 
 def loss_terms(
-    learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array
-) -> tuple[dict[str, tuple[Array | float, Array]], Array]:
-    """All terms of the loss of one minibatch, name -> (coefficient, value), and the policy's outputs.
+    learner: Learner, hparams: HyperParams, state: RunState, outputs: Outputs, batch: Batch, key: Array
+) -> dict[str, tuple[Array | float, Array]]:
+    """All terms of the loss of one minibatch, name -> (coefficient, value), from what policy and critic give for it.
 
     PPO-Clip - entropy_coef H + value_coef (V - target)^2 + pfo_coef PFO(policy) + critic_pfo_coef PFO(critic), and
     whatever penalties of `interventions` are switched on.
     """
-    policy, critic = learner.both(state, batch.obs)
+    policy, critic = outputs
     log_prob = learner.distribution.log_prob(policy.outputs, batch.action)
     entropy = learner.distribution.entropy(policy.outputs, key).mean()
     distance = losses.PFO_PENALTIES[learner.config.pfo_distance]
@@ -131,7 +135,7 @@ def loss_terms(
         "pfo_loss": (pfo_coef, distance(policy_phi, batch.policy_phi)),
         "critic_pfo_loss": (hparams.critic_pfo_coef, distance(critic_phi, batch.critic_phi)),
     }
-    return terms | penalties.penalties(learner, hparams, state, batch, policy, critic), policy.outputs
+    return terms | penalties.penalties(learner, hparams, state, batch, policy, critic)
 
 
 def sum_of_terms(learner: Learner, terms: dict[str, tuple[Array | float, Array]]) -> Array:
@@ -149,22 +153,23 @@ def minibatch_metrics(
     before: RunState,
     after: RunState,
     norms: dict[str, Array],
+    outputs: Outputs,
     batch: Batch,
     key: Array,
 ) -> Metrics:
     """Of one minibatch and its step from `before` to `after` (flat): loss terms, clipped share, KL, norms."""
     nested = dataclasses.replace(before, params=unravel(before.params))
-    terms, outputs = loss_terms(learner, hparams, nested, batch, key)
+    terms = loss_terms(learner, hparams, nested, outputs, batch, key)
     metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": rate}
     if not learner.config.diagnostics:
         return Metrics.of(metrics)
     distribution = learner.distribution
-    log_prob = distribution.log_prob(outputs, batch.action)
+    log_prob = distribution.log_prob(outputs[0].outputs, batch.action)
     ratio = losses.probability_ratio(log_prob, batch.log_prob, distribution.log_ratio_range)
     advantage = losses.normalize_advantage(batch.advantage)
     metrics |= {
         "clip_fraction": losses.clip_fraction(ratio, advantage, hparams.clip_eps),
-        "minibatch_kl": distribution.kl(batch.policy_outputs, outputs).mean(),
+        "minibatch_kl": distribution.kl(batch.policy_outputs, outputs[0].outputs).mean(),
         "minibatch_entropy": -terms["entropy_loss"][1],
     }
     for owner, (name, mask) in optimizers.owners(learner, nested.params).items():
