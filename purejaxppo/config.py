@@ -37,7 +37,8 @@ SELECTABLE = (
     "num_epochs",
 )
 """Fields in which the runs of one program may differ. Each only selects between elementwise operations: a program whose
-runs differ computes every alternative and selects; where all runs agree, it has that alternative alone."""
+runs differ computes every alternative and selects; where all runs agree, it has that alternative alone. (The number of
+epochs is the length of a loop: on a CPU that of a call, elsewhere runs with fewer are masked.)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from purejaxppo.sweep.policies import choose_action, load_policies
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Folded into the seed's key. Training splits that key in four, and `split(key, n)[i]` is `fold_in(key, i)`: any number
-# above 3 gives keys that no training run has used.
+# Folded into the seed's key. Training splits that key in four, and `split(key, n)[i]` is `fold_in(key, i)`, and folds
+# `ppo.start`'s number into it: any other number above 3 gives keys that no training run has used.
 EVALUATION = 0x6576616C
 MOST_RUNS_LISTED = 32
 MOST_RUNS_AT_ONCE = 128

@@ -56,7 +56,8 @@ class Environment(abc.ABC):
     observation_shape, observation_dtype: of every `obs`; the dtype (bool or float32) is the smallest that holds it, and
         the one to keep in a rollout.
     action_space: Discrete or Box.
-    max_episode_steps: steps after which an episode is truncated, or None where nothing cuts it.
+    max_episode_steps: steps after which an episode is truncated, and never before; or None where nothing cuts it. With
+        time_limit bootstrap a run whose environment cuts more often is stopped as diverged.
     """
 
     name: str

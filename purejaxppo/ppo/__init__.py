@@ -1,4 +1,4 @@
-"""The algorithm: `train.py` is the place to start reading."""
+"""The steps of the algorithm, pure; `purejaxppo/training/train.py`, which puts them together, is the place to start."""
 
 from purejaxppo.ppo import advantages, losses
 

@@ -36,7 +36,8 @@ def ppo_clip(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: A
 
         -E[min(r A, clip(r, 1 - eps, 1 + eps) A)],   r = exp(log_prob - old_log_prob)
 
-    All arrays are [B]; the advantage is used as it is (normalise it before).
+    All arrays are [B]; the advantage is used as it is (normalise it before). Log ratios are clamped from above only, as
+    in training on discrete actions; for continuous ones see `distributions.Normal.log_ratio_range`.
     """
     return -clip_surrogate(probability_ratio(log_prob, old_log_prob), advantage, clip_eps).mean()
 

@@ -15,7 +15,7 @@ from purejaxppo.ppo.state import Array, Learner, RunState
 # Steps of random play that fixed statistics are computed from, in all, as the reference implementation makes with its
 # two environments; and the least of each environment.
 _RANDOM_STEPS, _LEAST_RANDOM_STEPS = 4000, 100
-_RANDOM_PLAY = 0x72616E64  # folded into the run's key; `split` gives the children 0 to 3 and updates count from 0
+_RANDOM_PLAY = 0x72616E64  # folded into the run's key, whose children 0 to 3 are `split`'s
 
 
 def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = None) -> RunState:

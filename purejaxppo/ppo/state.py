@@ -117,7 +117,16 @@ class Learner:
 
     def activation(self, choices: dict[str, Array]) -> Callable[[Array], Array]:
         """The activation of this run's hidden layers."""
-        return lambda z: self.choose(choices, "activation", lambda name: ACTIVATIONS[name](z))
+        names = self.values("activation")
+        if len(names) == 1:
+            return ACTIVATIONS[names[0]]
+
+        def selected(z: Array) -> Array:  # those not chosen see zeros: their derivative may overflow where z is huge
+            inputs = [jnp.where(choices["activation"] == i, z, 0.0) for i in range(len(names))]
+            every = [ACTIVATIONS[name](x) for name, x in zip(names, inputs, strict=True)]
+            return jax.lax.select_n(choices["activation"], *every)
+
+        return selected
 
     def network_input(self, statistics: ObservationStatistics | None, obs: Array) -> Array:
         """Observations as the networks see them: float32, normalised where the configuration says so."""

@@ -161,6 +161,8 @@ def minibatch_metrics(
     nested = dataclasses.replace(before, params=unravel(before.params))
     terms = loss_terms(learner, hparams, nested, outputs, batch, key)
     metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": rate}
+    if "kl_loss" in metrics:
+        metrics["kl_loss"] = proximity.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
     if not learner.config.diagnostics:
         return Metrics.of(metrics)
     distribution = learner.distribution
@@ -217,7 +219,7 @@ def _repeat_epochs(
             after, found = jax.tree.map(lambda new, old: jnp.where(is_on, new, old), (after, found), (state, last))
         return after, jax.tree.map(lambda old, new: jnp.where(number == 0, new, old), first, found), found
 
-    nothing = nothing_like(lambda: epoch(state, 0)[1])
+    nothing = nothing_like(lambda: epoch(state, jnp.int32(0))[1])
     bound = num_epochs if learner.max_epochs is None else learner.max_epochs
     return jax.lax.fori_loop(0, bound, next_epoch, (state, nothing, nothing))
 

@@ -289,7 +289,7 @@ def _run_segments(
 
     for log_point in range(start, config.num_logs + 1):
         if log_point == 0:  # the initial networks: nothing is learned, and that state is thrown away
-            _, metrics = program.segment(runs, program.init(runs), is_learning=False)
+            metrics = program.segment(runs, program.init(runs), is_learning=False)[1]
         else:
             state, metrics = program.segment(runs, state)
         if tasks is not None and config.is_plasticity_point(log_point):

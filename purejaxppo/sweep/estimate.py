@@ -35,7 +35,7 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
             point = _seconds_of_log_point(
                 program, program.arguments(group.runs[first : min(first + program.width, stop)])
             )
-            points, seconds = points + point, seconds + point * group.config.num_logs * num_chunks
+            points, seconds = points + point, seconds + point * (1 + group.config.num_logs) * num_chunks
         total += seconds / jax.process_count()
         lines.append(
             f"  program {number + 1}: {len(own)} chunk{'s' if len(own) > 1 else ''} of {program.width} runs, "

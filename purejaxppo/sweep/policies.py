@@ -112,6 +112,8 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
     """
     out = Path(out)
     groups = make_groups(store.read_sweep(out))
+    if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
+        raise ConfigError(f"directory {out} has policies of version 0.1 that saw time in [0, 1]; play them with that.")
     known = {run.index for group in groups for run in group.runs}
     wanted = known if runs is None else set(runs)
     if unknown := sorted(wanted - known):

@@ -24,6 +24,8 @@ from purejaxppo.sweep.plan import Group, Run
 from purejaxppo.training.plasticity import PlasticityTask, make_task
 from purejaxppo.training.train import trainer_of
 
+_FEW = 16  # runs that are prepared side by side
+
 
 def learner_of(group: Group) -> Learner:
     """The static parts of a group's program: what its runs differ in is selected, what no run uses is left out.
@@ -126,6 +128,7 @@ class GroupProgram:
         def plasticity(hparams: HyperParams, state: RunState, tasks: PlasticityTask) -> Metrics:
             def one(run: tuple[HyperParams, RunState, Array]) -> Metrics:
                 hparams, state, index = run
+                # Looked up: the loop over runs would copy all tasks, which are large and never change.
                 return trainer.plasticity(hparams, state, jax.tree.map(lambda x: x[index], tasks))
 
             num_runs, width = state.status.shape[0], runs_at_once(config, state)
@@ -134,12 +137,14 @@ class GroupProgram:
             return map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
 
         def init(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> RunState:
+            if config.normalize_observations == "fixed":  # observations of random play are larger than a state
+                return jax.lax.map(lambda run: trainer.init(*run), (hparams, keys, choices), batch_size=_FEW)
             return jax.vmap(trainer.init)(hparams, keys, choices)
 
         def tasks(keys: Array, choices: dict[str, Array]) -> PlasticityTask:
+            # A few at a time: what a task is computed from is larger than the task.
             make = partial(make_task, self._learner)
-            # On a CPU one at a time: what a task is computed from is larger than the task.
-            return jax.lax.map(lambda run: make(*run), (keys, choices)) if is_cpu() else jax.vmap(make)(keys, choices)
+            return jax.lax.map(lambda run: make(*run), (keys, choices), batch_size=None if is_cpu() else _FEW)
 
         self._init = split(init, 3)
         self._tasks = split(tasks, 2)

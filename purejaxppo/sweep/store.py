@@ -162,6 +162,11 @@ def read_layout(out: Path) -> list[Chunk] | None:
     return chunks
 
 
+def is_of_version_0_1(out: Path) -> bool:
+    """Whether a sweep was laid out by the version that had no log point 0, and elapsed time in [0, 1]."""
+    return (out / LAYOUT).is_file() and "first_log_point" not in read_json(out / LAYOUT)
+
+
 def read_budget(out: Path) -> int | None:
     """Bytes that a sweep's programs may take, as its layout says; None where nobody knew."""
     return read_json(out / LAYOUT).get("memory")

@@ -7,7 +7,6 @@
             values, old log-probabilities, phi_old, advantages             (rollout.prepare_batch)
             epochs of shuffled minibatches: PPO-Clip + value + PFO          (update.update_networks)
         diagnose the last update: networks before against after it, on its whole rollout
-
 The cadence is a nested scan, not a condition: under vmap both branches of a condition would always run.
 """
 
@@ -99,7 +98,7 @@ def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResul
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
-    """The same run in segments. Raises ConfigError for an impossible configuration, before anything is compiled."""
+    """The same run in segments; raises as `make_train` does."""
     return trainer_of(make_learner(config))
 
 
@@ -144,7 +143,8 @@ def iterate(
     after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)
     if learner.config.normalize_observations == "running":  # fixed within an update, so that phi_old stays phi_old
         assert after.observation_statistics is not None
-        seen = learner.updated_statistics(after.observation_statistics, batch.obs)
+        old, new = after.observation_statistics, learner.updated_statistics(after.observation_statistics, batch.obs)
+        seen = jax.tree.map(lambda old, new: jnp.where(num_epochs > 0, new, old), old, new)  # not at log point 0
         after = replace(after, observation_statistics=seen)
     before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
     return replace(after, update=after.update + 1), Iteration(before=before, batch=batch, minibatches=minibatches)

@@ -39,6 +39,11 @@ def kl_coef(learner: Learner, hparams: HyperParams, state: RunState) -> Array:
     return learner.choose(state.choices, "kl_penalty", lambda is_on: beta if is_on else jnp.zeros_like(beta))
 
 
+def where_on(learner: Learner, state: RunState, switch: str, value: Array) -> Array:
+    """A metric of an intervention; NaN for a run that has it off, in a program whose runs differ in that."""
+    return learner.choose(state.choices, switch, lambda is_on: value if is_on else jnp.full_like(value, jnp.nan))
+
+
 def start_rollout(control: KLControl) -> KLControl:
     """At the start of an update phase nothing is stopped, and nothing done."""
     is_stopped, steps_done = jnp.zeros_like(control.is_stopped), jnp.zeros_like(control.steps_done)
@@ -75,14 +80,13 @@ def finish_rollout(
     """
     control, metrics = state.kl_control, {}
     assert control is not None
-
-    def where_on(field: str, value: Array) -> Array:
-        return learner.choose(state.choices, field, lambda is_on: value if is_on else jnp.full_like(value, jnp.nan))
-
+    has_steps = jnp.asarray(num_steps) > 0  # not at log point 0
     if True in learner.values("kl_stop"):
-        metrics["minibatches_done_fraction"] = where_on("kl_stop", control.steps_done / jnp.maximum(num_steps, 1))
+        done = jnp.where(has_steps, control.steps_done / jnp.maximum(num_steps, 1), jnp.nan)
+        metrics["minibatches_done_fraction"] = where_on(learner, state, "kl_stop", done)
     if True in learner.values("kl_penalty"):
-        metrics["kl_coef"] = where_on("kl_penalty", kl_coef(learner, hparams, state))
+        beta = jnp.where(has_steps, kl_coef(learner, hparams, state), jnp.nan)
+        metrics["kl_coef"] = where_on(learner, state, "kl_penalty", beta)
         kl = last_kl.mean()
         is_low = kl < hparams.kl_target / 1.5
         change = jnp.where(kl > 1.5 * hparams.kl_target, hparams.kl_increment, 1.0)
