@@ -1,7 +1,9 @@
 """Trained parameters on disk, and a trained policy as a function: round trip, known actions, sentences."""
 
 import dataclasses
+import json
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -298,3 +300,11 @@ def test_a_page_of_brax(tmp_path):
     obs, physics = play_episode(load_policy(tmp_path, 0), 0, 20)
     assert physics.q.shape[0] == len(obs) - 1
     np.testing.assert_allclose(physics.q[:, 0], obs[:-1, 0], rtol=1e-6)
+
+
+def test_policies_of_version_0_1_that_saw_the_time_from_0_to_1_are_refused(tmp_path: Path) -> None:
+    sweep = {"name": "old", "seeds": [0], "config": {"env": "gymnax/Pendulum-v1", "time_aware": True}}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    (tmp_path / "layout.json").write_text(json.dumps({"memory": None, "chunks": []}))
+    with pytest.raises(pjp.ConfigError, match=r"policies of version 0.1 that saw time in \[0, 1\]"):
+        pjp.load_policy(tmp_path, 0)
