@@ -175,7 +175,7 @@ def test_the_estimate_measures_every_number_of_epochs(selected: Path, monkeypatc
     text = estimate.estimate(parse_sweep(CONTENT))
     assert measured == [1, 3]
     assert "program 1: 2 chunks of 8 runs" in text
-    assert "0.75 s a log point, 2 s in all" in text  # three log points of both, and hardly any compiling
+    assert "0.75 s a log point, 3 s in all" in text  # three log points and number 0 of both, hardly any compiling
     assert len(compiled[True]) == num_compiled
 
 
