@@ -20,7 +20,12 @@ RANKS = [(network, rank) for network in ("policy", "critic") for rank in ("rank"
 WEIGHTS = 2e-6  # |ours - oracle| / |oracle| of a network's parameters after three log points; found: at most 3e-7
 MOMENTS = 2e-5  # the same of Adam's moments, whose gradients are differences of large terms; found: 1e-6
 RELATIVE, ABSOLUTE = 2e-4, 2e-6  # of every metric but these:
-TOLERANCES = {"spectral_norm": (1e-3, 0.0), "condition_number": (1e-2, 0.0), "numerical_rank": (0.0, 0.0)}
+TOLERANCES = {
+    "spectral_norm": (1e-3, 0.0),
+    "condition_number": (1e-2, 0.0),
+    "numerical_rank": (0.0, 0.0),
+    "probe_r2": (2e-4, 2e-5),
+}
 
 
 @struct.dataclass(kw_only=True)
