@@ -1,35 +1,59 @@
 """Claims C1 to C6 of the paper (Moalla et al. 2024, arXiv 2405.00662), held against the results of a sweep.
 
-Each part of a claim is one effect with a sign: above 0 is what the paper says. A part is SUPPORTED where the 95 %
-interval of its effect lies above its threshold, CONTRADICTED where it lies below 0, INCONCLUSIVE else and with fewer
-than four seeds, NOT TESTED where the sweep lacks what it needs. A claim is CONTRADICTED if a part of it is, SUPPORTED
-if all parts are, NOT TESTED if no part was tested, INCONCLUSIVE else.
+What the parts of a claim measure is in effects.py. Their verdicts:
 
-The parts, their thresholds, and what is left out are in effects.py.
+- SUPPORTED: something that is claimed of most runs happened in most (the exact interval of its share lies above 1/2),
+  or the effect is larger than it must be (p < 0.05 after Holm).
+- CONTRADICTED: the opposite of the effect is as large (p < 0.05 after Holm). Never because something has not happened.
+- NOT OBSERVED: what it is about happened in no run, or in too few of them, so far.
+- NO DIFFERENCE: the 95 % interval of the effect lies within a margin below which it is nothing.
+- INCONCLUSIVE: none of these, or fewer than four seeds. NOT TESTED: the sweep lacks what it needs.
+
+The sample is of seeds: what the runs of one seed measured at several settings is averaged first. Intervals and p values
+of effects are Student's t, those of shares are Clopper and Pearson's. Holm is over all effects of the sweep.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy import stats
 
-from purejaxppo.claims.effects import EPOCHS, HELP, WITHIN_RUNS, Part, values_of
-from purejaxppo.claims.interventions import Setup, setups
+from purejaxppo.claims.effects import (
+    EPOCHS,
+    HELP,
+    RANGE,
+    WITHIN_RUNS,
+    Effect,
+    Share,
+    has_collapsed,
+    learned_values,
+    window_means,
+)
+from purejaxppo.claims.interventions import Setup, has_dense_reward, paper_steps, setups
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.runs import is_after_start
-from purejaxppo.statistics.collapse import last_steps
-from purejaxppo.statistics.estimates import mean_over_settings
+from purejaxppo.results.dataset import by_environment
+from purejaxppo.results.runs import is_after_start, recorded
+from purejaxppo.statistics.collapse import EVENTS, last_steps
+from purejaxppo.statistics.estimates import probability_of_improvement
 from purejaxppo.statistics.tables import align, format_interval, format_value
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "SUPPORTED", "CONTRADICTED", "INCONCLUSIVE", "NOT TESTED"
+NOT_OBSERVED, NO_DIFFERENCE = "NOT OBSERVED", "NO DIFFERENCE"
 MIN_SEEDS = 4
-"""With three seeds a bootstrap has ten different resamples: no 95 % interval can be read from those."""
+"""With three seeds and a handful of parts, Student's t asks for effects of more than ten standard deviations."""
+LEVEL = 0.05
+ALL = "all environments"
 
-COLUMNS = ["claim", "part", "verdict", "effect", "low", "high", "threshold", "unit", "runs", "note"]
+COLUMNS = [
+    *("env", "claim", "intervention", "part", "verdict", "effect", "low", "high", "p", "threshold", "margin", "unit"),
+    *("count", "runs", "seeds", "steps", "length", "note"),
+]
 TITLES = {
     "C1": "plain PPO loses its representation, and its return with it",
     "C2": "more epochs: more severe, and sooner",
@@ -37,7 +61,7 @@ TITLES = {
     "C4": "clipping stops protecting around the collapse",
     "C5": "a collapsed policy is the same in all states, dead, and without an objective",
     "C6": "interventions on the representation help",
-    "more": "interventions and strengths that claim C6 does not name",
+    "more": "what claim C6 does not name",
 }
 
 
@@ -51,238 +75,377 @@ class Member(NamedTuple):
 
 Cells = dict[tuple[int, Any], float]
 """Something measured, by (seed, setting)."""
+Row = dict[str, Any]
+Block = tuple[Row, list[Row]]
+"""The row of a claim, and those of its parts."""
 
 
 def evaluate_claims(dataset: xr.Dataset) -> pd.DataFrame:
-    """One row per claim (`part` empty) and one per part below it: `verdict`, `effect` with its 95 % interval `low` to
-    `high`, `threshold`, `unit`, number of `runs` (comparisons: pairs of runs), and a `note` where there is no effect.
+    """One row per claim (`part` empty; C6: one per `intervention`) and one per part below it, for every `env`.
 
-    C1 to C5 use runs without interventions, C2 those with most against those with fewest epochs; C6 each intervention
-    against plain PPO, at otherwise equal settings and of the same seed. The effect is the mean over settings of the
-    interquartile mean over seeds, its interval a bootstrap over seeds (`mean_over_settings`). Start and end of a run
-    are the first and last 5 % of the log points that have a value (the paper's figure 6). A run that diverged counts
-    with what it measured before, its return with the lowest; in C6 its return with the lowest of any run at its
-    setting, and so the rank of a run with an intervention. Runs at different steps, of a sweep that has not ended, are
-    not compared with each other.
+    `verdict`; of an effect its mean over seeds with the 95 % interval `low` to `high`, `p` after Holm, `threshold`,
+    `margin` and `unit`; of what happens in `count` of `runs` runs its share with an exact interval; `runs`
+    (comparisons: pairs) and `seeds` behind it; the `steps` that plain PPO has come, their `length` as a share of the
+    paper's (`paper_steps`), and a `note`. C1 and C3 to C5 use runs without interventions, C2 those with most against
+    those with fewest epochs, C6 each intervention against plain PPO; runs of the same seed are compared, at otherwise
+    equal settings. Runs that diverged are the worst in every comparison; runs at different steps, of a sweep that has
+    not ended, are not compared.
+    Below several environments, which are never averaged, stands (`env`: all environments) in how many a claim came out
+    how, and for comparisons the probability that a run is better than one of the other side, a mean over environments
+    and settings (`probability_of_improvement`, stratified).
     Raises ConfigError for results without seeds, and for those that do not say from which sweep they come.
     """
     if not {"seed", "env_steps"} <= set(dataset.coords):
         raise ConfigError("these results have no coordinates seed and env_steps, so runs cannot be compared.")
-    seeds = dataset["seed"].values.tolist()
-    members = [Member(position, seeds[position], setup) for position, setup in enumerate(setups(dataset))]
-    plain = [member for member in members if not member.setup.interventions]
-    rows = {claim: [_within(dataset, plain, part) for part in parts] for claim, parts in WITHIN_RUNS.items()}
-    most, fewest = _by_epochs(plain)
-    rows["C2"] = [_more_epochs(dataset, most, fewest, part) for part in EPOCHS]
-    rows["C6"] = _against_plain(dataset, [member for member in members if member.setup.is_papers], plain)
-    others = [member for member in members if member.setup.interventions and not member.setup.is_papers]
-    rows["more"] = _against_plain(dataset, others, plain)
-    notes = {"C1": _about(dataset, plain), "C6": "no such intervention in this sweep"}
-    if rows["C6"]:
-        notes["C6"] = _diverged(dataset, [member for member in members if member.setup.is_papers])
-    if most and fewest:
-        notes["C2"] = f"{most[0].setup.get('num_epochs')} against {fewest[0].setup.get('num_epochs')} epochs"
-    table = []
-    for claim in TITLES:
-        if claim != "more" or rows["more"]:
-            head = {"part": "", "verdict": _conjunction(claim, rows[claim]), "runs": 0, "note": notes.get(claim, "")}
-            table += [{"claim": claim} | row for row in [head, *rows[claim]]]
-    return pd.DataFrame(table, columns=COLUMNS)
+    environments = by_environment(dataset)
+    blocks = [block for name, part in environments.items() for block in _Environment(name, part).blocks()]
+    _decide([part for _, parts in blocks for part in parts])
+    for head, parts in blocks:
+        head["verdict"] = _conjunction([part["verdict"] for part in parts])
+    if len(environments) > 1:
+        blocks += _over_environments(blocks)
+    return pd.DataFrame([row for head, parts in blocks for row in (head, *parts)], columns=COLUMNS)
+
+
+class _Environment:
+    """The runs of one environment: who among them is plain PPO, how far they have come, what has collapsed."""
+
+    def __init__(self, name: str, dataset: xr.Dataset) -> None:
+        self.dataset = dataset
+        self.name = name or next(map(str, recorded(dataset, "env")), "")
+        seeds = dataset["seed"].values.tolist()
+        self.members = [Member(position, seeds[position], setup) for position, setup in enumerate(setups(dataset))]
+        self.plain = [member for member in self.members if not member.setup.interventions]
+        self.is_diverged = dataset["status"].values != 0
+        self.reached = np.where(self.is_diverged, np.nan, last_steps(dataset))
+        steps = self.reached[_positions(self.plain or self.members)]
+        self.steps = float(np.min(steps, initial=np.inf, where=np.isfinite(steps))) if np.isfinite(steps).any() else 0.0
+        self.length = self.steps / paper_steps(self.name)
+
+    def blocks(self) -> list[Block]:
+        """The claims, without the verdicts that depend on all parts."""
+        blocks = [self._block(claim, "", map(self._within, parts)) for claim, parts in WITHIN_RUNS.items()]
+        blocks[0][0]["note"] = self._about_plain()
+        blocks.insert(1, self._more_epochs())
+        for claim in ("C6", "more"):
+            ours: dict[str, list[Member]] = {}
+            for member in self.members:
+                if member.setup.interventions and member.setup.is_papers == (claim == "C6"):
+                    ours.setdefault(member.setup.interventions, []).append(member)
+            blocks += [self._help(claim, name, members) for name, members in ours.items()]
+            if claim == "C6" and not ours:
+                blocks.append(self._block(claim, "no such intervention in this sweep", ()))
+        return blocks
+
+    def _block(self, claim: str, note: str, parts: Iterable[Row], intervention: str = "") -> Block:
+        about = {"env": self.name, "claim": claim, "intervention": intervention}
+        about |= {"steps": self.steps, "length": self.length, "runs": 0, "seeds": 0}
+        return about | {"part": "", "note": note}, [about | part for part in parts]
+
+    def _about_plain(self) -> str:
+        """How many runs of plain PPO there are, how many diverged, and whether the others have come equally far."""
+        positions = _positions(self.plain)
+        about = f"{len(positions)} runs of plain PPO, {int(self.is_diverged[positions].sum())} of them diverged"
+        steps = self.reached[positions][~self.is_diverged[positions]]
+        if np.unique(steps).size > 1:
+            about += f"; they have come to between {np.nanmin(steps):g} and {np.nanmax(steps):g} steps"
+        return about
+
+    def _more_epochs(self) -> Block:
+        """Runs of plain PPO with most epochs against those with fewest."""
+        epochs = [member.setup.get("num_epochs") for member in self.plain]
+        if len(set(epochs)) < 2:
+            reason = "no axis num_epochs among the runs of plain PPO"
+            return self._block("C2", "", [_not_tested(part, reason) for part in EPOCHS])
+        ends = max(epochs), min(epochs)
+        sides = [[m for m in self.plain if m.setup.get("num_epochs") == end] for end in ends]
+        parts = [self._compare(part, *sides, axis="num_epochs") for part in EPOCHS]
+        return self._block("C2", f"{ends[0]} against {ends[1]} epochs", parts)
+
+    def _help(self, claim: str, name: str, members: list[Member]) -> Block:
+        """An intervention, and what it is to help."""
+        is_diverged = self.is_diverged[_positions(members)]
+        notes = [f"{int(is_diverged.sum())} of {is_diverged.size} runs diverged"] if is_diverged.any() else []
+        parts = list(HELP)
+        if members[0].setup.shares_trunk and not has_dense_reward(self.name):
+            parts.pop()
+            notes.append("not asked of the return, as the reward is not known to be dense")
+        return self._block(claim, "; ".join(notes), [self._compare(part, members, self.plain) for part in parts], name)
+
+    def _within(self, part: Share | Effect) -> Row:
+        """A part about what happens within runs of plain PPO."""
+        if missing := self._lacks(part):
+            return _not_tested(part, missing)
+        values = part.measure(self.dataset)
+        if isinstance(part, Share):
+            return {"part": part.text} | self._share(values, self.plain)
+        return self._effect(part, _cells(values, self.plain), self.plain)
+
+    def _compare(self, part: Effect, ours: list[Member], theirs: list[Member], axis: str = "") -> Row:
+        """A part about runs of one kind against those of another, at settings that are equal but for `axis`."""
+        if missing := self._lacks(part) or self._uneven(ours, theirs, axis):
+            return _not_tested(part, missing)
+        values = part.measure(self.dataset)
+        if part.unit == RANGE:
+            values = self._of_the_range(values, ours, theirs)
+        if not math.isnan(part.worst):
+            largest = np.nanmax(values[_positions([*ours, *theirs])], initial=0.0)
+            values = np.where(self.is_diverged, largest if math.isinf(part.worst) else part.worst, values)
+        mine, others = (_cells(values, side, axis) for side in (ours, theirs))
+        shared = [key for key in mine if key in others]
+        row = self._effect(part, {key: mine[key] - others[key] for key in shared}, [*ours, *theirs] if axis else theirs)
+        return row | {"samples": [(f"{self.name} {key[1]}", mine[key], others[key]) for key in shared]}
+
+    def _of_the_range(self, values: np.ndarray, ours: list[Member], theirs: list[Member]) -> np.ndarray:
+        """Returns [S] in shares of the range at each setting, nothing below its lower end.
+
+        The range is that of typical runs: from the lower of the two sides' medians of the lowest 5 % in a row of a run
+        to the higher of their medians of the best. One bad run among several, however bad, does not stretch it.
+        """
+        means = [window_means(x) for x in learned_values(self.dataset, "return_mean")]
+        scaled = np.full(values.shape, np.nan)
+        for setting in {member.setup.setting for member in ours}:
+            sides = [[m.position for m in side if m.setup.setting == setting] for side in (ours, theirs)]
+            found = [[means[position] for position in side if means[position].size] for side in sides]
+            if all(found):
+                low = min(np.median([x.min() for x in side]) for side in found)
+                high = max(np.median([x.max() for x in side]) for side in found)
+                positions = sides[0] + sides[1]
+                scaled[positions] = np.maximum(values[positions] - low, 0) / (high - low if high > low else np.nan)
+        return scaled
+
+    def _lacks(self, part: Share | Effect) -> str:
+        """What is missing for a part, in words; empty where nothing is."""
+        if not self.plain:
+            return "no run of plain PPO in this sweep"
+        for name in part.metrics:
+            is_there = self._has(name)
+            if not is_there or not np.any(np.isfinite(self.dataset[name].values[is_after_start(self.dataset)])):
+                return f"{name} has no values in these results"
+        return ""
+
+    def _has(self, name: str) -> bool:
+        return name in self.dataset and self.dataset[name].dims[:2] == ("run", "log")
+
+    def _uneven(self, ours: list[Member], theirs: list[Member], axis: str) -> str:
+        """Why runs cannot be compared yet: those of a setting that did not diverge are at different steps. Or empty."""
+        reached: dict[Any, tuple[set[float], set[float]]] = {}
+        for side, members in enumerate((ours, theirs)):
+            for member in members:
+                if math.isfinite(step := self.reached[member.position]):
+                    reached.setdefault(member.setup.without(axis), (set(), set()))[side].add(float(step))
+        for mine, others in reached.values():
+            if mine and others and len(mine | others) > 1:
+                ends = f"{min(mine | others):g} to {max(mine | others):g}"
+                return f"runs are at different steps, {ends}: the sweep has not ended"
+        return ""
+
+    def _share(self, happened: np.ndarray, members: list[Member]) -> Row:
+        """In how many runs something happened (`happened` [S]: 1, 0, NaN for not asked), and whether that is most.
+
+        The interval is exact for seeds: as if the runs of one seed, at several settings, were one.
+        """
+        asked = happened[_positions(members)]
+        asked = asked[np.isfinite(asked)]
+        seeds = _seed_means(_cells(happened, members))
+        low, high = exact_interval(float(seeds.sum()), seeds.size)
+        note = f"{int(asked.sum())} of {asked.size} runs by {self.steps:,.0f} steps, {self.length:.2g} of the paper's"
+        row = {"effect": float(seeds.mean()) if seeds.size else math.nan, "low": low, "high": high, "threshold": 0.5}
+        row |= {"unit": "runs", "count": int(asked.sum()), "runs": asked.size, "seeds": seeds.size}
+        is_rare = not asked.any() or high < 0.5
+        verdict = SUPPORTED if low > 0.5 else NOT_OBSERVED if is_rare else INCONCLUSIVE
+        return row | {"verdict": verdict, "note": f"{note} length [{low:.2f}, {high:.2f}]"}
+
+    def _effect(self, part: Effect, cells: Cells, about: list[Member]) -> Row:
+        """The row of an effect [seed, setting], without the verdict that depends on all effects.
+
+        about: runs that a collapse must have been seen in, for a part that is about one and to contradict any other.
+        """
+        event = part.event or "rank"
+        is_told = self._has(EVENTS[event][0])
+        happened = has_collapsed(self.dataset, event) if is_told else np.full(self.dataset.sizes["run"], np.nan)
+        seen = self._share(happened, about)
+        num_seen = len({member.seed for member in about if happened[member.position] == 1})
+        if part.event and num_seen < max(1, min(MIN_SEEDS, seen["seeds"])):
+            told = {
+                "verdict": NOT_OBSERVED,
+                "unit": f"runs ({event})",
+                "note": f"the {event} collapsed in {seen['note']}",
+            }
+            return {"part": part.text} | seen | told
+        seeds = _seed_means(cells)
+        if seeds.size == 0:
+            return _not_tested(part, "no run has the values that it needs")
+        value, low, high, p = student(seeds, part.threshold)
+        row = {"part": part.text, "effect": value, "low": low, "high": high, "threshold": part.threshold}
+        row |= {"margin": part.margin, "unit": part.unit, "runs": len(cells), "seeds": seeds.size, "note": ""}
+        if seeds.size < MIN_SEEDS:
+            return row | {"verdict": INCONCLUSIVE, "note": f"only {seeds.size} of the {MIN_SEEDS} seeds that it needs"}
+        is_late = num_seen >= MIN_SEEDS or self.length >= 1
+        return row | {"p": p, "not_yet": "" if is_late else f"the rank collapsed in {seen['note']}"}
+
+
+def exact_interval(count: float, total: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a probability, of which `count` of `total` came true; [0, 1] for none.
+
+    `count` may be a fraction. Equal to `scipy.stats.binomtest(count, total).proportion_ci()` where it is none.
+    """
+    low = stats.beta.ppf(LEVEL / 2, count, total - count + 1) if count > 0 else 0.0
+    high = stats.beta.ppf(1 - LEVEL / 2, count + 1, total - count) if count < total else 1.0
+    return float(low), float(high)
+
+
+def student(x: np.ndarray, threshold: float) -> tuple[float, float, float, float]:
+    """Mean of x [S] with Student's 95 % interval, and the p value of its being no larger than +-threshold.
+
+    p: twice the smaller of those of the two one-sided tests, mean <= threshold and mean >= -threshold. With a single
+    value there is neither interval nor p (NaN).
+    """
+    mean, num = float(np.mean(x)), x.size
+    if num < 2:
+        return mean, math.nan, math.nan, math.nan
+    error = max(float(np.std(x, ddof=1)) / math.sqrt(num), 1e-12)
+    half = error * stats.t.ppf(1 - LEVEL / 2, num - 1)
+    p = 2 * stats.t.sf((abs(mean) - threshold) / error, num - 1)
+    return mean, mean - half, mean + half, float(min(p, 1.0))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p values [M]: the largest (M - i) p_i (i from 0, ascending) up to each, at most 1."""
+    order = np.argsort(p)
+    adjusted = np.empty(p.size)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * (p.size - np.arange(p.size))), 1)
+    return adjusted
+
+
+def _decide(parts: list[Row]) -> None:
+    """The verdicts of all effects of a sweep, which share their level."""
+    tested = [part for part in parts if "p" in part]
+    for part, p in zip(tested, holm(np.array([part["p"] for part in tested])), strict=True):
+        part["p"], part["verdict"] = p, INCONCLUSIVE
+        if -part["margin"] < part["low"] and part["high"] < part["margin"]:
+            part["verdict"] = NO_DIFFERENCE
+        elif p < LEVEL and part["effect"] > 0:
+            part["verdict"] = SUPPORTED
+        elif p < LEVEL:
+            part["verdict"] = NOT_OBSERVED if part["not_yet"] else CONTRADICTED
+            part["note"] = part["not_yet"]
+
+
+def _conjunction(verdicts: list[str]) -> str:
+    """The verdict of a claim from those of its parts."""
+    if all(verdict == NOT_TESTED for verdict in verdicts):
+        return NOT_TESTED
+    for decisive in (CONTRADICTED, NOT_OBSERVED):
+        if decisive in verdicts:
+            return decisive
+    return verdicts[0] if len(set(verdicts)) == 1 else INCONCLUSIVE
+
+
+def _over_environments(blocks: list[Block]) -> list[Block]:
+    """What all environments say of each claim and intervention: counts of verdicts, and stratified probabilities."""
+    same: dict[tuple[str, str], list[Block]] = {}
+    for head, parts in blocks:
+        same.setdefault((head["claim"], head["intervention"]), []).append((head, parts))
+    summary = []
+    for (claim, intervention), found in sorted(same.items(), key=lambda item: list(TITLES).index(item[0][0])):
+        verdicts = [head["verdict"] for head, _ in found]
+        counts = ", ".join(f"{verdict} in {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
+        about = {"env": ALL, "claim": claim, "intervention": intervention, "verdict": "", "runs": 0, "seeds": 0}
+        head = about | {"part": "", "note": f"{counts} of {len(found)} environments"}
+        samples: dict[str, list[tuple[str, float, float]]] = {}
+        for _, parts in found:
+            for part in parts:
+                samples.setdefault(part["part"], []).extend(part.get("samples", ()))
+        rows = []
+        for text, pairs in samples.items():
+            if pairs:
+                labels, ours, theirs = map(np.array, zip(*pairs, strict=True))
+                better = probability_of_improvement(ours, theirs, (labels, labels))
+                numbers = {"effect": better.value, "low": better.low, "high": better.high, "threshold": 0.5}
+                rows.append(about | numbers | {"part": text, "unit": "P(better)", "runs": len(pairs), "note": ""})
+        summary.append((head, rows))
+    return summary
 
 
 def format_claims(table: pd.DataFrame) -> str:
     """The table of `evaluate_claims` as aligned text, with what the verdicts mean below it."""
-    cells = [["claim", "verdict", "what the paper says", "effect [95 % interval]", "needs", "runs"]]
-    for row in table.to_dict("records"):
-        if not row["part"]:
-            title = TITLES[row["claim"]] + (f" ({row['note']})" if row["note"] else "")
-            cells.append([row["claim"], row["verdict"], title])
-        elif row["note"]:
-            cells.append(["", row["verdict"], f"- {row['part']}", row["note"]])
-        else:
-            told = [format_effect(row), f"> {format_value(row['threshold'])}", str(row["runs"])]
-            cells.append(["", row["verdict"], f"- {row['part']}", *told])
-    lines = align(cells)  # the last cell of a line, a title or a note, may run on
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", EXPLANATION, ""])
+    texts = []
+    for name, part in table.groupby("env", sort=False):
+        cells = [["claim", "verdict", "what the paper says", *HEADER]]
+        for row in part.to_dict("records"):
+            if not row["part"]:
+                cells.append([row["claim"], row["verdict"], title(row)])
+            else:
+                told = cells_of(row)
+                cells.append(["", row["verdict"], f"- {row['part']}", *(told or [row["note"]])])
+        lines = align(cells)  # the last cell of a line, a title or a note, may run on
+        texts += [how_far(name, part), "", lines[0], "-" * len(lines[0]), *lines[1:], ""]
+    return "\n".join([*texts, EXPLANATION, ""])
 
 
-def format_effect(row: dict[Any, Any]) -> str:
-    """The effect of a part with its interval and unit: `1.02 [0.71, 1.30] doublings`."""
+HEADER = ("effect [95 % interval]", "needs", "seeds", "length")
+"""What `cells_of` holds."""
+
+
+def how_far(env: str, table: pd.DataFrame) -> str:
+    """What the verdicts of one environment are about: `gymnax/Acrobot-v1, 300,000 steps, 6 % of the paper's length`."""
+    if env == ALL:
+        return f"{env}, each by itself above"
+    first = table.iloc[0]
+    return f"{env or 'one environment'}, {first['steps']:,.0f} steps, {first['length']:.2g} of the paper's length"
+
+
+def title(row: Row) -> str:
+    """What a claim says, of which intervention, and the note about it."""
+    name = row["intervention"] or TITLES[row["claim"]]
+    return name + (f" ({row['note']})" if row["note"] else "")
+
+
+def cells_of(row: Row) -> list[str]:
+    """The numbers of a part as texts, in the order of `HEADER`; none for a part that was not tested."""
+    if math.isnan(row["effect"]) and not row["count"] >= 0:
+        return []
+    length = f"{row['length']:.2g}" if row["length"] >= 0 else ""
+    return [format_effect(row), f"> {format_value(row['threshold'])}", str(row["seeds"]), length]
+
+
+def format_effect(row: Row) -> str:
+    """The effect of a part with its interval and unit: `1.02 [0.71, 1.30] doublings`, or `3 of 8 runs [0.09, 0.76]`."""
+    if row["count"] >= 0:
+        return f"{row['count']:.0f} of {row['runs']} {row['unit']} [{row['low']:.2f}, {row['high']:.2f}]"
     return f"{format_interval(row['effect'], row['low'], row['high'], decimals=2)} {row['unit']}"
 
 
 EXPLANATION = f"""\
-SUPPORTED: the interval lies above what the part needs; CONTRADICTED: below 0; INCONCLUSIVE: neither, or fewer
-than {MIN_SEEDS} seeds. A claim needs all of its parts; one contradicted part contradicts it. Effects: mean over
-settings of the interquartile mean over seeds; intervals: bootstrap over seeds, too narrow for few of them (of four
-seeds their range, which is an 87 % interval) and not corrected for the number of parts."""
+SUPPORTED: it happened in most runs (the exact interval lies above 1/2), or the effect is larger than it must be (p < 0.05,
+Holm over all effects of the sweep). CONTRADICTED: its opposite is. NOT OBSERVED: what it is about has happened in no run
+or too few so far; that contradicts nothing. NO DIFFERENCE: the interval lies within a margin ({0.25} doublings of a rank or
+norm, 5 % of a range). INCONCLUSIVE: none of these, or fewer than {MIN_SEEDS} seeds. A claim is SUPPORTED if all of its parts are, and
+CONTRADICTED if one is. Intervals: Student's t over seeds. length: share of the paper's length of training."""
 
 
-def _conjunction(claim: str, parts: list[dict[str, Any]]) -> str:
-    """The verdict of a claim from those of its parts; none for what is no claim of the paper."""
-    verdicts = [part["verdict"] for part in parts]
-    if claim == "more":
-        return ""
-    if all(verdict == NOT_TESTED for verdict in verdicts):
-        return NOT_TESTED
-    if CONTRADICTED in verdicts:
-        return CONTRADICTED
-    return SUPPORTED if all(verdict == SUPPORTED for verdict in verdicts) else INCONCLUSIVE
+def _not_tested(part: Share | Effect, reason: str) -> Row:
+    """The row of a part that cannot be tested."""
+    return {"part": part.text, "verdict": NOT_TESTED, "note": reason}
 
 
-def _about(dataset: xr.Dataset, plain: list[Member]) -> str:
-    """How many runs of plain PPO there are, how many diverged, and whether the others have come equally far."""
-    positions = [member.position for member in plain]
-    is_diverged = dataset["status"].values[positions] != 0
-    about = f"{len(plain)} runs of plain PPO, {int(is_diverged.sum())} of them diverged"
-    steps = last_steps(dataset)[positions][~is_diverged]
-    if np.unique(steps).size > 1:
-        about += f"; they have come to between {np.nanmin(steps):g} and {np.nanmax(steps):g} steps"
-    return about
+def _positions(members: list[Member]) -> list[int]:
+    return [member.position for member in members]
 
 
-def _diverged(dataset: xr.Dataset, members: list[Member]) -> str:
-    """How many runs of each intervention diverged; empty where none did."""
-    counts: dict[str, list[bool]] = {}
-    for member in members:
-        is_diverged = bool(dataset["status"].values[member.position] != 0)
-        counts.setdefault(member.setup.interventions, []).append(is_diverged)
-    told = [f"{sum(found)} of {len(found)} runs of {name}" for name, found in counts.items() if any(found)]
-    return "diverged: " + ", ".join(told) if told else ""
-
-
-def _judge(part: Part, cells: Cells, name: str = "") -> dict[str, Any]:
-    """The row of a part from its effects by seed and setting; `name` is the intervention that it is about."""
-    cells = {key: value for key, value in cells.items() if not math.isnan(value)}
-    if not cells:
-        return _not_tested(part, "no run has the values that it needs", name)
-    seeds, settings = sorted({seed for seed, _ in cells}), list(dict.fromkeys(setting for _, setting in cells))
-    matrix = np.full((len(seeds), len(settings)), np.nan)
-    for (seed, setting), value in cells.items():
-        matrix[seeds.index(seed), settings.index(setting)] = value
-    effect = mean_over_settings(matrix)
-    row = _not_tested(part, "", name)
-    row |= {"effect": effect.value, "low": effect.low, "high": effect.high, "runs": effect.num_runs}
-    if len(seeds) < MIN_SEEDS:
-        return row | {"verdict": INCONCLUSIVE, "note": f"only {len(seeds)} of the {MIN_SEEDS} seeds that it needs"}
-    if effect.low > part.threshold:
-        return row | {"verdict": SUPPORTED}
-    return row | {"verdict": CONTRADICTED if effect.high < 0 else INCONCLUSIVE}
-
-
-def _not_tested(part: Part, reason: str, name: str = "") -> dict[str, Any]:
-    """The row of a part without an effect."""
-    row = {"part": f"{name}: {part.text}" if name else part.text, "verdict": NOT_TESTED, "runs": 0, "note": reason}
-    return row | {"threshold": part.threshold, "unit": part.unit}
-
-
-def _lacks(dataset: xr.Dataset, part: Part, plain: list[Member]) -> str:
-    """What is missing for a part, in words; empty where nothing is."""
-    if not plain:
-        return "no run of plain PPO in this sweep"
-    for name in part.metrics:
-        is_there = name in dataset and dataset[name].dims[:2] == ("run", "log")
-        if not is_there or not np.any(np.isfinite(dataset[name].values[is_after_start(dataset)])):
-            return f"{name} has no values in these results"
-    return ""
-
-
-def _cells(values: np.ndarray, members: list[Member], without: str = "") -> Cells:
-    """Values [S] of some runs by seed and setting; several there are averaged, and NaN is none.
-
-    without: a field that is not to tell settings apart.
-    """
+def _cells(values: np.ndarray, members: list[Member], axis: str = "") -> Cells:
+    """Values [S] of some runs by seed and setting (without `axis`); several there are averaged, and NaN is none."""
     found: dict[tuple[int, Any], list[float]] = {}
     for member in members:
-        setting = tuple((field, value) for field, value in member.setup.setting if field != without)
         if not math.isnan(values[member.position]):
-            found.setdefault((member.seed, setting), []).append(float(values[member.position]))
+            found.setdefault((member.seed, member.setup.without(axis)), []).append(float(values[member.position]))
     return {key: float(np.mean(same)) for key, same in found.items()}
 
 
-def _minus(ours: Cells, theirs: Cells) -> Cells:
-    """Differences at the seeds and settings that both have."""
-    return {key: ours[key] - theirs[key] for key in ours if key in theirs}
-
-
-def _uneven(dataset: xr.Dataset, ours: list[Member], theirs: list[Member], without: str = "") -> str:
-    """Why runs that are to be compared cannot be yet: those that did not diverge are at different steps. Or empty."""
-    steps = np.where(dataset["status"].values == 0, last_steps(dataset), np.nan)
-    reached: dict[Any, tuple[set[float], set[float]]] = {}
-    for side, members in enumerate((ours, theirs)):
-        for member in members:
-            setting = tuple((field, value) for field, value in member.setup.setting if field != without)
-            if not math.isnan(steps[member.position]):
-                reached.setdefault(setting, (set(), set()))[side].add(float(steps[member.position]))
-    for mine, others in reached.values():
-        if mine and others and len(mine | others) > 1:
-            ends = f"{min(mine | others):g} to {max(mine | others):g}"
-            return f"runs are at different steps, {ends}: the sweep has not ended"
-    return ""
-
-
-def _within(dataset: xr.Dataset, plain: list[Member], part: Part) -> dict[str, Any]:
-    """A part about what happens within runs of plain PPO."""
-    if missing := _lacks(dataset, part, plain):
-        return _not_tested(part, missing)
-    row = _judge(part, _cells(part.measure(dataset), plain))
-    if row["verdict"] == NOT_TESTED and part in WITHIN_RUNS["C5"]:
-        row["note"] = "the return of no run of plain PPO collapsed"
-    return row
-
-
-def _by_epochs(plain: list[Member]) -> tuple[list[Member], list[Member]]:
-    """Runs of plain PPO with most, and those with fewest epochs; none where the sweep has no axis num_epochs."""
-    epochs = {member.setup.get("num_epochs") for member in plain}
-    if len(epochs) < 2:
-        return [], []
-    most, fewest = ([m for m in plain if m.setup.get("num_epochs") == end(epochs)] for end in (max, min))
-    return most, fewest
-
-
-def _more_epochs(dataset: xr.Dataset, most: list[Member], fewest: list[Member], part: Part) -> dict[str, Any]:
-    """A part about runs of plain PPO with most epochs against those with fewest."""
-    if not most:
-        return _not_tested(part, "no axis num_epochs among the runs of plain PPO")
-    if missing := _lacks(dataset, part, most) or _uneven(dataset, most, fewest, without="num_epochs"):
-        return _not_tested(part, missing)
-    values = part.measure(dataset)
-    return _judge(part, _minus(*(_cells(values, side, without="num_epochs") for side in (most, fewest))))
-
-
-def _against_plain(dataset: xr.Dataset, members: list[Member], plain: list[Member]) -> list[dict[str, Any]]:
-    """The parts of C6 for each of the interventions that some runs have."""
-    values = {}
-    for part in HELP:
-        if not _lacks(dataset, part, plain):
-            is_return = part.metrics == ("return_mean",)
-            lowest, highest = _extremes(dataset, part.metrics[0], [*members, *plain])
-            is_lowest = dataset["status"].values != 0
-            if not is_return:  # an early end can leave a rank high, or no rank, and a pair less to speak against it
-                is_lowest = is_lowest & ~np.isin(np.arange(is_lowest.size), [member.position for member in plain])
-            worst = lowest if is_return else np.log2(np.maximum(lowest, 1.0))
-            ends = np.where(is_lowest, worst, part.measure(dataset))
-            values[part.text] = ends / np.where(highest > lowest, highest - lowest, np.nan) if is_return else ends
-    rows = []
-    for name in dict.fromkeys(member.setup.interventions for member in members):
-        ours = [member for member in members if member.setup.interventions == name]
-        for part in HELP:
-            if missing := _lacks(dataset, part, plain) or _uneven(dataset, ours, plain):
-                rows.append(_not_tested(part, missing, name))
-            else:
-                effects = _minus(_cells(values[part.text], ours), _cells(values[part.text], plain))
-                rows.append(_judge(part, effects, name))
-    return rows
-
-
-def _extremes(dataset: xr.Dataset, name: str, members: list[Member]) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest value of a metric among the members that share each one's setting, [S] each; NaN for none."""
-    settings: dict[Any, list[int]] = {}
-    for member in members:
-        settings.setdefault(member.setup.setting, []).append(member.position)
-    measured, extremes = values_of(dataset, name), np.full((2, dataset.sizes["run"]), np.nan)
-    for positions in settings.values():
-        values = np.concatenate([measured[position] for position in positions])
-        if values.size:
-            extremes[:, positions] = [[values.min()], [values.max()]]
-    return extremes[0], extremes[1]
+def _seed_means(cells: Cells) -> np.ndarray:
+    """Mean over the settings of each seed, [number of seeds]."""
+    by_seed: dict[int, list[float]] = {}
+    for (seed, _), value in cells.items():
+        by_seed.setdefault(seed, []).append(value)
+    return np.array([np.mean(values) for values in by_seed.values()])
