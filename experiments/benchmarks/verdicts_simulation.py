@@ -84,19 +84,22 @@ def gone(begins: np.ndarray, takes: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.clip((TIME - begins) / takes, 0, 1))
 
 
-def metrics_of(runs: Runs, lost: Metrics, growth: np.ndarray, rises: bool = False) -> Metrics:
+def metrics_of(
+    runs: Runs, lost: Metrics, growth: np.ndarray, rises: bool = False, worse: np.ndarray | float = 0.0
+) -> Metrics:
     """Metrics of runs that have lost so much (0 to 1, [S, L]) of `rank`, `return`, `fit`, `units`, `ratio`, `rest`.
 
-    growth: doublings of the norm over the whole run, [S, 1]. rises: the rank triples on the way to its fall.
+    growth: doublings of the norm over the whole run, [S, 1]. rises: the rank triples on the way to its fall. worse:
+    halvings by which the rank falls lower than to 4, [S, 1].
     """
     rank = np.log2(runs.luck(30, 3)) - rises * np.log2(3) * (1 - TIME) + runs.noise(0.08)
-    rank = rank + (np.abs(runs.luck(0.5, 0.4)) - rank) * lost["rank"]
+    rank = rank + (runs.luck(2, 0.3) - worse - rank) * lost["rank"]
     learned = np.minimum(1, 5 * TIME) * (1 - lost["return"])
     constant, fresh = 0.002, 0.001
     loss = (fresh + 1.2 * (constant - fresh) * lost["fit"]) * 2 ** runs.noise(0.2)
     ratios = 2 ** (-0.3 - 3 * lost["ratio"] + runs.noise(0.2))
-    # Where the policy no longer moves, most log points have no sample below the clip range.
-    is_none = runs.rng.random(ratios.shape) < 0.7 * (lost["rest"] == 1)
+    # Where the policy no longer moves, half of the log points have no sample below the clip range.
+    is_none = runs.rng.random(ratios.shape) < 0.5 * (lost["rest"] == 1)
     metrics = {
         "policy_rank": np.maximum(np.round(2**rank), 1),
         "policy_preactivation_norm": 10 * 2 ** (growth * TIME + runs.noise(0.1)),
@@ -168,10 +171,10 @@ def story(runs: Runs, rises: bool = False, late: bool = False, opposite: bool = 
     lost = dict.fromkeys(("rank", "return", "fit", "units", "ratio", "rest"), gone(begins, takes))
     lost["return"] = lost["rest"] = gone(begins + (not late) * takes, takes)
     if opposite:
-        lost |= {name: 1 - lost["rank"] for name in ("fit", "units", "ratio")}
+        lost |= dict.fromkeys(("fit", "units", "ratio"), 1 - lost["rank"])
         lost["rest"] = np.zeros_like(lost["rest"])
     growth = runs.luck(2.5, 0.3) + runs.has_more_epochs[:, None] - ~runs.is_plain[:, None]
-    return metrics_of(runs, lost, growth, rises)
+    return metrics_of(runs, lost, growth, rises, 1.5 * runs.has_more_epochs[:, None])
 
 
 @dataclass(frozen=True)

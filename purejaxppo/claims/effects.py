@@ -24,11 +24,11 @@ import xarray as xr
 
 from purejaxppo.claims.interventions import fields_of_runs
 from purejaxppo.results.runs import is_after_start, policy_widths, steps_of_runs
-from purejaxppo.statistics.collapse import LASTING_FRACTION, collapse_steps, last_steps
-from purejaxppo.statistics.summary import final_values
+from purejaxppo.statistics.collapse import EVENTS, collapse_steps, has_learned, last_steps
+from purejaxppo.statistics.finals import FINAL_FRACTION, comparable_values
 
 Measure = Callable[[xr.Dataset], np.ndarray]
-"""Dataset -> one value per run [S], NaN where a run has none."""
+"""Dataset, `with_collapses` -> one value per run [S], NaN where a run has none."""
 
 # One doubling or halving: the paper draws the norm on a logarithmic axis (figure 1), on which less hardly shows.
 DOUBLING = 1.0
@@ -71,19 +71,44 @@ class Effect:
     margin: float
     unit: str
     event: str = ""
-    """Collapse that it is about: without runs in which that has happened it is not tested."""
-    worst: float = math.nan
-    """What a run that diverged counts as in comparisons (infinite: the largest of all); NaN: what it measured."""
+    """The collapse, of rank or return, that it is about: without runs in which that has happened it is not tested."""
 
 
-def _log2(values: np.ndarray) -> np.ndarray:
-    return np.log2(np.maximum(values, TINY))
+def with_collapses(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with `last_step`, `rank_collapse_step`, `return_collapse_step` and `has_learned` of every run.
+
+    They are as in `detect_collapse`, NaN (False) where the dataset lacks the metric that they are told from.
+    """
+    found = {"last_step": last_steps(dataset)}
+    for event in ("rank", "return"):
+        is_told = has_metric(dataset, EVENTS[event][0])
+        found[f"{event}_collapse_step"] = collapse_steps(dataset, event) if is_told else found["last_step"] * np.nan
+    is_told = has_metric(dataset, "return_mean")
+    found["has_learned"] = has_learned(dataset) if is_told else np.zeros(dataset.sizes["run"], dtype=bool)
+    return dataset.assign({name: ("run", values) for name, values in found.items()})
+
+
+def has_metric(dataset: xr.Dataset, name: str) -> bool:
+    """Whether the dataset has a metric over runs and log points."""
+    return name in dataset and dataset[name].dims[:2] == ("run", "log")
+
+
+def has_collapsed(dataset: xr.Dataset, event: str) -> np.ndarray:
+    """Whether rank or return of each run has collapsed, [S]; NaN where nothing was measured."""
+    return np.where(np.isnan(dataset["last_step"]), np.nan, np.isfinite(dataset[f"{event}_collapse_step"]))
+
+
+def _return_follows(dataset: xr.Dataset) -> np.ndarray:
+    """Whether the return has collapsed too; NaN where the rank has not, and in runs that never had one to lose."""
+    has_fallen = has_collapsed(dataset, "return")
+    is_asked = (has_collapsed(dataset, "rank") == 1) & (dataset["has_learned"].values | (has_fallen == 1))
+    return np.where(is_asked, has_fallen, np.nan)
 
 
 def window_means(values: np.ndarray) -> np.ndarray:
     """Means of every 5 % in a row of a run's values [L], without NaN; empty where there are fewer than two values."""
     present = values[np.isfinite(values)]
-    width = max(1, math.ceil(round(LASTING_FRACTION * present.size, 9)))
+    width = max(1, math.ceil(round(FINAL_FRACTION * present.size, 9)))
     sums = np.concatenate([np.zeros(1), np.cumsum(present)])
     return (sums[width:] - sums[:-width]) / width if present.size > 1 else np.zeros(0)
 
@@ -94,33 +119,19 @@ def learned_values(dataset: xr.Dataset, name: str) -> np.ndarray:
     return np.where(np.isfinite(values) & is_after_start(dataset), values, np.nan)
 
 
-def _has_doubled(name: str) -> Measure:
-    """Whether the last 5 % of a run's values are at least twice its first 5 %, on average."""
-
-    def measure(dataset: xr.Dataset) -> np.ndarray:
-        means = map(window_means, learned_values(dataset, name))
-        return np.array([float(x[-1] >= 2 * x[0]) if x.size else np.nan for x in means], dtype=np.float64)
-
-    return measure
+def _norm_doubles(dataset: xr.Dataset) -> np.ndarray:
+    """Whether the last 5 % of a run's norms are at least twice its first 5 %, on average."""
+    means = map(window_means, learned_values(dataset, NORM))
+    return np.array([float(x[-1] >= 2 * x[0]) if x.size else np.nan for x in means], dtype=np.float64)
 
 
-def has_collapsed(dataset: xr.Dataset, event: str) -> np.ndarray:
-    """Whether an event of collapse.py has happened in each run, [S]; NaN where nothing was measured."""
-    return np.where(np.isnan(last_steps(dataset)), np.nan, np.isfinite(collapse_steps(dataset, event)))
-
-
-def _return_follows(dataset: xr.Dataset) -> np.ndarray:
-    """Whether the return of a run whose rank collapsed has collapsed as well."""
-    return np.where(has_collapsed(dataset, "rank") == 1, has_collapsed(dataset, "return"), np.nan)
-
-
-def change_at(values: np.ndarray, place: int, around: bool = False) -> float:
+def change_at(values: np.ndarray, place: int) -> float:
     """Change of the values of one run [L], NaN for none, at a log point, less the median change elsewhere in the run.
 
-    The change is the mean over 10 % of the log points from `place` on (`around`: from 10 % before it on), less the mean
-    over the 10 % that end 10 % before it; at the ends of the run, over what there is. Elsewhere: wherever the whole
-    stretch of 30 % is there and shares no log point with the fall, the 10 % before `place`, on either side of it. NaN
-    where a mean has no value, or no stretch is free.
+    The change is the mean over 10 % of the log points from `place` on, less the mean over the 10 % that end 10 % before
+    it; at the ends of the run, over what there is. Elsewhere: wherever the whole stretch of 30 % is there and shares no
+    log point with the fall, the 10 % before `place`, on either side of it. NaN where a mean has no value, or no stretch
+    is free.
     """
     size = values.size
     width = max(1, round(STRETCH * size))
@@ -133,24 +144,23 @@ def change_at(values: np.ndarray, place: int, around: bool = False) -> float:
         return np.where(count > 0, (sums[end] - sums[begin]) / np.maximum(count, 1), np.nan)
 
     at = np.arange(size)
-    change = mean(at - width * around, at + width) - mean(at - 2 * width, at - width)
+    change = mean(at, at + width) - mean(at - 2 * width, at - width)
     is_free = (at + width <= place - width) | (at - 2 * width >= place)
     elsewhere = change[is_free & (at >= 2 * width) & (at + width <= size)]
     elsewhere = elsewhere[np.isfinite(elsewhere)]
     return float(change[place] - np.median(elsewhere)) if elsewhere.size else math.nan
 
 
-def _loss_at(event: str, measured: Measure, around: bool = False) -> Measure:
-    """What is lost of something, dataset -> [S, L], where an event of collapse.py happens: `change_at`, times -1."""
+def _loss_at(event: str, measured: Measure) -> Measure:
+    """What is lost of something, dataset -> [S, L], where the rank or the return collapses: `change_at`, times -1."""
 
     def measure(dataset: xr.Dataset) -> np.ndarray:
         values, steps, learned = measured(dataset), steps_of_runs(dataset), is_after_start(dataset)
         lost = np.full(len(values), np.nan)
-        for run, event_step in enumerate(collapse_steps(dataset, event)):
-            if not math.isnan(event_step):
-                reached = learned[run]
-                place = int(np.searchsorted(steps[run][reached], event_step))
-                lost[run] = -change_at(values[run][reached], place, around) if place < reached.sum() else np.nan
+        for run, step in enumerate(dataset[f"{event}_collapse_step"].values):
+            place = int(np.searchsorted(steps[run][learned[run]], step))
+            if place < learned[run].sum():  # elsewhere are runs without a collapse, and those that diverged
+                lost[run] = -change_at(values[run][learned[run]], place)
         return lost
 
     return measure
@@ -171,10 +181,18 @@ def _fit(dataset: xr.Dataset) -> np.ndarray:
 
 
 def _log2_ratio_below(dataset: xr.Dataset) -> np.ndarray:
-    """log2 of the mean ratio below 1 - eps; of 1 - eps where no sample is below, in collapsed policies for good."""
+    """log2 of the mean ratio below 1 - eps, [S, L]; of 1 - eps where no sample is below it.
+
+    Such log points must not drop out: in collapsed policies they are most. Ratios stop at 1e-7, as in the reference.
+    """
     limit = 1 - fields_of_runs(dataset, "clip_eps").astype(np.float64)
     ratios = dataset["ratio_below_mean"].values.astype(np.float64)
-    return _log2(np.where(np.isfinite(ratios), ratios, limit[:, None]))
+    return np.log2(np.maximum(np.where(np.isfinite(ratios), ratios, limit[:, None]), 1e-7))
+
+
+def _log2(name: str, transform: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Measure:
+    """log2 of a metric, [S, L]; it stops at the smallest normal number of float32, in which it was measured."""
+    return lambda dataset: np.log2(np.maximum(transform(dataset[name].values.astype(np.float64)), TINY))
 
 
 def _log2_live_units(dataset: xr.Dataset) -> np.ndarray:
@@ -183,44 +201,39 @@ def _log2_live_units(dataset: xr.Dataset) -> np.ndarray:
     return np.log2(np.maximum(live, 0.5))
 
 
-def _end(name: str, sign: int) -> Measure:
-    """log2 of the mean over the last 5 %, times `sign`."""
-    return lambda dataset: sign * _log2(final_values(dataset, name, LASTING_FRACTION).values)
+def _end(name: str, sign: int, is_lowest_best: bool = False) -> Measure:
+    """log2 of a metric at the end of each run, of one that diverged the worst of all, times `sign`."""
+    return lambda dataset: sign * np.log2(np.maximum(comparable_values(dataset, name, is_lowest_best).values, TINY))
 
 
 def _time_collapsed(dataset: xr.Dataset) -> np.ndarray:
     """Share of what a run measured that came after the collapse of its rank; 0 where it never collapsed."""
-    steps, ends = collapse_steps(dataset, "rank"), last_steps(dataset)
-    return 1 - np.where(np.isnan(steps), ends, steps) / ends
+    steps, ends = dataset["rank_collapse_step"].values, dataset["last_step"].values
+    return np.maximum(1 - np.where(np.isnan(steps), ends, steps) / ends, 0)
 
 
-LIVE = ("policy_dead_neurons", "policy_rank")
+NORM, RANK, RETURN, DEAD = "policy_preactivation_norm", "policy_rank", "return_mean", "policy_dead_neurons"
 EXCESSES = ("policy_plasticity_excess_over_constant", "policy_plasticity_excess_over_fresh")
-NORM = ("policy_preactivation_norm",)
+FIT, LIVE = _loss_at("rank", _fit), _loss_at("rank", _log2_live_units)
+RATIO = _loss_at("rank", _log2_ratio_below)
+RANGE = "of the range"
+"""The unit of returns, whose scale is that of an environment and a setting."""
 
 WITHIN_RUNS: dict[str, tuple[Share | Effect, ...]] = {
     "C1": (
-        Share("the norm of pre-activations doubles", NORM, _has_doubled(NORM[0])),
-        Share("the rank collapses", ("policy_rank",), lambda dataset: has_collapsed(dataset, "rank")),
-        Share("the return collapses with it", ("policy_rank", "return_mean"), _return_follows),
+        Share("the norm of pre-activations doubles", (NORM,), _norm_doubles),
+        Share("the rank collapses", (RANK,), lambda dataset: has_collapsed(dataset, "rank")),
+        Share("the return collapses with it", (RANK, RETURN), _return_follows),
     ),
     "C3": (
-        Effect(
-            "the policy fits new targets worse",
-            (*EXCESSES, "policy_rank"),
-            _loss_at("rank", _fit),
-            HALF,
-            SAME_SHARE,
-            "of a fresh fit",
-            "rank",
-        ),
-        Effect("and its units die", LIVE, _loss_at("rank", _log2_live_units), DOUBLING, SAME_SIZE, "halvings", "rank"),
+        Effect("the policy fits new targets worse", (*EXCESSES, RANK), FIT, HALF, SAME_SHARE, "of a fresh fit", "rank"),
+        Effect("and its units die", (DEAD, RANK), LIVE, DOUBLING, SAME_SIZE, "halvings", "rank"),
     ),
     "C4": (
         Effect(
             "the mean ratio below 1 - eps falls",
-            ("ratio_below_mean", "policy_rank"),
-            _loss_at("rank", _log2_ratio_below, around=True),
+            ("ratio_below_mean", RANK),
+            RATIO,
             DOUBLING,
             SAME_SIZE,
             "halvings",
@@ -228,38 +241,22 @@ WITHIN_RUNS: dict[str, tuple[Share | Effect, ...]] = {
         ),
     ),
     "C5": tuple(
-        Effect(text, (metric, "return_mean"), _loss_at("return", measured), ORDER, SAME_SIZE, "halvings", "return")
+        Effect(text, (metric, RETURN), _loss_at("return", measured), ORDER, SAME_SIZE, "halvings", "return")
         for text, metric, measured in (
-            (
-                "the policy variance goes to 0",
-                "policy_variance",
-                lambda dataset: _log2(dataset["policy_variance"].values.astype(np.float64)),
-            ),
-            ("the live units go to 0", "policy_dead_neurons", _log2_live_units),
-            (
-                "|PPO objective| goes to 0",
-                "policy_loss",
-                lambda dataset: _log2(np.abs(dataset["policy_loss"].values.astype(np.float64))),
-            ),
+            ("the policy variance goes to 0", "policy_variance", _log2("policy_variance")),
+            ("the live units go to 0", DEAD, _log2_live_units),
+            ("|PPO objective| goes to 0", "policy_loss", _log2("policy_loss", np.abs)),
         )
     ),
 }
 EPOCHS = (
-    Effect("larger norm of pre-activations", NORM, _end(NORM[0], 1), ANY, SAME_SIZE, "doublings", worst=math.inf),
-    Effect("lower rank", ("policy_rank",), _end("policy_rank", -1), ANY, SAME_SIZE, "halvings", "rank", 0.0),
-    Effect("earlier collapse", ("policy_rank",), _time_collapsed, ANY, SAME_SHARE, "of the run", "rank"),
+    Effect("larger norm of pre-activations", (NORM,), _end(NORM, 1, True), ANY, SAME_SIZE, "doublings"),
+    Effect("lower rank", (RANK,), _end(RANK, -1), ANY, SAME_SIZE, "halvings", "rank"),
+    Effect("earlier collapse", (RANK,), _time_collapsed, ANY, SAME_SHARE, "of the run", "rank"),
 )
-RANGE = "of the range"
-"""The unit of returns, which have a scale in every environment and setting: see `Comparison` in verdicts.py."""
 HELP = (
-    Effect("higher rank", ("policy_rank",), _end("policy_rank", 1), ANY, SAME_SIZE, "doublings", worst=0.0),
+    Effect("higher rank", (RANK,), _end(RANK, 1), ANY, SAME_SIZE, "doublings"),
     Effect(
-        "higher return",
-        ("return_mean",),
-        lambda dataset: final_values(dataset, "return_mean", LASTING_FRACTION).values,
-        ANY,
-        SAME_SHARE,
-        RANGE,
-        worst=0.0,
+        "higher return", (RETURN,), lambda dataset: comparable_values(dataset, RETURN).values, ANY, SAME_SHARE, RANGE
     ),
 )

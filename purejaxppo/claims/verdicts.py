@@ -32,16 +32,16 @@ from purejaxppo.claims.effects import (
     Effect,
     Share,
     has_collapsed,
+    has_metric,
     learned_values,
     window_means,
+    with_collapses,
 )
 from purejaxppo.claims.interventions import Setup, has_dense_reward, paper_steps, setups
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import by_environment
-from purejaxppo.results.runs import is_after_start, recorded
-from purejaxppo.statistics.collapse import EVENTS, last_steps
-from purejaxppo.statistics.estimates import probability_of_improvement
-from purejaxppo.statistics.tables import align, format_interval, format_value
+from purejaxppo.results.runs import recorded
+from purejaxppo.statistics.estimates import exact_interval, probability_of_improvement
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "SUPPORTED", "CONTRADICTED", "INCONCLUSIVE", "NOT TESTED"
 NOT_OBSERVED, NO_DIFFERENCE = "NOT OBSERVED", "NO DIFFERENCE"
@@ -54,15 +54,6 @@ COLUMNS = [
     *("env", "claim", "intervention", "part", "verdict", "effect", "low", "high", "p", "threshold", "margin", "unit"),
     *("count", "runs", "seeds", "steps", "length", "note"),
 ]
-TITLES = {
-    "C1": "plain PPO loses its representation, and its return with it",
-    "C2": "more epochs: more severe, and sooner",
-    "C3": "plasticity is lost at the same time",
-    "C4": "clipping stops protecting around the collapse",
-    "C5": "a collapsed policy is the same in all states, dead, and without an objective",
-    "C6": "interventions on the representation help",
-    "more": "what claim C6 does not name",
-}
 
 
 class Member(NamedTuple):
@@ -111,13 +102,13 @@ class _Environment:
     """The runs of one environment: who among them is plain PPO, how far they have come, what has collapsed."""
 
     def __init__(self, name: str, dataset: xr.Dataset) -> None:
-        self.dataset = dataset
+        self.dataset = with_collapses(dataset)
         self.name = name or next(map(str, recorded(dataset, "env")), "")
         seeds = dataset["seed"].values.tolist()
         self.members = [Member(position, seeds[position], setup) for position, setup in enumerate(setups(dataset))]
         self.plain = [member for member in self.members if not member.setup.interventions]
         self.is_diverged = dataset["status"].values != 0
-        self.reached = np.where(self.is_diverged, np.nan, last_steps(dataset))
+        self.reached = np.where(self.is_diverged, np.nan, self.dataset["last_step"].values)
         steps = self.reached[_positions(self.plain or self.members)]
         self.steps = float(np.min(steps, initial=np.inf, where=np.isfinite(steps))) if np.isfinite(steps).any() else 0.0
         self.length = self.steps / paper_steps(self.name)
@@ -188,9 +179,6 @@ class _Environment:
         values = part.measure(self.dataset)
         if part.unit == RANGE:
             values = self._of_the_range(values, ours, theirs)
-        if not math.isnan(part.worst):
-            largest = np.nanmax(values[_positions([*ours, *theirs])], initial=0.0)
-            values = np.where(self.is_diverged, largest if math.isinf(part.worst) else part.worst, values)
         mine, others = (_cells(values, side, axis) for side in (ours, theirs))
         shared = [key for key in mine if key in others]
         row = self._effect(part, {key: mine[key] - others[key] for key in shared}, [*ours, *theirs] if axis else theirs)
@@ -219,13 +207,9 @@ class _Environment:
         if not self.plain:
             return "no run of plain PPO in this sweep"
         for name in part.metrics:
-            is_there = self._has(name)
-            if not is_there or not np.any(np.isfinite(self.dataset[name].values[is_after_start(self.dataset)])):
+            if not has_metric(self.dataset, name) or not np.isfinite(learned_values(self.dataset, name)).any():
                 return f"{name} has no values in these results"
         return ""
-
-    def _has(self, name: str) -> bool:
-        return name in self.dataset and self.dataset[name].dims[:2] == ("run", "log")
 
     def _uneven(self, ours: list[Member], theirs: list[Member], axis: str) -> str:
         """Why runs cannot be compared yet: those of a setting that did not diverge are at different steps. Or empty."""
@@ -243,12 +227,14 @@ class _Environment:
     def _share(self, happened: np.ndarray, members: list[Member]) -> Row:
         """In how many runs something happened (`happened` [S]: 1, 0, NaN for not asked), and whether that is most.
 
-        The interval is exact for seeds: as if the runs of one seed, at several settings, were one.
+        The interval is exact for seeds: as if the runs of one seed, at several settings, were one. A fraction of a seed
+        counts against the claim for the lower, and for it for the upper end.
         """
         asked = happened[_positions(members)]
         asked = asked[np.isfinite(asked)]
         seeds = _seed_means(_cells(happened, members))
-        low, high = exact_interval(float(seeds.sum()), seeds.size)
+        count = round(float(seeds.sum()), 9)
+        low, high = (exact_interval(end(count), seeds.size)[i] for i, end in enumerate((math.floor, math.ceil)))
         note = f"{int(asked.sum())} of {asked.size} runs by {self.steps:,.0f} steps, {self.length:.2g} of the paper's"
         row = {"effect": float(seeds.mean()) if seeds.size else math.nan, "low": low, "high": high, "threshold": 0.5}
         row |= {"unit": "runs", "count": int(asked.sum()), "runs": asked.size, "seeds": seeds.size}
@@ -262,8 +248,7 @@ class _Environment:
         about: runs that a collapse must have been seen in, for a part that is about one and to contradict any other.
         """
         event = part.event or "rank"
-        is_told = self._has(EVENTS[event][0])
-        happened = has_collapsed(self.dataset, event) if is_told else np.full(self.dataset.sizes["run"], np.nan)
+        happened = has_collapsed(self.dataset, event)
         seen = self._share(happened, about)
         num_seen = len({member.seed for member in about if happened[member.position] == 1})
         if part.event and num_seen < max(1, min(MIN_SEEDS, seen["seeds"])):
@@ -285,16 +270,6 @@ class _Environment:
         return row | {"p": p, "not_yet": "" if is_late else f"the rank collapsed in {seen['note']}"}
 
 
-def exact_interval(count: float, total: int) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval of a probability, of which `count` of `total` came true; [0, 1] for none.
-
-    `count` may be a fraction. Equal to `scipy.stats.binomtest(count, total).proportion_ci()` where it is none.
-    """
-    low = stats.beta.ppf(LEVEL / 2, count, total - count + 1) if count > 0 else 0.0
-    high = stats.beta.ppf(1 - LEVEL / 2, count + 1, total - count) if count < total else 1.0
-    return float(low), float(high)
-
-
 def student(x: np.ndarray, threshold: float) -> tuple[float, float, float, float]:
     """Mean of x [S] with Student's 95 % interval, and the p value of its being no larger than +-threshold.
 
@@ -307,7 +282,7 @@ def student(x: np.ndarray, threshold: float) -> tuple[float, float, float, float
     error = max(float(np.std(x, ddof=1)) / math.sqrt(num), 1e-12)
     half = error * stats.t.ppf(1 - LEVEL / 2, num - 1)
     p = 2 * stats.t.sf((abs(mean) - threshold) / error, num - 1)
-    return mean, mean - half, mean + half, float(min(p, 1.0))
+    return mean, float(mean - half), float(mean + half), float(min(p, 1.0))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -348,7 +323,7 @@ def _over_environments(blocks: list[Block]) -> list[Block]:
     for head, parts in blocks:
         same.setdefault((head["claim"], head["intervention"]), []).append((head, parts))
     summary = []
-    for (claim, intervention), found in sorted(same.items(), key=lambda item: list(TITLES).index(item[0][0])):
+    for (claim, intervention), found in sorted(same.items(), key=lambda item: item[0][0]):
         verdicts = [head["verdict"] for head, _ in found]
         counts = ", ".join(f"{verdict} in {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
         about = {"env": ALL, "claim": claim, "intervention": intervention, "verdict": "", "runs": 0, "seeds": 0}
@@ -366,63 +341,6 @@ def _over_environments(blocks: list[Block]) -> list[Block]:
                 rows.append(about | numbers | {"part": text, "unit": "P(better)", "runs": len(pairs), "note": ""})
         summary.append((head, rows))
     return summary
-
-
-def format_claims(table: pd.DataFrame) -> str:
-    """The table of `evaluate_claims` as aligned text, with what the verdicts mean below it."""
-    texts = []
-    for name, part in table.groupby("env", sort=False):
-        cells = [["claim", "verdict", "what the paper says", *HEADER]]
-        for row in part.to_dict("records"):
-            if not row["part"]:
-                cells.append([row["claim"], row["verdict"], title(row)])
-            else:
-                told = cells_of(row)
-                cells.append(["", row["verdict"], f"- {row['part']}", *(told or [row["note"]])])
-        lines = align(cells)  # the last cell of a line, a title or a note, may run on
-        texts += [how_far(name, part), "", lines[0], "-" * len(lines[0]), *lines[1:], ""]
-    return "\n".join([*texts, EXPLANATION, ""])
-
-
-HEADER = ("effect [95 % interval]", "needs", "seeds", "length")
-"""What `cells_of` holds."""
-
-
-def how_far(env: str, table: pd.DataFrame) -> str:
-    """What the verdicts of one environment are about: `gymnax/Acrobot-v1, 300,000 steps, 6 % of the paper's length`."""
-    if env == ALL:
-        return f"{env}, each by itself above"
-    first = table.iloc[0]
-    return f"{env or 'one environment'}, {first['steps']:,.0f} steps, {first['length']:.2g} of the paper's length"
-
-
-def title(row: Row) -> str:
-    """What a claim says, of which intervention, and the note about it."""
-    name = row["intervention"] or TITLES[row["claim"]]
-    return name + (f" ({row['note']})" if row["note"] else "")
-
-
-def cells_of(row: Row) -> list[str]:
-    """The numbers of a part as texts, in the order of `HEADER`; none for a part that was not tested."""
-    if math.isnan(row["effect"]) and not row["count"] >= 0:
-        return []
-    length = f"{row['length']:.2g}" if row["length"] >= 0 else ""
-    return [format_effect(row), f"> {format_value(row['threshold'])}", str(row["seeds"]), length]
-
-
-def format_effect(row: Row) -> str:
-    """The effect of a part with its interval and unit: `1.02 [0.71, 1.30] doublings`, or `3 of 8 runs [0.09, 0.76]`."""
-    if row["count"] >= 0:
-        return f"{row['count']:.0f} of {row['runs']} {row['unit']} [{row['low']:.2f}, {row['high']:.2f}]"
-    return f"{format_interval(row['effect'], row['low'], row['high'], decimals=2)} {row['unit']}"
-
-
-EXPLANATION = f"""\
-SUPPORTED: it happened in most runs (the exact interval lies above 1/2), or the effect is larger than it must be (p < 0.05,
-Holm over all effects of the sweep). CONTRADICTED: its opposite is. NOT OBSERVED: what it is about has happened in no run
-or too few so far; that contradicts nothing. NO DIFFERENCE: the interval lies within a margin ({0.25} doublings of a rank or
-norm, 5 % of a range). INCONCLUSIVE: none of these, or fewer than {MIN_SEEDS} seeds. A claim is SUPPORTED if all of its parts are, and
-CONTRADICTED if one is. Intervals: Student's t over seeds. length: share of the paper's length of training."""
 
 
 def _not_tested(part: Share | Effect, reason: str) -> Row:
