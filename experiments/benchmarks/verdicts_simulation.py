@@ -168,7 +168,7 @@ def story(runs: Runs, rises: bool = False, late: bool = False, opposite: bool = 
         begins, takes = runs.rng.uniform(0.82, 0.88, (num_runs, 1)), np.full((num_runs, 1), 0.01)
     is_spared = ~runs.is_plain[:, None] & (runs.rng.random((num_runs, 1)) > 0.1)
     begins = np.where(is_spared & helps, np.nan, begins)
-    lost = dict.fromkeys(("rank", "return", "fit", "units", "ratio", "rest"), gone(begins, takes))
+    lost: Metrics = dict.fromkeys(("rank", "return", "fit", "units", "ratio", "rest"), gone(begins, takes))
     lost["return"] = lost["rest"] = gone(begins + (not late) * takes, takes)
     if opposite:
         lost |= dict.fromkeys(("fit", "units", "ratio"), 1 - lost["rank"])
@@ -229,7 +229,7 @@ def rates(world: World, num_seeds: int, num_sweeps: int, seed: int = 0) -> dict[
         rng = np.random.default_rng([seed, num_seeds, number])
         table = evaluate_claims(simulate(world, num_seeds, rng))
         is_untrue = table["claim"].isin(world.untrue)
-        false += bool(table["verdict"][is_untrue].isin([SUPPORTED, CONTRADICTED]).any())
+        false += not {SUPPORTED, CONTRADICTED}.isdisjoint(table.loc[is_untrue, "verdict"])
         for claim, verdict in table.loc[table["part"] == "", ["claim", "verdict"]].itertuples(index=False):
             verdicts[claim][verdict] += 1
     shares = {claim: {name: n / found.total() for name, n in found.most_common()} for claim, found in verdicts.items()}

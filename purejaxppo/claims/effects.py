@@ -5,8 +5,8 @@ paper says, and a size that counts: of parts that claim an order (more, better) 
 
 What is said to come with a collapse is measured at the collapse and nowhere else: the mean over the 10 % of a run's log
 points from the collapse on, less the mean over the 10 % that end 10 % before it (most of the fall lies between), less
-the median of the same difference at all other places of that run, as far from the collapse. So that what rises or falls
-all the time, with the rank or without, counts as nothing; and only runs that collapsed have an effect.
+the same difference in the neighbourhood of the collapse (`change_at`). So that what rises or falls all the time, with
+the rank or without, counts as nothing; and only runs that collapsed have an effect.
 
 What the paper says of entropy (saturates or dies: either way), of the critic's rank (need not fall), of recovery (there
 is none: that is in the definition of a collapse) and of sparse rewards makes no prediction that could fail here. Log
@@ -41,7 +41,9 @@ ANY = 0.0
 # What makes no difference to anyone: a fifth more or less (2**0.25), and a twentieth of a range.
 SAME_SIZE = 0.25
 SAME_SHARE = 0.05
-# Logarithms of what can be 0 stop at the smallest normal number of float32, in which it was measured.
+# What has fallen by two orders of magnitude is gone; further ones would outweigh what all other runs did.
+LEAST = 0.01
+# The smallest normal number of float32, in which everything was measured.
 TINY = 2.0**-126
 # A stretch around a collapse, as a share of a run's log points: four measurements of plasticity of the paper's forty.
 STRETCH = 0.1
@@ -126,29 +128,30 @@ def _norm_doubles(dataset: xr.Dataset) -> np.ndarray:
 
 
 def change_at(values: np.ndarray, place: int) -> float:
-    """Change of the values of one run [L], NaN for none, at a log point, less the median change elsewhere in the run.
+    """Change of the values of one run [L], NaN for none, at a log point, less the median change in its neighbourhood.
 
     The change is the mean over 10 % of the log points from `place` on, less the mean over the 10 % that end 10 % before
-    it; at the ends of the run, over what there is. Elsewhere: wherever the whole stretch of 30 % is there and shares no
-    log point with the fall, the 10 % before `place`, on either side of it. NaN where a mean has no value, or no stretch
-    is free.
+    it; at the ends of the run, over what there is. In the neighbourhood: of the places 20 to 30 % of the log points
+    away, on either side, those at which the whole stretch of 30 % is there; it shares no log point with the 10 % before
+    `place`, in which the fall is. NaN where a mean has no value, or there is no such place.
     """
     size = values.size
     width = max(1, round(STRETCH * size))
     sums = np.concatenate([np.zeros(1), np.cumsum(np.nan_to_num(values))])
     counts = np.concatenate([np.zeros(1), np.cumsum(np.isfinite(values))])
 
-    def mean(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-        begin, end = np.clip(begin, 0, size), np.clip(end, 0, size)
+    def mean(begin: np.ndarray) -> np.ndarray:
+        end = np.clip(begin + width, 0, size)
+        begin = np.clip(begin, 0, size)
         count = counts[end] - counts[begin]
         return np.where(count > 0, (sums[end] - sums[begin]) / np.maximum(count, 1), np.nan)
 
     at = np.arange(size)
-    change = mean(at, at + width) - mean(at - 2 * width, at - width)
-    is_free = (at + width <= place - width) | (at - 2 * width >= place)
-    elsewhere = change[is_free & (at >= 2 * width) & (at + width <= size)]
-    elsewhere = elsewhere[np.isfinite(elsewhere)]
-    return float(change[place] - np.median(elsewhere)) if elsewhere.size else math.nan
+    change = mean(at) - mean(at - 2 * width)
+    is_near = (abs(at - place) >= 2 * width) & (abs(at - place) <= 3 * width)
+    nearby = change[is_near & (at >= 2 * width) & (at + width <= size)]
+    nearby = nearby[np.isfinite(nearby)]
+    return float(change[place] - np.median(nearby)) if nearby.size else math.nan
 
 
 def _loss_at(event: str, measured: Measure) -> Measure:
@@ -180,25 +183,33 @@ def _fit(dataset: xr.Dataset) -> np.ndarray:
     return np.clip(-over_constant / np.where(room > 0, room, np.nan), 0.0, 1.0)
 
 
-def _log2_ratio_below(dataset: xr.Dataset) -> np.ndarray:
-    """log2 of the mean ratio below 1 - eps, [S, L]; of 1 - eps where no sample is below it.
+def _ratio_below(dataset: xr.Dataset) -> np.ndarray:
+    """Mean ratio below 1 - eps, [S, L]; 1 - eps where no sample is below it.
 
-    Such log points must not drop out: in collapsed policies they are most. Ratios stop at 1e-7, as in the reference.
+    Such log points must not drop out: in collapsed policies they are most.
     """
-    limit = 1 - fields_of_runs(dataset, "clip_eps").astype(np.float64)
-    ratios = dataset["ratio_below_mean"].values.astype(np.float64)
-    return np.log2(np.maximum(np.where(np.isfinite(ratios), ratios, limit[:, None]), 1e-7))
+    limit = 1 - fields_of_runs(dataset, "clip_eps").astype(np.float64)[:, None]
+    ratios, is_measured = dataset["ratio_below_mean"].values.astype(np.float64), np.isfinite(dataset[RANK].values)
+    return np.where(np.isfinite(ratios) | ~is_measured, ratios, limit)
 
 
-def _log2(name: str, transform: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Measure:
-    """log2 of a metric, [S, L]; it stops at the smallest normal number of float32, in which it was measured."""
-    return lambda dataset: np.log2(np.maximum(transform(dataset[name].values.astype(np.float64)), TINY))
+def _live_units(dataset: xr.Dataset) -> np.ndarray:
+    return policy_widths(dataset)[:, None] - dataset["policy_dead_neurons"].values.astype(np.float64)
 
 
-def _log2_live_units(dataset: xr.Dataset) -> np.ndarray:
-    """log2 of the live units; none count as half a unit."""
-    live = policy_widths(dataset)[:, None] - dataset["policy_dead_neurons"].values.astype(np.float64)
-    return np.log2(np.maximum(live, 0.5))
+def _size(name: str) -> Measure:
+    return lambda dataset: np.abs(dataset[name].values.astype(np.float64))
+
+
+def _log2(measured: Measure) -> Measure:
+    """log2 of something that is not below 0, [S, L]; what is below a hundredth of a run's largest counts as that."""
+
+    def measure(dataset: xr.Dataset) -> np.ndarray:
+        values = measured(dataset)
+        largest = np.max(values, axis=1, keepdims=True, initial=TINY, where=np.isfinite(values))
+        return np.log2(np.maximum(values, LEAST * largest))
+
+    return measure
 
 
 def _end(name: str, sign: int, is_lowest_best: bool = False) -> Measure:
@@ -214,8 +225,8 @@ def _time_collapsed(dataset: xr.Dataset) -> np.ndarray:
 
 NORM, RANK, RETURN, DEAD = "policy_preactivation_norm", "policy_rank", "return_mean", "policy_dead_neurons"
 EXCESSES = ("policy_plasticity_excess_over_constant", "policy_plasticity_excess_over_fresh")
-FIT, LIVE = _loss_at("rank", _fit), _loss_at("rank", _log2_live_units)
-RATIO = _loss_at("rank", _log2_ratio_below)
+FIT, LIVE = _loss_at("rank", _fit), _loss_at("rank", _log2(_live_units))
+RATIO = _loss_at("rank", _log2(_ratio_below))
 RANGE = "of the range"
 """The unit of returns, whose scale is that of an environment and a setting."""
 
@@ -243,9 +254,9 @@ WITHIN_RUNS: dict[str, tuple[Share | Effect, ...]] = {
     "C5": tuple(
         Effect(text, (metric, RETURN), _loss_at("return", measured), ORDER, SAME_SIZE, "halvings", "return")
         for text, metric, measured in (
-            ("the policy variance goes to 0", "policy_variance", _log2("policy_variance")),
-            ("the live units go to 0", DEAD, _log2_live_units),
-            ("|PPO objective| goes to 0", "policy_loss", _log2("policy_loss", np.abs)),
+            ("the policy variance goes to 0", "policy_variance", _log2(_size("policy_variance"))),
+            ("the live units go to 0", DEAD, _log2(_live_units)),
+            ("|PPO objective| goes to 0", "policy_loss", _log2(_size("policy_loss"))),
         )
     ),
 }

@@ -22,11 +22,13 @@ TITLES = {
 HEADER = ["claim", "verdict", "what the paper says", "effect [95 % interval]", "needs", "seeds", "length"]
 EXPLANATION = f"""\
 SUPPORTED: it happened in most runs (the exact interval lies above 1/2), or the effect is larger than it needs to be
-(p < 0.05, Holm over all effects of the sweep). CONTRADICTED: the opposite is. NOT OBSERVED: what it is about happened
-in no run or too few so far, or an intervention is worse and nothing had collapsed yet: that contradicts nothing.
-NO DIFFERENCE: the interval lies within {SAME_SIZE} doublings, or {SAME_SHARE:.0%} of a range. INCONCLUSIVE: none of these, or fewer
-than {MIN_SEEDS} seeds. A claim is SUPPORTED if all its parts are, CONTRADICTED if one is. Effects: mean over seeds, Student's
-t. Length: share of the paper's length of training."""
+(p < 0.05, Holm over all effects of the sweep). CONTRADICTED: the opposite is.
+NOT OBSERVED: what it is about happened in no run or too few so far, or an intervention is worse while nothing has
+collapsed yet. That contradicts nothing.
+NO DIFFERENCE: the interval lies within {SAME_SIZE} doublings, or {100 * SAME_SHARE:.0f} % of a range.
+INCONCLUSIVE: none of these, or fewer than {MIN_SEEDS} seeds.
+A claim is SUPPORTED if all its parts are, CONTRADICTED if one is. Effects: mean over seeds, Student's t. Length: share
+of the paper's length of training."""
 
 
 def format_claims(table: pd.DataFrame) -> str:

@@ -45,8 +45,8 @@ from purejaxppo.statistics.estimates import exact_interval, probability_of_impro
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "SUPPORTED", "CONTRADICTED", "INCONCLUSIVE", "NOT TESTED"
 NOT_OBSERVED, NO_DIFFERENCE = "NOT OBSERVED", "NO DIFFERENCE"
-MIN_SEEDS = 4
-"""With three seeds and a handful of parts, Student's t asks for effects of more than ten standard deviations."""
+MIN_SEEDS = 5
+"""Of four seeds all agree too often by chance: one in 128, where each side of a pair collapses in half of its runs."""
 LEVEL = 0.05
 ALL = "all environments"
 
@@ -103,9 +103,9 @@ class _Environment:
 
     def __init__(self, name: str, dataset: xr.Dataset) -> None:
         self.dataset = with_collapses(dataset)
-        self.name = name or next(map(str, recorded(dataset, "env")), "")
         seeds = dataset["seed"].values.tolist()
         self.members = [Member(position, seeds[position], setup) for position, setup in enumerate(setups(dataset))]
+        self.name = name or next(map(str, recorded(dataset, "env")), "")
         self.plain = [member for member in self.members if not member.setup.interventions]
         self.is_diverged = dataset["status"].values != 0
         self.reached = np.where(self.is_diverged, np.nan, self.dataset["last_step"].values)
@@ -235,12 +235,12 @@ class _Environment:
         seeds = _seed_means(_cells(happened, members))
         count = round(float(seeds.sum()), 9)
         low, high = (exact_interval(end(count), seeds.size)[i] for i, end in enumerate((math.floor, math.ceil)))
-        note = f"{int(asked.sum())} of {asked.size} runs by {self.steps:,.0f} steps, {self.length:.2g} of the paper's"
+        note = f"{int(asked.sum())} of {asked.size} runs by {self.steps:,.0f} steps, {100 * self.length:.2g} % of the"
         row = {"effect": float(seeds.mean()) if seeds.size else math.nan, "low": low, "high": high, "threshold": 0.5}
         row |= {"unit": "runs", "count": int(asked.sum()), "runs": asked.size, "seeds": seeds.size}
         is_rare = not asked.any() or high < 0.5
         verdict = SUPPORTED if low > 0.5 else NOT_OBSERVED if is_rare else INCONCLUSIVE
-        return row | {"verdict": verdict, "note": f"{note} length [{low:.2f}, {high:.2f}]"}
+        return row | {"verdict": verdict, "note": f"{note} paper's length [{100 * low:.0f} %, {100 * high:.0f} %]"}
 
     def _effect(self, part: Effect, cells: Cells, about: list[Member]) -> Row:
         """The row of an effect [seed, setting], without the verdict that depends on all effects.

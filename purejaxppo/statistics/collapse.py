@@ -274,7 +274,7 @@ def _limit_of_return(values: np.ndarray, untrained: float) -> float | None:
         return None
     best = levels.max()
     gain = best - untrained
-    blocks = np.array([np.median(part) for part in np.array_split(values, values.size // _window(values.size))])
+    blocks = np.append(levels[:: _window(values.size)], levels[-1])
     noise = max(RETURN_JUMPS * _detour(values, best) / (values.size - 1), LEVEL_MOVES * _detour(blocks, blocks.max()))
     return best - RETURN_FRACTION * gain if gain > noise else None
 
