@@ -30,6 +30,7 @@ NOTHING = {
 }
 # Custom calls that stand for memory or for a mark in the program.
 MARKS = {"AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding", "ConcatBitcast", "SliceIntermediateBuffer"}
+_PARTS = {"dynamic-slice", "gather", "slice"}  # they read as much as they give
 _BYTES = {"pred": 1, "s4": 1, "u4": 1, "c64": 8, "c128": 16}  # of the others their bits are in the name
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
@@ -61,6 +62,7 @@ class Instruction:
     """One line of a computation. `results` are the arrays that it gives, `rest` are its attributes as written."""
 
     name: str
+    computation: str
     results: tuple[Array, ...]
     opcode: str
     operands: tuple[str, ...]
@@ -78,12 +80,6 @@ class Instruction:
         found = re.search(r'custom_call_target="([^"]+)"', self.rest)
         return found[1] if found else None
 
-    @property
-    def trips(self) -> int | None:
-        """How often a loop's body runs; None where the program does not say."""
-        found = _TRIPS.search(self.rest)
-        return int(found[1]) if found else None
-
     def called(self, *attributes: str) -> list[str]:
         """The computations that attributes such as `body` name."""
         return [name for key in attributes for name in re.findall(rf"\b{key}=%?([\w.\-]+)", self.rest)]
@@ -98,9 +94,13 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop around an instruction: the Python function that it was written in, and its trips (None: unknown)."""
+    """A loop around an instruction: its own, the Python functions that it was written in, innermost first, and trips.
 
-    function: str
+    trips: how often its body runs; None where the program does not say.
+    """
+
+    name: str
+    functions: tuple[str, ...]
     trips: int | None
 
 
@@ -133,7 +133,7 @@ class Module:
         for instruction in self.computations[name].values():
             yield Step(instruction, times, loops)
             if instruction.opcode == "while":
-                loop = Loop(self.function(instruction), instruction.trips)
+                loop = Loop(instruction.name, self.functions(instruction), self.trips(instruction))
                 trips = unknown if loop.trips is None else loop.trips
                 yield from self._steps(instruction.called("body")[0], times * trips, (*loops, loop), unknown)
             elif instruction.opcode == "conditional":
@@ -142,15 +142,50 @@ class Module:
             elif instruction.opcode == "call":
                 yield from self._steps(instruction.called("to_apply")[0], times, loops, unknown)
 
-    def function(self, instruction: Instruction) -> str:
-        """The Python function whose line an instruction comes from; "" where the text does not tell."""
+    def functions(self, instruction: Instruction) -> tuple[str, ...]:
+        """The Python functions whose lines an instruction comes from, innermost first; empty where the text is mute."""
         found = re.search(r"stack_frame_id=(\d+)", instruction.rest)
-        return self.frames.get(int(found[1]), ("",))[0] if found else ""
+        return self.frames.get(int(found[1]), ()) if found else ()
+
+    def trips(self, loop: Instruction) -> int | None:
+        """How often a loop's body runs; None where the program does not say.
+
+        The TPU's compiler does not write it down: there it is the constant that the loop's counter is compared with,
+        as loops of JAX count from 0.
+        """
+        if found := _TRIPS.search(loop.rest):
+            return int(found[1])
+        condition = self.computations[loop.called("condition")[0]]
+        root = next(x for x in condition.values() if x.is_root)
+        bounds = [condition[x].rest for x in root.operands if condition[x].opcode == "constant"]
+        is_counted = root.opcode == "compare" and "direction=LT" in root.rest and len(bounds) == 1
+        return int(bounds[0]) if is_counted and bounds[0].isdigit() else None
+
+    def operands(self, instruction: Instruction) -> list[Array]:
+        """The arrays that an instruction reads."""
+        own = self.computations[instruction.computation]
+        return [array for name in instruction.operands if name in own for array in own[name].results]
 
 
 def launches(steps: list[Step]) -> int:
     """How many kernels, copies and library calls steps launch; what a library call launches itself counts as one."""
     return sum(step.times for step in steps if step.instruction.is_launch)
+
+
+def counts(text: str, unknown_trips: int) -> dict[str, int]:
+    """What a program's text holds, and `launches` of one call, a loop of unknown length running `unknown_trips` times."""
+    module = parse(text)
+    steps = module.steps(unknown_trips)
+    opcodes = [step.instruction.opcode for step in steps]
+    return {
+        "fusions": opcodes.count("fusion"),
+        "custom_calls": opcodes.count("custom-call"),
+        "while_loops": opcodes.count("while"),
+        "loops_of_unknown_length": sum(
+            step.instruction.opcode == "while" and module.trips(step.instruction) is None for step in steps
+        ),
+        "launches": launches(steps),
+    }
 
 
 def parse(text: str) -> Module:
@@ -163,10 +198,11 @@ def parse(text: str) -> Module:
             inside, rest = _split_at_closing(rest)
             module.computations[name][own] = Instruction(
                 name=own,
+                computation=name,
                 results=arrays(shape),
                 opcode=opcode,
                 operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
-                rest=rest if opcode != "parameter" else inside,
+                rest=rest if opcode not in ("parameter", "constant") else inside,
                 is_root=bool(is_root),
             )
         elif found := _COMPUTATION.match(line):
@@ -213,3 +249,102 @@ def _frames(text: str) -> dict[int, tuple[str, ...]]:
             i = raw[i][1]
 
     return {i: tuple(names(i)) for i in raw}
+
+
+def moved_bytes(module: Module, instruction: Instruction) -> int:
+    """Bytes that an instruction reads and writes, if nothing is kept in a cache.
+
+    Of what is only sliced or gathered from, the part; of what is updated in place, the update.
+    """
+    if instruction.opcode == "fusion":
+        return _bytes_of_fusion(module, instruction)
+    written = sum(array.bytes for array in instruction.results)
+    if instruction.opcode in _PARTS:
+        return 2 * written
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * module.operands(instruction)[1].bytes
+    if instruction.opcode.endswith("-start"):  # its result lists operands as well
+        return 2 * sum(array.bytes for array in module.operands(instruction))
+    return written + sum(array.bytes for array in module.operands(instruction))
+
+
+def _bytes_of_fusion(module: Module, fusion: Instruction) -> int:
+    inside = module.computations[fusion.called("calls")[0]]
+    users: dict[str, list[Instruction]] = {}
+    for instruction in inside.values():
+        for name in instruction.operands:
+            users.setdefault(name, []).append(instruction)
+
+    def source(name: str) -> Instruction:
+        found = inside[name]
+        return source(found.operands[0]) if found.opcode == "bitcast" else found
+
+    def all_users(name: str) -> Iterator[tuple[str, Instruction]]:
+        for user in users.get(name, []):
+            if user.opcode == "bitcast":
+                yield from all_users(user.name)
+            else:
+                yield name, user
+
+    total = 0
+    for parameter in (x for x in inside.values() if x.opcode == "parameter"):
+        read = 0
+        for name, user in all_users(parameter.name):
+            if user.opcode in _PARTS and user.operands[0] == name:
+                read += sum(array.bytes for array in user.results)
+            elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
+                read = math.inf
+        total += min(read, sum(array.bytes for array in parameter.results))
+    root = next(x for x in inside.values() if x.is_root)
+    for name in root.operands if root.opcode == "tuple" else (root.name,):
+        result = source(name)
+        if result.opcode == "dynamic-update-slice":
+            result = inside[result.operands[1]]
+        total += sum(array.bytes for array in result.results)
+    return int(total)
+
+
+def multiplied(module: Module, instruction: Instruction) -> Iterator[tuple[str, int]]:
+    """(type, operations) of every matrix product and convolution in an instruction, two for a multiply and add.
+
+    The type is that of the operands, `f32_exact` where float32 products may not be rounded to fewer bits.
+    """
+    if instruction.opcode == "fusion":
+        for inner in module.computations[instruction.called("calls")[0]].values():
+            yield from multiplied(module, inner)
+        return
+    operands = module.operands(instruction)
+    result = instruction.results[0].size if instruction.results else 0
+    target = instruction.target or ""
+    count = 0
+    if instruction.opcode == "dot" or target.startswith("__cublas"):
+        sizes = re.search(r'lhs_contracting_dim(?:s|ensions"?:?)[={:\[]*([\d,"]*)', instruction.rest)
+        contracted = [int(x) for x in re.findall(r"\d+", sizes[1])] if sizes else []
+        count = 2 * result * math.prod(operands[0].sizes[axis] for axis in contracted)
+    elif instruction.opcode == "convolution" or target.startswith("__cudnn$conv"):
+        count = _of_convolution(instruction, operands)
+    if count:
+        is_exact = "operand_precision={highest" in instruction.rest and operands[0].dtype == "f32"
+        yield ("f32_exact" if is_exact else operands[0].dtype), count
+
+
+def _of_convolution(instruction: Instruction, operands: list[Array]) -> int:
+    """Operations of a convolution: two for every output, element of the window and input channel of its group.
+
+    The TPU's compiler writes batched products as convolutions whose window is dilated to let one element through.
+    """
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    target = instruction.target or ""
+    if not labels:
+        return 0
+    # A gradient's convolution is counted as the forward one: [input, kernel, output] by what it gives.
+    if "BackwardFilter" in target:
+        kernel, output = instruction.results[0], operands[1]
+    elif "BackwardInput" in target:
+        kernel, output = operands[1], operands[0]
+    else:
+        kernel, output = operands[1], instruction.results[0]
+    window = math.prod(kernel.sizes[i] for i, label in enumerate(labels[2]) if label.isdigit())
+    if "lhs_dilate" in instruction.rest and target == "":
+        window = 1
+    return 2 * output.size * window * kernel.sizes[labels[2].index("i")]

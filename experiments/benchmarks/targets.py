@@ -1,11 +1,16 @@
-"""Devices that programs are compiled for without being there. No command; see accelerator.py."""
+"""Devices that programs are compiled for without being there, and how long they are taken to need. No command.
+
+See accelerator.py, whose head states the model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from hlo import Module, Step, moved_bytes, multiplied
 from jax.experimental import topologies
+from libraries import BATCHED, library_call, row_of, verdict
 
 # What XLA's GPU compiler asks a device: the fields of its GpuTargetConfigProto, as an H100 SXM answers.
 _H100 = """
@@ -24,11 +29,12 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A device, and what the model of accelerator.py takes it to do; rates are the vendor's.
+    """A device, and what the model takes it to do.
 
-    backend: what `jax.default_backend()` says there. memory: bytes. bandwidth: bytes a second. flops: operations a
-    second by the type that is multiplied. launch, round_trip: seconds for the shortest kernel, and for the host to look
-    at a number of the device's. library_call: seconds of one matrix in a call looped on the host.
+    backend: what `jax.default_backend()` says there; extra: of the package, that brings its compiler.
+    memory: bytes. bandwidth: bytes a second, operations: a second, by type of the operands; both the vendor's.
+    share: of these two that a kernel gets. launch, round_trip: seconds of the shortest kernel, and for the host to look
+    at a number of the device's. looped_call: seconds of a library's call for one matrix.
     """
 
     name: str
@@ -36,10 +42,12 @@ class Target:
     extra: str
     memory: int
     bandwidth: float
-    flops: dict[str, float]
+    operations: dict[str, float]
+    share: float
+    solver_share: float
     launch: float
     round_trip: float
-    library_call: float
+    looped_call: float
 
     def devices(self) -> list[Any]:
         """One described device, in a list; it compiles and cannot run. Raises where its compiler is not installed."""
@@ -48,30 +56,58 @@ class Target:
             return list(topologies.get_topology_desc(platform="cuda", **description).devices)
         return list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)[:1]
 
+    def seconds(self, module: Module, step: Step, num_runs: int) -> dict[str, float]:
+        """Predicted seconds of all times that a step is reached in one call of a program, by what takes them."""
+        instruction = step.instruction
+        if instruction.opcode == "conditional" or (instruction.opcode == "while" and module.trips(instruction) is None):
+            return {"round_trips": step.times * self.round_trip}
+        if not instruction.is_launch:
+            return {}
+        call = library_call(module, instruction)
+        row = row_of(call) if call else None
+        if call and row and not call.target.startswith("__cublas"):
+            if verdict(call, num_runs, self.backend) != BATCHED:
+                return {"looped_calls": step.times * call.matrices * self.looped_call}
+            count = row.operations * call.matrices * call.rows * call.columns**2
+            rate = self.solver_share * self.operations["f64" if call.dtype == "f64" else "f32_exact"]
+            return {"batched_calls": step.times * max(self.launch, count / rate)}
+        moving = moved_bytes(module, instruction) / (self.share * self.bandwidth)
+        rates = self.operations
+        computing = sum(n / (self.share * rates.get(dtype, rates["f32"])) for dtype, n in multiplied(module, instruction))
+        longest = max(self.launch, moving, computing)
+        kind = {self.launch: "launches", moving: "bytes", computing: "operations"}[longest]
+        return {kind: step.times * longest}
+
 
 TARGETS = {
-    # float32 products are TF32 (dense) unless a program asks for more, which the model does not distinguish.
+    # Float32 products are TF32 (dense) unless a program asks for more. NVIDIA H100 SXM data sheet; the call for one
+    # matrix: 1024 of 33 x 33 took syevd 0.56 s (jax issue 31368), and larger ones take longer.
     "h100": Target(
         name="NVIDIA H100 SXM",
         backend="gpu",
         extra="aot-cuda",
         memory=80 * 10**9,
         bandwidth=3.35e12,
-        flops={"f64": 67e12, "f32": 495e12, "bf16": 990e12},
+        operations={"f64": 67e12, "f32_exact": 67e12, "f32": 495e12, "bf16": 989e12},
+        share=0.6,
+        solver_share=0.05,
         launch=3e-6,
         round_trip=15e-6,
-        library_call=2.5e-3,
+        looped_call=0.55e-3,
     ),
-    # Float32 products are bfloat16 by default. Programs run on the device from end to end.
+    # Float32 products are one pass of bfloat16 unless a program asks for more: then six. Google's data sheet. Programs
+    # run on the device from end to end, so that nothing waits for a host.
     "tpu-v5e": Target(
         name="TPU v5e",
         backend="tpu",
         extra="aot-tpu",
         memory=16 * 2**30,
         bandwidth=0.819e12,
-        flops={"f32": 197e12, "bf16": 197e12},
+        operations={"f32_exact": 197e12 / 6, "f32": 197e12, "bf16": 197e12},
+        share=0.6,
+        solver_share=0.05,
         launch=1e-6,
-        round_trip=0.0,
-        library_call=1e-3,
+        round_trip=1e-6,
+        looped_call=0.55e-3,
     ),
 }
