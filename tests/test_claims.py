@@ -16,7 +16,7 @@ from purejaxppo import HyperParams, TrainConfig
 from purejaxppo.claims.effects import change_at
 from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, has_dense_reward, paper_steps, setups
 from purejaxppo.claims.table import format_claims
-from purejaxppo.claims.verdicts import evaluate_claims, holm, student
+from purejaxppo.claims.verdicts import evaluate_claims, student
 from purejaxppo.envs.names import all_names
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
@@ -161,13 +161,6 @@ def test_student_is_student():
     assert student(x, 5.0)[3] == 1
     assert student(np.full(4, 2.0), 1.0)[:3] == pytest.approx((2, 2, 2))
     assert np.isnan(student(x[:1], 0.0)[1:]).all()
-
-
-def test_holm_by_hand():
-    """Holm 1979: the smallest of four counts four times, the next three times, and none less than one before it."""
-    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(holm(np.array([0.5, 0.6])), [1, 1])
-    assert holm(np.zeros(0)).size == 0
 
 
 # --- Each claim

@@ -8,8 +8,16 @@ from typing import Any
 import pandas as pd
 
 from purejaxppo.claims.effects import SAME_SHARE, SAME_SIZE
-from purejaxppo.claims.verdicts import ALL, MIN_SEEDS
-from purejaxppo.statistics.tables import align, format_count, format_interval, format_value
+from purejaxppo.claims.verdicts import ALL, LEVEL, MIN_SEEDS
+from purejaxppo.statistics.tables import (
+    FORMATS,
+    align,
+    format_count,
+    format_interval,
+    format_value,
+    with_notes,
+    with_rule,
+)
 
 TITLES = {
     "C1": "plain PPO loses its representation, and its return with it",
@@ -22,7 +30,7 @@ TITLES = {
 HEADER = ["claim", "verdict", "what the paper says", "effect [95 % interval]", "needs", "seeds", "length"]
 EXPLANATION = f"""\
 SUPPORTED: it happened in most runs (the exact interval lies above 1/2), or the effect is larger than it needs to be
-(p < 0.05, Holm over all effects of the sweep). CONTRADICTED: the opposite is.
+(p < {LEVEL}, Holm over all effects of the sweep). CONTRADICTED: the opposite is.
 NOT OBSERVED: what it is about happened in no run or too few so far, or an intervention is worse while nothing has
 collapsed yet. That contradicts nothing.
 NO DIFFERENCE: the interval lies within {SAME_SIZE} doublings, or {100 * SAME_SHARE:.0f} % of a range.
@@ -31,13 +39,20 @@ A claim is SUPPORTED if all its parts are, CONTRADICTED if one is. Effects: mean
 of the paper's length of training."""
 
 
-def format_claims(table: pd.DataFrame) -> str:
-    """The table of `evaluate_claims` as aligned text, with what the verdicts mean below it."""
+def format_claims(table: pd.DataFrame, kind: str = "text") -> str:
+    """The table of `evaluate_claims` as text, Markdown or LaTeX (`tables.FORMATS`), with what the verdicts mean."""
     texts = []
     for _, part in table.groupby("env", sort=False):
-        lines = align([HEADER, *map(cells, part.to_dict("records"))])  # a last cell, title or note, may run on
-        texts += [how_far(part), "", lines[0], "-" * len(lines[0]), *lines[1:], ""]
-    return "\n".join([*texts, EXPLANATION, ""])
+        rows = [cells(row) for row in part.to_dict("records")]
+        # In text the last cell of a row, a title or a note, may run on.
+        shown = with_rule(align([HEADER, *rows])) if kind == "text" else FORMATS[kind](HEADER, [*map(filled, rows)])
+        texts.append(f"{'% ' * (kind == 'latex')}{how_far(part)}\n\n{shown}")
+    return with_notes("\n\n".join(texts), EXPLANATION, kind)
+
+
+def filled(row: list[str]) -> list[str]:
+    """A row of `cells` with as many cells as `HEADER`."""
+    return row + [""] * (len(HEADER) - len(row))
 
 
 def how_far(table: pd.DataFrame) -> str:

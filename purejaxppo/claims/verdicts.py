@@ -3,8 +3,8 @@
 What the parts of a claim measure is in effects.py. Their verdicts:
 
 - SUPPORTED: something that is claimed of most runs happened in most (the exact interval of its share lies above 1/2),
-  or the effect is larger than it must be (p < 0.05 after Holm).
-- CONTRADICTED: the opposite of the effect is as large (p < 0.05 after Holm). Never because something has not happened.
+  or the effect is larger than it must be (p < 0.025 after Holm).
+- CONTRADICTED: the opposite of the effect is as large (p < 0.025 after Holm). Never because something has not happened.
 - NOT OBSERVED: what it is about happened in no run, or in too few of them, so far.
 - NO DIFFERENCE: the 95 % interval of the effect lies within a margin below which it is nothing.
 - INCONCLUSIVE: none of these, or fewer than four seeds. NOT TESTED: the sweep lacks what it needs.
@@ -15,6 +15,7 @@ of effects are Student's t, those of shares are Clopper and Pearson's. Holm is o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -41,13 +42,15 @@ from purejaxppo.claims.interventions import Setup, has_dense_reward, paper_steps
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import by_environment
 from purejaxppo.results.runs import recorded
-from purejaxppo.statistics.estimates import exact_interval, probability_of_improvement
+from purejaxppo.statistics.contrasts import holm
+from purejaxppo.statistics.estimates import MIN_RUNS, exact_interval, probability_of_improvement
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "SUPPORTED", "CONTRADICTED", "INCONCLUSIVE", "NOT TESTED"
 NOT_OBSERVED, NO_DIFFERENCE = "NOT OBSERVED", "NO DIFFERENCE"
-MIN_SEEDS = 5
-"""Of four seeds all agree too often by chance: one in 128, where each side of a pair collapses in half of its runs."""
-LEVEL = 0.05
+MIN_SEEDS = MIN_RUNS
+"""Of four seeds all agree too often by chance: once in 128, where each side of a pair collapses in half of its runs."""
+LEVEL = 0.025
+"""A sweep in which nothing is true has a verdict on something in one of 40 cases, to stay below one in 20 for sure."""
 ALL = "all environments"
 
 COLUMNS = [
@@ -112,6 +115,7 @@ class _Environment:
         steps = self.reached[_positions(self.plain or self.members)]
         self.steps = float(np.min(steps, initial=np.inf, where=np.isfinite(steps))) if np.isfinite(steps).any() else 0.0
         self.length = self.steps / paper_steps(self.name)
+        self._values: dict[str, np.ndarray] = {}
 
     def blocks(self) -> list[Block]:
         """The claims, without the verdicts that depend on all parts."""
@@ -167,7 +171,7 @@ class _Environment:
         """A part about what happens within runs of plain PPO."""
         if missing := self._lacks(part):
             return _not_tested(part, missing)
-        values = part.measure(self.dataset)
+        values = self._measured(part)
         if isinstance(part, Share):
             return {"part": part.text} | self._share(values, self.plain)
         return self._effect(part, _cells(values, self.plain), self.plain)
@@ -176,7 +180,7 @@ class _Environment:
         """A part about runs of one kind against those of another, at settings that are equal but for `axis`."""
         if missing := self._lacks(part) or self._uneven(ours, theirs, axis):
             return _not_tested(part, missing)
-        values = part.measure(self.dataset)
+        values = self._measured(part)
         if part.unit == RANGE:
             values = self._of_the_range(values, ours, theirs)
         mine, others = (_cells(values, side, axis) for side in (ours, theirs))
@@ -184,14 +188,23 @@ class _Environment:
         row = self._effect(part, {key: mine[key] - others[key] for key in shared}, [*ours, *theirs] if axis else theirs)
         return row | {"samples": [(f"{self.name} {key[1]}", mine[key], others[key]) for key in shared]}
 
+    def _measured(self, part: Share | Effect) -> np.ndarray:
+        """What a part measures in each run, [S]; once for all interventions."""
+        if part.text not in self._values:
+            self._values[part.text] = part.measure(self.dataset)
+        return self._values[part.text]
+
+    @functools.cached_property
+    def _return_windows(self) -> list[np.ndarray]:
+        return [window_means(x) for x in learned_values(self.dataset, "return_mean")]
+
     def _of_the_range(self, values: np.ndarray, ours: list[Member], theirs: list[Member]) -> np.ndarray:
         """Returns [S] in shares of the range at each setting, nothing below its lower end.
 
         The range is that of typical runs: from the lower of the two sides' medians of the lowest 5 % in a row of a run
         to the higher of their medians of the best. One bad run among several, however bad, does not stretch it.
         """
-        means = [window_means(x) for x in learned_values(self.dataset, "return_mean")]
-        scaled = np.full(values.shape, np.nan)
+        means, scaled = self._return_windows, np.full(values.shape, np.nan)
         for setting in {member.setup.setting for member in ours}:
             sides = [[m.position for m in side if m.setup.setting == setting] for side in (ours, theirs)]
             found = [[means[position] for position in side if means[position].size] for side in sides]
@@ -280,17 +293,9 @@ def student(x: np.ndarray, threshold: float) -> tuple[float, float, float, float
     if num < 2:
         return mean, math.nan, math.nan, math.nan
     error = max(float(np.std(x, ddof=1)) / math.sqrt(num), 1e-12)
-    half = error * stats.t.ppf(1 - LEVEL / 2, num - 1)
+    half = error * stats.t.ppf(0.975, num - 1)
     p = 2 * stats.t.sf((abs(mean) - threshold) / error, num - 1)
     return mean, float(mean - half), float(mean + half), float(min(p, 1.0))
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p values [M]: the largest (M - i) p_i (i from 0, ascending) up to each, at most 1."""
-    order = np.argsort(p)
-    adjusted = np.empty(p.size)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * (p.size - np.arange(p.size))), 1)
-    return adjusted
 
 
 def _decide(parts: list[Row]) -> None:
