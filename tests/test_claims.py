@@ -14,9 +14,10 @@ from scipy import stats
 
 from purejaxppo import HyperParams, TrainConfig
 from purejaxppo.claims.effects import change_at
+from purejaxppo.claims.environment import student
 from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, has_dense_reward, paper_steps, setups
 from purejaxppo.claims.table import format_claims
-from purejaxppo.claims.verdicts import evaluate_claims, student
+from purejaxppo.claims.verdicts import evaluate_claims
 from purejaxppo.envs.names import all_names
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
@@ -835,3 +836,56 @@ def test_the_text_is_aligned_and_the_csv_holds_the_numbers(tmp_path):
     found = pd.read_csv(io.StringIO(table.to_csv(index=False)), keep_default_na=False, na_values={"effect": ""})
     assert found["verdict"].tolist() == table["verdict"].tolist()
     np.testing.assert_allclose(found["effect"], table["effect"])
+
+
+@pytest.mark.parametrize("kind", ["markdown", "latex"])
+def test_the_table_as_markdown_and_latex(kind):
+    table = evaluate_claims(sweep(lambda point, seed: run(seed=seed)))
+    text = format_claims(table, kind)
+    row = {
+        "markdown": "| - the rank collapses | 8 of 8 [63 %, 100 %] runs | > 0.5 | 8 | 2 % |",
+        "latex": "- the rank collapses & 8 of 8 [63 \\%, 100 \\%] runs & \\textgreater{} 0.5 & 8 & 2 \\% \\\\",
+    }[kind]
+    assert row in text
+    assert "policy_plasticity" not in text
+
+
+# --- Simulated sweeps, of which the truth is known
+
+
+def test_simulated_verdicts_are_as_true_as_they_say():
+    """Few sweeps here; experiments/benchmarks/results/verdicts_simulation.json has many."""
+    for name, num_seeds, num_sweeps in (
+        ("nothing happens", 8, 10),
+        ("one run in eight fails", 8, 10),
+        ("collapse by chance, and unrelated trends", 8, 10),
+        ("unrelated trends, rank falling", 8, 10),
+        ("the paper's story", 16, 5),
+        ("a rank that rises before it falls", 16, 5),
+        ("a rank that rises, cut at 60 %", 16, 3),
+        ("all at once, after 80 %", 16, 5),
+        ("the opposite: plasticity and clipping come back", 16, 3),
+    ):
+        found = {name: [simulation.rates(simulation.WORLDS[name], num_seeds, num_sweeps)]}
+        assert simulation.failures(found) == []
+
+
+def test_the_simulation_sees_what_is_wrong(monkeypatch):
+    """A level of a half finds something where nothing is; and a story that is not told is missed."""
+    monkeypatch.setattr("purejaxppo.claims.verdicts.LEVEL", 0.9)
+    row = simulation.rates(simulation.WORLDS["nothing happens"], 8, 4)
+    assert row["false"] > 0.05
+    silent = row | {"false": 0.0, "seeds": 16}
+    assert simulation.failures({"nothing happens": [row]})[0].startswith("nothing happens, 8 seeds: false verdicts in ")
+    assert "the paper's story, 16 seeds: C1 is SUPPORTED in 0% of sweeps" in simulation.failures(
+        {"the paper's story": [silent]}
+    )
+
+
+def test_the_committed_simulation_is_as_it_should_be():
+    path = Path(simulation.__file__).parent / "results" / "verdicts_simulation.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found.keys() == simulation.WORLDS.keys()
+    assert [row["seeds"] for rows in found.values() for row in rows] == [4, 8, 16] * len(found)
+    assert min(row["sweeps"] for name, rows in found.items() for row in rows if simulation.WORLDS[name].untrue) >= 200
+    assert simulation.failures(found) == []

@@ -25,8 +25,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from purejaxppo.claims.environment import CONTRADICTED, NOT_OBSERVED, SUPPORTED
 from purejaxppo.claims.interventions import paper_steps
-from purejaxppo.claims.verdicts import CONTRADICTED, NOT_OBSERVED, SUPPORTED, evaluate_claims
+from purejaxppo.claims.verdicts import evaluate_claims
 from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, to_dataset
@@ -199,7 +200,7 @@ TOLD: dict[str, str] = dict.fromkeys(CLAIMS, SUPPORTED)
 UNSEEN: dict[str, str] = dict.fromkeys(("C1", "C2", "C3", "C4", "C5"), NOT_OBSERVED)
 OPPOSITE = {"C1": SUPPORTED, "C3": CONTRADICTED, "C4": CONTRADICTED, "C6": SUPPORTED}
 # Where all goes at once, 4 epochs and 8 do, and half of the ratios are missing as soon as the rank goes.
-TOGETHER = dict.fromkeys(("C1", "C3", "C5", "C6"), SUPPORTED)
+TOGETHER: dict[str, str] = dict.fromkeys(("C1", "C3", "C5", "C6"), SUPPORTED)
 WORLDS = {
     "nothing happens": World(nothing, CLAIMS),
     "one run in eight fails": World(some_fail, CLAIMS),

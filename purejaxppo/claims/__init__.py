@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 from purejaxppo._lazy import lazy
 
 if TYPE_CHECKING:
-    from purejaxppo.claims import effects, interventions, table, verdicts
+    from purejaxppo.claims import effects, environment, interventions, table, verdicts
     from purejaxppo.claims.table import format_claims
     from purejaxppo.claims.verdicts import evaluate_claims
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {"effects": (), "interventions": (), "table": ("format_claims",), "verdicts": ("evaluate_claims",)},
+    {
+        "effects": (),
+        "environment": (),
+        "interventions": (),
+        "table": ("format_claims",),
+        "verdicts": ("evaluate_claims",),
+    },
 )
 
-__all__ = ["effects", "evaluate_claims", "format_claims", "interventions", "table", "verdicts"]
+__all__ = ["effects", "environment", "evaluate_claims", "format_claims", "interventions", "table", "verdicts"]

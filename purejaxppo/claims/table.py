@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from purejaxppo.claims.effects import SAME_SHARE, SAME_SIZE
-from purejaxppo.claims.verdicts import ALL, LEVEL, MIN_SEEDS
+from purejaxppo.claims.environment import MIN_SEEDS
+from purejaxppo.claims.verdicts import ALL, LEVEL
 from purejaxppo.statistics.tables import (
     FORMATS,
     align,
