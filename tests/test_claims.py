@@ -234,6 +234,12 @@ def test_more_epochs(verdict):
     assert rows(table, "C2", "runs") == [0, 8, 8, 8]
 
 
+def test_a_collapse_that_few_epochs_do_not_have_is_a_collapse():
+    points = ({"num_epochs": 32}, {"num_epochs": 4})
+    table = evaluate_claims(sweep(lambda point, seed: run(point["num_epochs"] == 32, False, seed), points))
+    assert claim(table, "C2") == ("SUPPORTED", ["SUPPORTED"] * 3)
+
+
 HELPS = ({"pfo_coef": 1.0}, {"share_trunk": True}, {"reset_optimizer": True}, {"adam_beta2": 0.9})
 PLAIN = {"adam_beta2": 0.999, "pfo_coef": 0.0, "share_trunk": False, "reset_optimizer": False}
 
@@ -301,6 +307,27 @@ def test_a_size_must_be_reached():
     assert claim(evaluate_claims(sweep(make)), "C4") == ("INCONCLUSIVE", ["INCONCLUSIVE"])
 
 
+def test_half_of_the_ability_to_fit_and_a_norm_of_twice_the_size():
+    """90 to 20 % of a fresh network's fit is more than half; 1.5 times the norm is not twice."""
+
+    def make(point, seed):
+        metrics = run(seed=seed)
+        lost = plasticity(np.where(metrics["policy_rank"] > 8, 0.0011, 0.0018))
+        return metrics | lost | {"policy_preactivation_norm": np.linspace(10, 15, L)}
+
+    table = evaluate_claims(sweep(make))
+    assert part(table, "the policy fits new targets worse")["verdict"] == "SUPPORTED"
+    assert part(table, "the policy fits new targets worse")["effect"] == pytest.approx(0.7)
+    assert part(table, "the norm of pre-activations doubles")["count"] == 0
+
+
+def test_a_return_that_collapses_without_the_rank_is_not_asked():
+    rank = {"policy_rank": np.full(L, 30.0)}
+    table = evaluate_claims(sweep(lambda point, seed: run(seed=seed) | (rank if seed > 5 else {})))
+    found = part(table, "the return collapses with it")
+    assert (found["count"], found["runs"]) == (6, 6)
+
+
 def test_one_contradicted_part_contradicts_the_claim():
     """Units come alive, while the network fits worse."""
 
@@ -338,6 +365,13 @@ def test_not_yet_is_not_contradicted(rises):
     assert note(table, "C4") == f"the rank collapsed in 0 of {told}"
     assert note(table, "C5") == f"the return collapsed in 0 of {told}"
     assert set(table["length"]) == {0.58}
+
+
+def test_a_collapse_in_three_seeds_is_not_observed_yet():
+    """Three are too few to tell what comes with it."""
+    table = evaluate_claims(sweep(lambda point, seed: run(seed < 3, seed=seed)))
+    assert claim(table, "C4") == ("NOT OBSERVED", ["NOT OBSERVED"])
+    assert note(table, "C4").startswith("the rank collapsed in 3 of 8 runs by 100,000 steps")
 
 
 def test_trends_are_no_evidence():
