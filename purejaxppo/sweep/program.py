@@ -209,7 +209,7 @@ class GroupProgram:
             self.needed_memory = max(self.needed_memory, segment + bytes_of(self._task_shapes(runs)))
 
     def lower(self, name: str, runs: Arguments) -> Any:
-        """One of the programs init, tasks, segment and plasticity, traced for runs or for the shapes of their arguments.
+        """One of the programs init, tasks, segment and plasticity, traced for runs, or for the shapes of arguments.
 
         It is what is compiled, also for devices that are only described (`jax.experimental.topologies`).
         """
