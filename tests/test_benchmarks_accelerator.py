@@ -118,6 +118,8 @@ def test_bytes_of_slices_and_updates_are_those_of_the_part() -> None:
     assert found["gathered"] == 10 * 100 + 10 * 4 + 10 * 100 * 4  # one byte a pred, of the rows that are taken
     assert found["updated"] == 2 * 16 * 4 + 4  # a row in, a row out, its number
     assert found["result"] == 2 * 4 * 16 * 128 * 32
+    training = module_of("gpu_training")
+    assert moved_bytes(training, instructions(training)["sent"]) == 2 * 4 * 3 * 8  # though its result lists both ends
 
 
 def test_library_calls_are_judged_by_what_jaxlib_does() -> None:
@@ -136,6 +138,7 @@ def test_library_calls_are_judged_by_what_jaxlib_does() -> None:
         ("geqrf", 1, 2, FEWER),
         ("gesvdj", 1, 128, LOOPED),  # 64 columns
         ("gesvdj", 1, 128, BATCHED),  # 32, and full matrices
+        ("gesvdj", 1, 128, LOOPED),  # 32, economical
         ("newest", 1, 128, UNKNOWN),
         ("syevd", 8, 16, BATCHED),  # in a loop over kinds of matrix, each for all runs
         ("syevd", 16, 8, FEWER),  # in a loop over runs
