@@ -63,6 +63,7 @@ RESULTS = HERE / "results" / "accelerator.json"
 COMPILED_RUNS = {"h100": (300,), "tpu-v5e": (64,)}  # the last of them is what everything else is told of
 _CHECK = (dataclasses.replace(SWEEPS["cartpole"][0], hidden_sizes=(128,)), HyperParams())
 _CHECK_RUNS = 16
+_LONGEST = 8  # steps of a program that are named with their time
 _GROWTH = 1.1  # of an update's launches, that --check lets pass
 
 
@@ -166,8 +167,11 @@ def account(module: Module, num_runs: int, target: Target) -> dict[str, Any]:
     seconds: Counter[str] = Counter()
     operations: Counter[str] = Counter()
     moved = 0
+    taken = []
     for step in steps:
-        seconds.update(target.seconds(module, step, num_runs))
+        own = target.seconds(module, step, num_runs)
+        seconds.update(own)
+        taken.append((sum(own.values()), step))
         if step.instruction.is_launch:
             moved += step.times * moved_bytes(module, step.instruction)
             for dtype, count in multiplied(module, step.instruction):
@@ -182,6 +186,19 @@ def account(module: Module, num_runs: int, target: Target) -> dict[str, Any]:
         "library_calls": list(library_calls(module, steps, num_runs, target)),
         "seconds": sum(seconds.values()),
         "seconds_by": dict(seconds),
+        "longest": [longest(module, *item) for item in sorted(taken, key=lambda item: -item[0])[:_LONGEST]],
+    }
+
+
+def longest(module: Module, seconds: float, step: Step) -> dict[str, Any]:
+    """One of the steps that are predicted to take longest."""
+    instruction = step.instruction
+    return {
+        "seconds": seconds,
+        "times": step.times,
+        "of": " in ".join(module.functions(instruction)[:2]),
+        "name": instruction.name,
+        "results": [f"{array.dtype}{list(array.sizes)}" for array in instruction.results[:4]],
     }
 
 

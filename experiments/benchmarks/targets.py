@@ -5,6 +5,7 @@ See accelerator.py, whose head states the model.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,12 @@ gpu_device_info {
 }
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
 """
+# Else the TPU's library asks a cloud what machine this is, and complains that nobody answers.
+_NO_CLOUD = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,8 @@ class Target:
         if self.backend == "gpu":
             description = {"topology_name": "1x1x1", "topology": "1x1x1", "target_config": _H100}
             return list(topologies.get_topology_desc(platform="cuda", **description).devices)
+        for name, value in _NO_CLOUD.items():
+            os.environ.setdefault(name, value)
         return list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)[:1]
 
     def seconds(self, module: Module, step: Step, num_runs: int) -> dict[str, float]:
