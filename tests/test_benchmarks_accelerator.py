@@ -124,7 +124,7 @@ def test_bytes_of_slices_and_updates_are_those_of_the_part() -> None:
 
 def test_library_calls_are_judged_by_what_jaxlib_does() -> None:
     from accelerator import library_calls
-    from libraries import BATCHED, FEWER, LOOPED, UNKNOWN
+    from libraries import BATCHED, BLOCKS, FEWER, LOOPED, UNKNOWN
     from targets import TARGETS
 
     module = module_of("gpu_calls")
@@ -143,6 +143,7 @@ def test_library_calls_are_judged_by_what_jaxlib_does() -> None:
         ("syevd", 8, 16, BATCHED),  # in a loop over kinds of matrix, each for all runs
         ("syevd", 16, 8, FEWER),  # in a loop over runs
     ]
+    assert [x[3] for x in verdicts(num_runs=300)] == [BLOCKS, FEWER, LOOPED, BLOCKS, LOOPED, UNKNOWN, FEWER, FEWER]
     assert verdicts(num_runs=2)[1] == ("geqrf", 1, 2, LOOPED)  # 65536 rows for 2 matrices
 
 

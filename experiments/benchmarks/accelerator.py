@@ -47,7 +47,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX looks for the device w
 import jax
 from accelerator_tables import tables
 from hlo import Module, Step, launches, moved_bytes, multiplied, parse
-from libraries import BATCHED, library_call, row_of, verdict
+from libraries import PARALLEL, library_call, row_of, verdict
 from passes import per_pass
 from peer_processes import HERE, PeerError, python_of, run_worker
 from settings import SWEEPS
@@ -240,7 +240,7 @@ def check(name: str, found: dict[str, Any], out: Path | None) -> str | None:
     wrong += [
         f"{call['target']} of {call['matrices']} matrices, of {call['of']}, is {call['verdict']}"
         for call in program_now["library_calls"]
-        if call["verdict"] != BATCHED
+        if call["verdict"] not in PARALLEL
     ]
     if target.backend == "gpu":
         wrong += [f"the loop of {loop} is of unknown length" for loop in program_now["loops_of_unknown_length"]]

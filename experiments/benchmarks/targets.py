@@ -11,7 +11,7 @@ from typing import Any
 
 from hlo import Module, Step, moved_bytes, multiplied
 from jax.experimental import topologies
-from libraries import BATCHED, library_call, row_of, verdict
+from libraries import PARALLEL, library_call, row_of, verdict
 
 # What XLA's GPU compiler asks a device: the fields of its GpuTargetConfigProto, as an H100 SXM answers.
 _H100 = """
@@ -75,7 +75,7 @@ class Target:
         call = library_call(module, instruction)
         row = row_of(call) if call else None
         if call and row and not call.target.startswith("__cublas"):
-            if verdict(call, num_runs, self.backend) != BATCHED:
+            if verdict(call, num_runs, self.backend) not in PARALLEL:
                 return {"looped_calls": step.times * call.matrices * self.looped_call}
             count = row.operations * call.matrices * call.rows * call.columns**2
             rate = self.solver_share * self.operations["f64" if call.dtype == "f64" else "f32_exact"]
