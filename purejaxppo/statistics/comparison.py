@@ -205,9 +205,9 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
         others = "; ".join(other for row, other in members if row["is_candidate"] and row is not leader)
         first = f" beside {members[0][1]}" * (len(names) > len(members) and members[0][0] is not leader)
         selected.append(
-            f"Selected as the best of {len(members)}: {name}{first}. Its value is biased, as it was selected for it. Its "
-            f"share is {leader['best']:.2f}; of equal points the leader has more than {leader['best_level']:.2f} in 5 % of "
-            f"sweeps. Not distinguishable from it: {others or 'none'}."
+            f"Selected as the best of {len(members)}: {name}{first}. Its value is biased, as it was selected for it. "
+            f"Its share is {leader['best']:.2f}; of equal points the leader has more than {leader['best_level']:.2f} "
+            f"in 5 % of sweeps. Not distinguishable from it: {others or 'none'}."
         )
     ends = sorted({row["env_steps"] for row in rows})
     uneven = f"The points are at different steps, {ends[0]:,} to {ends[-1]:,}: training of unequal length is compared."
@@ -215,10 +215,10 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
 
 
 COLUMNS = (
-    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one (permutations "
-    "within seeds, 5 %). difference: from the first point, which sets everything, of each block by itself; the others "
-    "are named by what they set otherwise. r of seeds: correlation between runs of equal seed; from "
-    f"{PAIRING_CORRELATION:g} on pairs are used. p: permutation test, adjusted by Holm's method for all contrasts of the "
-    "table. P({word}): of a run against one of that first point."
+    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one "
+    "(permutations within seeds, 5 %). difference: from the first point, which sets everything, of each block by "
+    "itself; the others are named by what they set otherwise. r of seeds: correlation between runs of equal seed; from "
+    f"{PAIRING_CORRELATION:g} on pairs are used. p: permutation test, adjusted by Holm's method for all contrasts of "
+    "the table. P({word}): of a run against one of that first point."
 )
 """What the columns of a comparison mean."""
