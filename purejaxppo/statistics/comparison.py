@@ -215,10 +215,10 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
 
 
 COLUMNS = (
-    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one "
-    "(permutations within seeds, 5 %). difference: from the first point, which sets everything, of each block by "
+    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one (mean "
+    "ranks, permuted within seeds, 5 %). difference: from the first point, which sets everything, of each block by "
     "itself; the others are named by what they set otherwise. r of seeds: correlation between runs of equal seed; from "
-    f"{PAIRING_CORRELATION:g} on pairs are used. p: permutation test, adjusted by Holm's method for all contrasts of "
+    f"{PAIRING_CORRELATION:g} on pairs are used. p: exact rank test, adjusted by Holm's method for all contrasts of "
     "the table. P({word}): of a run against one of that first point."
 )
 """What the columns of a comparison mean."""

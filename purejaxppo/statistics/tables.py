@@ -23,8 +23,8 @@ MISSING = "-"
 
 ESTIMATES = (
     "Interquartile mean over runs of each run's mean over its last 5 % of log points [95 % bootstrap interval: "
-    "expanded percentiles, which hold the truth in 91 to 98 % of samples]; of fewer than 5 runs (their values) instead. "
-    "A run that diverged counts as the worst value that was measured. Collapsed: the return is lost for good, below "
+    "expanded percentiles, which hold the truth in 91 to 98 % of samples]; of fewer than 5 runs (their values) instead."
+    " A run that diverged counts as the worst value that was measured. Collapsed: the return is lost for good, below "
     "half of what was gained, or the run diverged [exact 95 % interval]; a run that never learned has nothing to lose."
 )
 """What is said below every table of estimates."""
