@@ -49,6 +49,11 @@ def format_interval(value: float, low: float, high: float, decimals: int | None 
     return _with_interval(*_triple((value, low, high), decimals))
 
 
+def format_p(p: float) -> str:
+    """A p-value: `0.031`, `<0.001`; `-` for NaN."""
+    return "<0.001" if p < 0.0005 else format_number(p, 3)
+
+
 def format_count(num_events: int, num_runs: int, low: float, high: float) -> str:
     """A count with the interval of its share: `3 of 8 [9 %, 76 %]`; the count alone where there is no run."""
     count = f"{num_events} of {num_runs}"
@@ -126,7 +131,7 @@ def sides_of(columns: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == MISSING or re.fullmatch(r"\s*-?(\d[\d.,]*(e[+-]\d+)?|inf)\s*", cell) is not None
+    return cell == MISSING or re.fullmatch(r"\s*[-<]?(\d[\d.,]*(e[+-]\d+)?|inf)\s*", cell) is not None
 
 
 def text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
