@@ -39,6 +39,7 @@ class PlasticityTask:
     value: Array
 
 
+@jax.default_matmul_precision("highest")  # inside of the environment
 def make_task(learner: Learner, key: Array, choices: dict[str, Array] | None = None) -> PlasticityTask:
     """The task of the run that begins with this key: as many of its initial policy's observations as fill minibatches.
 
