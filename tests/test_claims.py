@@ -484,6 +484,16 @@ def test_one_bad_run_does_not_stretch_the_range():
     assert effect(1e9)[0] == pytest.approx(1 / 8, abs=0.01)
 
 
+def test_the_range_spans_both_sides():
+    """Without the intervention from 0 to 50, with it from 50 to 100: half of the range apart."""
+    points = ({"pfo_coef": 0.0}, {"pfo_coef": 1.0})
+
+    def make(point, seed):
+        return run(False, seed=seed) | {"return_mean": 50 * (point["pfo_coef"] + np.repeat([0.0, 1.0], L // 2))}
+
+    np.testing.assert_allclose(part(evaluate_claims(sweep(make, points)), "higher return")["effect"], 0.5)
+
+
 @pytest.mark.parametrize(("env", "is_asked"), [("gymnax/CartPole-v1", True), ("gymnax/Acrobot-v1", False)])
 def test_a_shared_trunk_is_to_help_the_return_where_reward_is_dense(env, is_asked):
     points = ({"share_trunk": False}, {"share_trunk": True})
