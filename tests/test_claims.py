@@ -548,6 +548,7 @@ def test_a_stratified_summary_stands_below_several_environments():
     expected = probability_of_improvement(ends[:, 1].ravel(), ends[:, 0].ravel(), (labels, labels))
     assert (better["effect"], better["low"], better["high"]) == (expected.value, expected.low, expected.high)
     assert set(found["verdict"]) == {""}
+    assert (better["runs"], better["seeds"]) == (16, 8)
     assert "all environments" in format_claims(table)
 
 

@@ -17,7 +17,6 @@ from purejaxppo.statistics.tables import (
     format_interval,
     format_value,
     with_notes,
-    with_rule,
 )
 
 TITLES = {
@@ -45,8 +44,11 @@ def format_claims(table: pd.DataFrame, kind: str = "text") -> str:
     texts = []
     for _, part in table.groupby("env", sort=False):
         rows = [cells(row) for row in part.to_dict("records")]
-        # In text the last cell of a row, a title or a note, may run on.
-        shown = with_rule(align([HEADER, *rows])) if kind == "text" else FORMATS[kind](HEADER, [*map(filled, rows)])
+        if kind == "text":
+            top, *lines = align([HEADER, *rows])  # the last cell of a row, a title or a note, may run on
+            shown = "\n".join([top, "-" * len(top), *lines])
+        else:
+            shown = FORMATS[kind](HEADER, [filled(row) for row in rows])
         texts.append(f"{'% ' * (kind == 'latex')}{how_far(part)}\n\n{shown}")
     return with_notes("\n\n".join(texts), EXPLANATION, kind)
 

@@ -108,16 +108,16 @@ def _over_environments(blocks: list[Block]) -> list[Block]:
         counts = ", ".join(f"{verdict} in {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
         about = {"env": ALL, "claim": claim, "intervention": intervention, "verdict": "", "runs": 0, "seeds": 0}
         head = about | {"part": "", "note": f"{counts} of {len(found)} environments"}
-        samples: dict[str, list[tuple[str, float, float]]] = {}
-        for _, parts in found:
-            for part in parts:
-                samples.setdefault(part["part"], []).extend(part.get("samples", ()))
+        compared: dict[str, list[Row]] = {}
+        for part in (part for _, parts in found for part in parts if part.get("samples")):
+            compared.setdefault(part["part"], []).append(part)
         rows = []
-        for text, pairs in samples.items():
-            if pairs:
-                labels, ours, theirs = map(np.array, zip(*pairs, strict=True))
-                better = probability_of_improvement(ours, theirs, (labels, labels))
-                numbers = {"effect": better.value, "low": better.low, "high": better.high, "threshold": 0.5}
-                rows.append(about | numbers | {"part": text, "unit": "P(better)", "runs": len(pairs), "note": ""})
+        for text, parts in compared.items():
+            pairs = [pair for part in parts for pair in part["samples"]]
+            labels, ours, theirs = map(np.array, zip(*pairs, strict=True))
+            better = probability_of_improvement(ours, theirs, (labels, labels))
+            row = about | {"part": text, "unit": "P(better)", "runs": len(pairs), "note": "", "threshold": 0.5}
+            row |= {"effect": better.value, "low": better.low, "high": better.high}
+            rows.append(row | {"seeds": max(part["seeds"] for part in parts)})
         summary.append((head, rows))
     return summary
