@@ -195,8 +195,8 @@ def _rows(
 def format_evaluation(table: pd.DataFrame) -> str:
     """What `evaluate` found as text: a line per run (up to 32 runs) and, per point, the IQM over its runs.
 
-    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point, of fewer than five runs their
-    values. A run that diverged is marked, and counts in its point's return as the worst run of its environment.
+    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point; of fewer than five runs
+    their values. A run that diverged is marked, and counts in its point's return as the worst run of its environment.
     """
     swept = [str(name) for name in table.columns[1 : list(table.columns).index("seed")]]
     episodes = f"{table['episodes'].iloc[0]} episodes per run"
@@ -220,29 +220,29 @@ def format_evaluation(table: pd.DataFrame) -> str:
 def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
     """The cells of one point of the axes, from the rows of its runs; `has_diverged`: whether any point has lost one."""
     sound = members.loc[~members["diverged"]]
+    estimate = pd.DataFrame([estimate_columns("return", members["counted"].to_numpy())])
     counts = {"runs": str(len(members))}
-    if not members["collapsed"].isna().any():
-        collapsed = int(members["collapsed"].astype(bool).sum())
+    if members["collapsed"].notna().to_numpy().all():
+        collapsed = int(members["collapsed"].to_numpy(dtype=bool).sum())
         counts["collapsed"] = format_count(collapsed, len(members), *exact_interval(collapsed, len(members)))
     return (
         {name: format_value(members[name].iloc[0]) for name in swept}
         | counts
         | ({"diverged": str(len(members) - len(sound))} if has_diverged else {})
         | {
-            "return": estimate_cells(
-                pd.DataFrame([estimate_columns("return", members["counted"].to_numpy())]), "return"
-            )[0],
+            "return": estimate_cells(estimate, "return")[0],
             "length": format_number(sound["length_mean"].mean()) if len(sound) else "-",
             "cut": str(sound["cut"].sum()),
         }
     )
 
 
-def _worst_for_diverged(table: pd.DataFrame) -> pd.Series:
+def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
     """Mean return of each run; of one that diverged the lowest of the others in its environment, NaN without any."""
-    returns = table["return_mean"].where(~table["diverged"])
-    worst = returns.groupby(table["env"]).transform("min") if "env" in table else returns.min()
-    return returns.where(~table["diverged"], worst)
+    is_diverged = table["diverged"].to_numpy(dtype=bool)
+    returns = np.where(is_diverged, np.nan, table["return_mean"].to_numpy())
+    environments = table["env"].to_numpy() if "env" in table else np.zeros(len(table))
+    return np.where(is_diverged, pd.Series(returns).groupby(environments).transform("min"), returns)
 
 
 def _cell(value: Any) -> Any:
