@@ -151,13 +151,13 @@ class GroupProgram:
                 return jax.lax.map(lambda run: trainer.init(*run), (hparams, keys, choices), batch_size=few)
             return jax.vmap(trainer.init)(hparams, keys, choices)
 
-        def tasks(keys: Array, choices: dict[str, Array]) -> PlasticityTask:
+        def tasks(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> PlasticityTask:
             # A few at a time: what a task is computed from is larger than the task.
             make = partial(make_task, self._learner)
-            return jax.lax.map(lambda run: make(*run), (keys, choices), batch_size=None if is_cpu() else few)
+            return jax.lax.map(lambda run: make(*run), (hparams, keys, choices), batch_size=None if is_cpu() else few)
 
         self._init = split(init, 3)
-        self._tasks = split(tasks, 2)
+        self._tasks = split(tasks, 3)
         self._plasticity = split(plasticity, 3)
         self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
         self._compiled: dict[str, Any] = {}
@@ -186,8 +186,10 @@ class GroupProgram:
         )
 
     def tasks(self, runs: Arguments) -> PlasticityTask:
-        """The plasticity tasks of all runs, functions of their seeds."""
-        return self._compile_small("tasks", self._tasks, runs.keys, runs.choices)(runs.keys, runs.choices)
+        """The plasticity tasks of all runs, functions of their seeds and hyper-parameters."""
+        return self._compile_small("tasks", self._tasks, runs.hparams, runs.keys, runs.choices)(
+            runs.hparams, runs.keys, runs.choices
+        )
 
     def _compile_small(self, name: str, function: Any, *arguments: Any) -> Any:
         if name not in self._compiled:  # it runs once: what compiles fastest is best
@@ -226,14 +228,14 @@ class GroupProgram:
         if name == "init":
             return self._init.lower(runs.hparams, runs.keys, runs.choices)
         if name == "tasks":
-            return self._tasks.lower(runs.keys, runs.choices)
+            return self._tasks.lower(runs.hparams, runs.keys, runs.choices)
         state = self._on_devices(self.shapes(runs))
         if name == "segment":
             return self._segment.lower(runs.hparams, state, self._epochs(runs))
         return self._plasticity.lower(runs.hparams, state, self._task_shapes(runs))
 
     def _task_shapes(self, runs: Arguments) -> Any:
-        return self._on_devices(jax.eval_shape(self._tasks, runs.keys, runs.choices))
+        return self._on_devices(jax.eval_shape(self._tasks, runs.hparams, runs.keys, runs.choices))
 
     def _on_devices(self, shapes: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)

@@ -76,7 +76,7 @@ def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResul
 
     def train(hparams: HyperParams, key: Array) -> TrainResult:
         state = trainer.init(hparams, key)
-        task = plasticity.make_task(learner, key) if config.measures_plasticity else None
+        task = plasticity.make_task(learner, hparams, key) if config.measures_plasticity else None
 
         def with_plasticity(state: RunState, metrics: Metrics, is_due: Array | bool) -> Metrics:
             if task is None:
