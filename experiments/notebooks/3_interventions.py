@@ -196,8 +196,8 @@ parts.round(2)
 # - **NOT OBSERVED**: what the claim is about has not happened, or in too few runs. These runs are
 #   far shorter than the paper's (`length`), so that contradicts nothing.
 # - **NO DIFFERENCE**: the whole interval lies within what makes no difference to anyone.
-# - **INCONCLUSIVE**: none of these. This is *not* "no effect". Look at the interval: a wide one says
-#   that more seeds are needed.
+# - **INCONCLUSIVE**: none of these. This is *not* "no effect". Look at the interval: a wide one
+#   says that more seeds are needed.
 # - **NOT TESTED**: the sweep lacks what the part needs. This one has a single epoch count, so it
 #   can say nothing about C2.
 #
