@@ -11,6 +11,9 @@ the rank or without, counts as nothing; and only runs that collapsed have an eff
 What the paper says of entropy (saturates or dies: either way), of the critic's rank (need not fall), of recovery (there
 is none: that is in the definition of a collapse) and of sparse rewards makes no prediction that could fail here. Log
 point 0 is no part of training: at it nothing has been learned.
+
+These rules were settled on simulated sweeps (`experiments/benchmarks/verdicts_simulation.py`) after the stress tests on
+Acrobot and Pendulum had been seen: a claim's real test is a sweep on something else.
 """
 
 from __future__ import annotations
