@@ -109,8 +109,9 @@ pjp.analysis.draw_figure(dataset, "3")
 # ## Survival: how many runs have not collapsed yet
 #
 # A curve that steps down at 40k says that a run collapsed there, by the rules that notebook 1
-# prints. With so few seeds each step is a large part of all runs, and the bands are wide. A curve
-# that stays at 1 means that no run was lost *within this time*.
+# prints. With so few seeds each step is a large part of all runs, and the bands are wide, also where
+# nothing happened: they are exact. A curve that stays at 1 means that no run was lost *within this
+# time*.
 
 # %%
 pjp.analysis.draw_figure(dataset, "survival")
