@@ -93,9 +93,9 @@ print("coordinates:", ", ".join(map(str, dataset.coords)))
 
 # %% [markdown]
 # First the table: each cell is the interquartile mean over seeds of the last 5 % of training. Fewer
-# than five seeds have no interval: their values stand in its place. `collapsed` counts the runs that
-# lost their return for good, with the exact interval of their share; a run that never learned has
-# nothing to lose.
+# than five seeds have no interval: their values stand in its place. `collapsed` counts the runs
+# that lost their return for good, with the exact interval of their share; a run that never learned
+# has nothing to lose.
 
 # %%
 print(pjp.analysis.format_table(pjp.analysis.summary_table(dataset)))
