@@ -145,7 +145,7 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "same_order_every_pass": ("[shuffled_indices(key, size)", "[jnp.arange(size)", "diagnostics_plasticity"),
         "fitted_without_clipping": (" * clip_scale(hparams, jnp.linalg.norm(gradient))", "", "diagnostics_plasticity"),
         "loss_of_the_first_minibatch": ("losses[-1],", "losses[0],", "diagnostics_plasticity"),
-        "fresh_networks_not_fitted": ("(hparams, state, task)))[-1]", "(hparams, state, task)))[0]", "diagnostics_plasticity"),
+        "fresh_networks_not_fitted": ("state, task)))[-1]", "state, task)))[0]", "diagnostics_plasticity"),
         "constant_over_all_minibatches": ("task.rows(_minibatches(learner)[-1])", "task", "diagnostics_plasticity"),
     },
     "diagnostics/diagnose.py": {
