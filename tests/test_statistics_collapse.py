@@ -155,6 +155,14 @@ def test_a_run_that_never_learned_has_nothing_to_lose(kind):
     assert np.mean(found.has_learned) < 0.02
 
 
+def test_slow_wandering_is_no_learning():
+    """Half of these rise by more than five of their own jumps; but their level goes up and down all along."""
+    rng, returns = np.random.default_rng(1), np.zeros((200, 300))
+    for t in range(1, 300):
+        returns[:, t] = 0.95 * returns[:, t - 1] + rng.normal(size=200)
+    assert np.mean(outcomes(dataset(num_runs=200, num_logs=300, return_mean=returns)).has_learned) < 0.1
+
+
 @pytest.mark.parametrize("num_logs", [20, 100, 1000])
 def test_a_run_that_gained_eight_times_its_noise_and_lost_it_has_collapsed(num_logs):
     """As sure as the others are of having none: learned in a fifth of the run, lost in a tenth of it."""
