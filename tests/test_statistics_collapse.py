@@ -264,6 +264,8 @@ def test_the_count_has_the_exact_interval_and_tells_who_never_learned():
     np.testing.assert_allclose((count.low, count.high), (interval.low, interval.high), rtol=1e-12)
     assert (count.num_diverged, count.num_unlearned) == (1, 1)
     assert count.label == "collapsed 2 of 4 [7 %, 93 %], 1 never learned"
+    # A run that diverged before it learned anything has collapsed, and is not counted twice.
+    assert outcomes(dataset(num_runs=2, status=[2, 0])).count().label == "collapsed 1 of 2 [1 %, 99 %]"
     assert found.count(np.array([3])).label == "collapsed 0 of 1 [0 %, 98 %]"
     assert found.count(np.zeros(0, dtype=int)).cell == "0 of 0"
     with pytest.raises(ConfigError, match="return_mean is not in these results"):
