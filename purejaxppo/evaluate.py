@@ -93,7 +93,8 @@ def evaluate(
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
             rows += _rows(policies.runs[some], policies.status[some] != 0, *arrays)
     table = pd.DataFrame(rows).sort_values("run", ignore_index=True)
-    return table.assign(collapsed=table["run"].map(_collapsed_runs(out)))
+    known = _collapsed_runs(out)
+    return table.assign(collapsed=[known.get(run, np.nan) for run in table["run"]])
 
 
 def _collapsed_runs(out: str | Path) -> dict[int, bool]:

@@ -234,6 +234,22 @@ def test_more_epochs(verdict):
     assert rows(table, "C2", "runs") == [0, 8, 8, 8]
 
 
+def test_one_collapse_among_sixteen_is_no_doubt_but_rare():
+    table = evaluate_claims(sweep(lambda point, seed: run(seed == 3, seed=seed), seeds=16))
+    assert part(table, "the rank collapses")["verdict"] == "NOT OBSERVED"
+    assert part(table, "the rank collapses")["high"] < 0.5
+
+
+def test_what_is_contradicted_in_full_length_is_not_hidden_by_what_is_not_observed():
+    def make(point, seed):
+        metrics = run(False, seed=seed)
+        norm = 10 * (1 + (point["num_epochs"] == 4)) * (1 + 0.01 * seed)
+        return metrics | {"policy_preactivation_norm": np.full(L, norm)}
+
+    table = evaluate_claims(sweep(make, ({"num_epochs": 4}, {"num_epochs": 32}), steps=50_000))
+    assert claim(table, "C2") == ("CONTRADICTED", ["CONTRADICTED", "NOT OBSERVED", "NOT OBSERVED"])
+
+
 def test_a_collapse_that_few_epochs_do_not_have_is_a_collapse():
     points = ({"num_epochs": 32}, {"num_epochs": 4})
     table = evaluate_claims(sweep(lambda point, seed: run(point["num_epochs"] == 32, False, seed), points))
@@ -470,18 +486,19 @@ def test_verdicts_share_their_level():
 
 
 def test_one_bad_run_does_not_stretch_the_range():
-    """All runs gain 100; one of them, as bad as one likes, is a failure like any other."""
+    """All gain 100, or 150 with the intervention; one of them, as bad as one likes, is a failure like any other."""
     points = ({"pfo_coef": 0.0}, {"pfo_coef": 1.0})
 
     def effect(depth):
         def make(point, seed):
             is_lost = point["pfo_coef"] == 0 and seed == 3
-            return run(False, seed=seed) | {"return_mean": -depth * TIME if is_lost else 100 * TIME}
+            gain = 100 if point["pfo_coef"] == 0 else 150
+            return run(False, seed=seed) | {"return_mean": -depth * TIME if is_lost else gain * TIME}
 
         return part(evaluate_claims(sweep(make, points)), "higher return")[["effect", "low", "high"]].tolist()
 
     np.testing.assert_allclose(effect(1e3), effect(1e9))
-    assert effect(1e9)[0] == pytest.approx(1 / 8, abs=0.01)
+    assert effect(1e9)[0] == pytest.approx((7 * 1 / 3 + 1) / 8, abs=0.02)
 
 
 def test_the_range_spans_both_sides():

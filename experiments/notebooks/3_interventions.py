@@ -130,9 +130,9 @@ differences = pd.DataFrame(rows)
 differences.round(2)
 
 # %% [markdown]
-# The same as a picture. An interval that crosses the dotted line leaves the direction open. These
-# intervals come from few pairs, and a bootstrap of few pairs is too narrow: it cannot know of the
-# kind of run that none of them was.
+# The same as a picture. An interval that crosses the dotted line leaves the direction open. Fewer
+# than five pairs have no interval, and no bootstrap of few pairs knows of the kind of run that none
+# of them was.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharey=True)
@@ -158,14 +158,17 @@ for name in list(names)[1:]:
 
 # %% [markdown]
 # `comparison_table` (`purejaxppo compare` in a terminal) does this for any metric, every point
-# against the first one. It adds two probabilities: that a point is the best of all, over resampled
-# seeds, and that one of its runs ends higher than one of the first point's, 0.5 where nothing
-# differs.
+# against the first one (or `against=` another, `within=` each value of a field). It uses pairs
+# where `correlation` says that they help, tests by ranks (`p_holm` is corrected for the number of
+# contrasts), and adds the probability that one of a point's runs ends higher than one of the first
+# point's. `best` is the share of resampled seeds in which a point leads: not the probability that
+# it is the best, as of equal points some one leads too (`best_level`); `is_candidate` marks those
+# that cannot be told from the leader.
 
 # %%
 table = pjp.analysis.comparison_table(dataset, "return_mean")
 table.insert(0, "point", list(names))
-table[["point", "value", "best", "difference", "improvement"]].round(2)
+table[["point", "collapsed", "value", "best", "is_candidate", "difference", "p_holm"]].round(2)
 
 # %% [markdown]
 # ## The paper's claims against these runs
