@@ -441,9 +441,10 @@ def test_a_collapsed_policy_without_ratios_outside_has_none_outside():
         metrics["ratio_below_mean"][np.flatnonzero(has_collapsed)[4]] = 0.01
         return metrics
 
-    found = part(evaluate_claims(sweep(make, hparams={"clip_eps": 0.3})), "the mean ratio below 1 - eps falls")
-    assert found["verdict"] == "INCONCLUSIVE"
-    assert found["effect"] == pytest.approx(np.log2(70) / 10, rel=0.2)
+    for how in ({"hparams": {"clip_eps": 0.3}}, {"points": ({"clip_eps": 0.3},)}):
+        found = part(evaluate_claims(sweep(make, **how)), "the mean ratio below 1 - eps falls")
+        assert found["verdict"] == "INCONCLUSIVE"
+        assert found["effect"] == pytest.approx(np.log2(70) / 10, rel=0.2)
 
 
 def test_a_difference_within_the_margin_is_none():
