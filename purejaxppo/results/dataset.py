@@ -1,18 +1,27 @@
-"""Results as one labelled xarray.Dataset, in memory and in one netCDF file."""
+"""Results as one labelled xarray.Dataset, in memory and in one netCDF file.
+
+Metrics are read when they are asked for and written some log points at a time: a thousand runs have more of them than
+a laptop has memory, and a table or a figure needs five of 268.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import netCDF4
 import numpy as np
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.registry import AT_START, METRICS
@@ -22,14 +31,29 @@ STATUS_MEANING = (
     "(log point 0, if there is one, is the initial network); it is frozen, and NaN from there on"
 )
 _OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
+# Log points that are written at once and stored side by side, and the most numbers so stored: 4 MiB in float32.
+_LOGS_TOGETHER, _MOST_TOGETHER = 64, 2**20
+# Compression carries a checksum: a damaged file fails to load instead of loading wrong numbers. Level 1: higher ones
+# take longer and save nothing of numbers in float32.
+_COMPRESSED = {"zlib": True, "complevel": 1, "shuffle": True}
+
+
+class Values(Protocol):
+    """Numbers [S, L] or [S, L, D] in memory or on disk, read by a slice of each axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __getitem__(self, key: tuple[slice, ...], /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupResult:
-    """What one compiled program (a group of runs) hands over, as NumPy arrays: S runs, L log points, D features."""
+    """What one compiled program (a group of runs) hands over: S runs, L log points, D features."""
 
-    metrics: Mapping[str, np.ndarray]
-    """Name -> [S, L], or [S, L, D] for spectra."""
+    metrics: Mapping[str, Values]
+    """Name -> [S, L], or [S, L, D] for spectra; what is not in memory stays where it is until it is asked for."""
     env_steps: np.ndarray
     """Environment steps at each log point reached so far, [L]."""
     seeds: np.ndarray
@@ -76,10 +100,10 @@ def to_dataset(
     )
     variables = {}
     for name in dict.fromkeys(name for group in groups for name in group.metrics):
-        values = _padded([group.metrics.get(name) for group in groups], groups)[order]
+        values = _Padded([group.metrics.get(name) for group in groups], groups, order)
         variables[f"{name}_measured" if name in fields else name] = (
-            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: values.ndim],
-            values,
+            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: len(values.shape)],
+            values[:, :] if values.is_in_memory else _lazy(values),
             _description(name),
         )
     dataset = dataset.assign(variables)  # all at once: one by one takes seconds
@@ -145,14 +169,14 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    # Compression carries a checksum: a damaged file fails to load instead of loading wrong numbers.
-    filters = {"zlib": True, "complevel": 4, "shuffle": True}
-    encoding = {name: filters for name, variable in dataset.variables.items() if variable.dtype.kind in "iuf"}
+    metrics = {str(name): value.variable for name, value in dataset.data_vars.items() if _is_metric(value.variable)}
     # What an earlier file said about its own storage must not leak into this one.
-    clean = dataset.drop_encoding()
+    others = dataset.drop_vars(metrics).drop_encoding()
+    encoding = {name: _COMPRESSED for name, variable in others.variables.items() if variable.dtype.kind in "iuf"}
     try:
         try:
-            clean.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+            others.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+            _append(partial, metrics)
         except RuntimeError as error:  # netCDF's word for whatever the disk said
             raise OSError(errno.EIO, f"the disk refuses it ({error})") from error
         sync_and_rename(partial, target)
@@ -161,24 +185,104 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def load(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a Dataset written by `save`, wholly into memory; the file is closed again.
+def _is_metric(variable: xr.Variable) -> bool:
+    return variable.dims[:2] == ("run", "log") and variable.dtype.kind == "f"
 
-    Raises ConfigError when there is no such file, or when it is damaged or not a results file.
+
+def _append(path: Path, metrics: Mapping[str, xr.Variable]) -> None:
+    """Add metrics to a netCDF file, some log points of all of them at a time."""
+    with netCDF4.Dataset(path, "a") as file:
+        stored = {}
+        for name, variable in metrics.items():
+            dims = tuple(map(str, variable.dims))
+            for dim, size in zip(dims, variable.shape, strict=True):
+                if dim not in file.dimensions:
+                    file.createDimension(dim, size)
+            num_runs, num_logs, *rest = (max(size, 1) for size in variable.shape)
+            logs = min(num_logs, _LOGS_TOGETHER)
+            runs = min(num_runs, max(1, _MOST_TOGETHER // math.prod([logs, *rest])))
+            # Whole chunks are written once and need no cache, of which there would be one a metric (0: the default).
+            options: Any = {"chunksizes": (runs, logs, *rest), "chunk_cache": 1, "fill_value": False} | _COMPRESSED
+            stored[name] = file.createVariable(name, variable.dtype, dims, **options)
+            stored[name].setncatts(variable.attrs)
+        for first in range(0, max((variable.shape[1] for variable in metrics.values()), default=0), _LOGS_TOGETHER):
+            logs = slice(first, first + _LOGS_TOGETHER)
+            for name, variable in metrics.items():
+                stored[name][:, logs] = variable[:, logs].values
+
+
+def load(path: str | os.PathLike[str]) -> xr.Dataset:
+    """A Dataset written by `save`; its metrics are read when they are asked for, and the file stays open until then.
+
+    `.load()` of it reads all of them, `.close()` closes the file. Raises ConfigError when there is no such file, when
+    it is damaged or not a results file, and later when a metric is read that is damaged.
     """
     source = Path(path)
     if not source.is_file():
         raise ConfigError(f"Results file {str(source)!r} does not exist; it must be a netCDF file of purejaxppo.")
-    try:
+    with _reading(source):
         # Nothing here is a date: a metric in seconds is a number of seconds.
-        dataset = xr.load_dataset(source, engine="netcdf4", decode_times=False)
-    except Exception as error:  # a damaged file makes HDF5 and its readers fail in every way there is
-        raise ConfigError(f"Results file {str(source)!r} is damaged or not netCDF, and cannot be read.") from error
-    if not {"run", "log"} <= set(dataset.sizes) or "status" not in dataset:
+        opened = xr.open_dataset(source, engine="netcdf4", decode_times=False, cache=False)
+        metrics = {name: value.variable for name, value in opened.data_vars.items() if _is_metric(value.variable)}
+        dataset = opened.drop_vars(metrics).load()
+    if not {"run", "log"} <= set(opened.sizes) or "status" not in dataset:
+        opened.close()
         raise ConfigError(
             f"File {str(source)!r} is no results file: it must have dimensions run and log and a variable status."
         )
+    found = {name: (metric.dims, _lazy(_Stored(source, metric)), metric.attrs) for name, metric in metrics.items()}
+    dataset = dataset.assign(found)
+    dataset.set_close(opened.close)
     return dataset
+
+
+@contextlib.contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file makes HDF5 and its readers fail in every way there is
+        raise ConfigError(f"Results file {str(source)!r} is damaged or not netCDF, and cannot be read.") from error
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A metric in a results file."""
+
+    source: Path
+    variable: xr.Variable
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.variable.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.variable.dtype
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        with _reading(self.source):
+            return self.variable[key].values
+
+
+class _Lazy(BackendArray):
+    """Values as xarray takes them from a file."""
+
+    def __init__(self, values: Values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
+
+    def _read(self, key: tuple[int | slice, ...]) -> np.ndarray:
+        slices = tuple(part if isinstance(part, slice) else slice(part, part + 1) for part in key)
+        drop = tuple(slice(None) if isinstance(part, slice) else 0 for part in key)
+        return np.asarray(self.values[slices], order="C")[drop]  # the bits of a sum depend on the order
+
+
+def _lazy(values: Values) -> indexing.MemoryCachedArray:
+    """Values that xarray reads when they are asked for, and then keeps."""
+    lazy: Any = indexing.LazilyIndexedArray(_Lazy(values))
+    return indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))
 
 
 def sync_and_rename(partial: Path, target: Path) -> None:
@@ -203,7 +307,7 @@ def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
         if length != num_runs:
             raise ValueError(f"group {number}: {name} has {length} values for {num_runs} runs.")
     for name, values in group.metrics.items():
-        if values.ndim not in (2, 3) or values.shape[:2] != (num_runs, num_logs):
+        if len(values.shape) not in (2, 3) or values.shape[:2] != (num_runs, num_logs):
             raise ValueError(f"group {number}: {name} has shape {values.shape}, not ({num_runs}, {num_logs}[, D]).")
         if "/" in name:
             raise ValueError(f"group {number}: a metric name may not contain '/', as {name!r} does.")
@@ -224,23 +328,30 @@ def _env_steps(groups: Sequence[GroupResult], order: np.ndarray) -> tuple[Any, n
     return ("run", "log"), np.repeat(np.stack(rows), counts, axis=0)[order]
 
 
-def _padded(parts: list[np.ndarray | None], groups: Sequence[GroupResult]) -> np.ndarray:
-    """The groups' values of one metric below each other, [S, L] or [S, L, D]; NaN where a group has none."""
-    found = [np.asarray(part) for part in parts if part is not None]
-    if len({part.ndim for part in found}) > 1:
-        raise ValueError("a metric must have the same number of dimensions in every group.")
-    dtype = np.result_type(*found)
-    if not np.issubdtype(dtype, np.floating):  # whole numbers, and types that netCDF does not know (bfloat16)
-        dtype = np.dtype(np.float64)
-    num_logs = max(len(group.env_steps) for group in groups)
-    width = [max(part.shape[2] for part in found)] if found[0].ndim == 3 else []
-    rows = []
-    for part, group in zip(parts, groups, strict=True):
-        row = np.full((len(group.seeds), num_logs, *width), np.nan, dtype=dtype)
-        if part is not None:
-            row[tuple(slice(size) for size in part.shape)] = part
-        rows.append(row)
-    return np.concatenate(rows)
+class _Padded:
+    """One metric of all groups, [S, L] or [S, L, D], runs in the sweep's order; NaN where a group has none."""
+
+    def __init__(self, parts: Sequence[Values | None], groups: Sequence[GroupResult], order: np.ndarray):
+        found = [part for part in parts if part is not None]
+        if len({len(part.shape) for part in found}) > 1:
+            raise ValueError("a metric must have the same number of dimensions in every group.")
+        dtype = np.result_type(*(part.dtype for part in found))
+        # Whole numbers, and types that netCDF does not know (bfloat16), become doubles.
+        self.dtype = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float64)
+        num_logs = max(len(group.env_steps) for group in groups)
+        self.shape = (order.size, num_logs, *(max(part.shape[2] for part in found) for _ in found[0].shape[2:]))
+        self.is_in_memory = all(isinstance(part, np.ndarray) for part in found)
+        ends = np.cumsum([len(group.seeds) for group in groups])
+        self._parts = list(zip(parts, np.split(np.argsort(order), ends[:-1]), strict=True))
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        runs, logs, *rest = key
+        values = np.full((self.shape[0], len(range(self.shape[1])[logs]), *self.shape[2:]), np.nan, dtype=self.dtype)
+        for part, rows in self._parts:
+            if part is not None:
+                found = part[:, logs]
+                values[(rows, *(slice(size) for size in found.shape[1:]))] = found
+        return values[(runs, slice(None), *rest)]
 
 
 def _swept_values(groups: Sequence[GroupResult], field: str) -> np.ndarray:

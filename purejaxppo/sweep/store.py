@@ -3,7 +3,8 @@
     sweep.json              the resolved sweep: `parse_sweep` of it gives the sweep back
     provenance.json         versions, device, flags, commit, command, times
     layout.json             the chunks: which runs are computed together; and the memory they were laid out for
-    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come
+    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come: `names` [M],
+                            `values` [S, M], and spectra [S, D] by name
     checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
@@ -23,7 +24,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -31,6 +32,9 @@ import xarray as xr
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.results.dataset import GroupResult, load, save, sync_and_rename, to_dataset
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
+
+if TYPE_CHECKING:
+    from purejaxppo.metrics import Metrics
 
 try:
     import fcntl
@@ -183,11 +187,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_part(out: Path, chunk: Chunk, log_point: int, metrics: dict[str, np.ndarray]) -> None:
-    """Keep the metrics of a chunk at one log point."""
+def write_part(out: Path, chunk: Chunk, log_point: int, metrics: Metrics) -> None:
+    """Keep the metrics of a chunk at one log point: as the few arrays that they are, an array a metric takes 8 times as
+    long to write, and 20 times as long to read.
+    """
     folder = out / PARTS / chunk.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{log_point:05d}.npz", lambda file: np.savez(file, **metrics))  # pyright: ignore
+    names = np.array(metrics.names, dtype=bytes)
+    write_atomically(
+        folder / f"{log_point:05d}.npz",
+        lambda file: np.savez(file, names=names, values=metrics.values, **metrics.spectra),  # pyright: ignore
+    )
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -234,10 +244,9 @@ def finish(out: Path) -> xr.Dataset:
                 f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
                 f"{expected}; to compute these runs again, delete it and {out / POLICIES / chunk.name}.npz."
             )
-    dataset = assemble(out)
-    save(dataset, out / RESULTS)
+    save(assemble(out), out / RESULTS)
     clean(out)
-    return dataset
+    return load(out / RESULTS)
 
 
 def clean(out: Path) -> None:
@@ -252,7 +261,7 @@ def clean(out: Path) -> None:
 def load_results(out: str | Path) -> xr.Dataset:
     """The dataset of a sweep's directory (or of a results.nc), finished or still running.
 
-    Raises ConfigError when there is none.
+    Metrics are read when they are asked for; `.load()` reads all. Raises ConfigError when there is none.
     """
     path = Path(out)
     if os.path.isfile(path):
@@ -270,13 +279,14 @@ def assemble(out: Path) -> xr.Dataset:
     attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
     groups, chunks = make_groups(sweep), read_layout(out) or []
     results = []
-    for number, group in enumerate(groups):
-        alike: dict[Any, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}
+    for number in range(len(groups)):
+        alike: dict[Any, list[_Parts]] = {}
         for chunk in [chunk for chunk in chunks if chunk.group == number]:
-            if metrics := _read_parts(out, chunk):
-                alike.setdefault((metrics["status"].shape[1], frozenset(metrics)), []).append((chunk, metrics))
+            if num_points := _num_parts(out, chunk):
+                parts = _Parts(out, chunk, num_points)
+                alike.setdefault((num_points, frozenset(parts.widths)), []).append(parts)
         # One, unless the sweep is still running, or was forced on by a version that measures something else.
-        results += [_group_result(parts, group, groups, sweep) for parts in alike.values()]
+        results += [_group_result(parts, number, groups, sweep) for parts in alike.values()]
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
@@ -309,35 +319,104 @@ def _num_parts(out: Path, chunk: Chunk) -> int:
     return next(number for number in itertools.count() if f"{number:05d}.npz" not in names)
 
 
-def _read_parts(out: Path, chunk: Chunk) -> dict[str, np.ndarray]:
-    """Metrics [S, L] and [S, L, D] of a chunk at the log points on disk; empty before the first one."""
-    points = []
-    for number in range(_num_parts(out, chunk)):
-        path = out / PARTS / chunk.name / f"{number:05d}.npz"
+class _Parts:
+    """What a chunk has measured so far: the metrics in the files of its log points.
+
+    widths: name -> () of a number, (D,) of a spectrum; not every log point has all of them.
+    """
+
+    def __init__(self, out: Path, chunk: Chunk, num_points: int):
+        self.chunk, self.num_points = chunk, num_points
+        self.widths: dict[str, tuple[int, ...]] = {}
+        self._folder, self._kept = out / PARTS / chunk.name, (range(0), np.zeros(0))
+        for point in range(num_points):
+            with self._opened(point) as part:
+                self.widths |= dict.fromkeys(_numbers_in(part), ())
+                spectra = [name for name in part.files if name not in {*self.widths, "names", "values"}]
+                self.widths |= {name: part[name].shape[1:] for name in spectra}
+
+    def read(self, name: str, points: range) -> np.ndarray:
+        """A metric at some log points, [S, L] or [S, L, D]; NaN where one lacks it.
+
+        All numbers at the log points asked for last are kept, as whoever wants one wants others too.
+        """
+        num_runs = self.chunk.stop - self.chunk.first
+        if not self.widths[name]:
+            numbers = [number for number, width in self.widths.items() if not width]
+            if self._kept[0] != points:
+                self._kept = (range(0), np.zeros(0))  # lets go of them first
+                self._kept = (points, self._table(points, numbers))
+            return self._kept[1][:, :, numbers.index(name)].T
+        spectra = np.full((num_runs, len(points), *self.widths[name]), np.nan, np.float32)
+        for place, point in enumerate(points):
+            with self._opened(point) as part:
+                if name in part:
+                    spectra[:, place] = part[name]
+        return spectra
+
+    def _table(self, points: range, numbers: list[str]) -> np.ndarray:
+        """All numbers at some log points, [L, S, M]."""
+        table = np.full((len(points), self.chunk.stop - self.chunk.first, len(numbers)), np.nan, np.float32)
+        for place, point in enumerate(points):
+            with self._opened(point) as part:
+                there = _numbers_in(part)
+                values = part["values"] if "values" in part else np.stack([part[name] for name in there], axis=1)
+                if there == numbers[: len(there)]:  # as nearly always, and then ten times as fast
+                    table[place, :, : len(there)] = values
+                else:
+                    table[place][:, [numbers.index(name) for name in there]] = values
+        return table
+
+    @contextlib.contextmanager
+    def _opened(self, point: int) -> Iterator[Any]:
+        path = self._folder / f"{point:05d}.npz"
         try:
             with open(path, "rb") as file, np.load(file) as content:
-                points.append({name: content[name] for name in content.files})
+                yield content
+        except FileNotFoundError:
+            raise ConfigError(
+                f"file {path} is gone: the sweep has ended since its results were loaded; load them again."
+            ) from None
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"file {path} is damaged and cannot be read.") from error
-    like = {name: values for point in points for name, values in point.items()}  # forced on, versions measure others
-
-    def column(name: str) -> np.ndarray:
-        return np.stack([p[name] if name in p else np.full_like(like[name], np.nan) for p in points], axis=1)
-
-    return {name: column(name) for name in like}
 
 
-def _group_result(
-    parts: list[tuple[Chunk, dict[str, np.ndarray]]], group: Group, groups: Sequence[Group], sweep: Sweep
-) -> GroupResult:
+def _numbers_in(part: Any) -> list[str]:
+    """Names of the metrics that are one number a run; earlier versions wrote each as an array of its own."""
+    if "names" in part:
+        return part["names"].astype(str).tolist()
+    return [name for name in part.files if part[name].ndim == 1]
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """A metric of chunks that have come equally far, their runs below each other: [S, L] or [S, L, D]."""
+
+    name: str
+    parts: Sequence[_Parts]
+    dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        num_runs = sum(parts.chunk.stop - parts.chunk.first for parts in self.parts)
+        return num_runs, self.parts[0].num_points, *self.parts[0].widths[self.name]
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        runs, logs, *rest = key
+        points = range(self.parts[0].num_points)[logs]
+        values = np.concatenate([parts.read(self.name, points) for parts in self.parts])
+        return values[(runs, slice(None), *rest)]
+
+
+def _group_result(parts: Sequence[_Parts], group: int, groups: Sequence[Group], sweep: Sweep) -> GroupResult:
     """Chunks of a group with the same log points and metrics, below each other."""
-    runs = [run for chunk, _ in parts for run in chunk.runs(groups)]
-    first = parts[0][1]
+    runs = [run for own in parts for run in own.chunk.runs(groups)]
+    num_points = parts[0].num_points
     return GroupResult(
-        metrics={name: np.concatenate([metrics[name] for _, metrics in parts]) for name in first if name != "status"},
-        env_steps=np.arange(first["status"].shape[1]) * group.config.steps_per_log,
+        metrics={name: _Metric(name, parts) for name in parts[0].widths if name != "status"},
+        env_steps=np.arange(num_points) * groups[group].config.steps_per_log,
         seeds=np.asarray([run.seed for run in runs]),
         swept={name: [run.point[name] for run in runs] for name in sweep.swept},
-        status=np.concatenate([metrics["status"][:, -1].astype(np.int32) for _, metrics in parts]),
+        status=_Metric("status", parts)[:, num_points - 1 :][:, 0].astype(np.int32),
         run_index=np.asarray([run.index for run in runs]),
     )
