@@ -102,6 +102,7 @@ def write(out: Path, num_runs: int, num_logs: int, features: int) -> None:
     from purejaxppo.results.registry import METRICS
     from purejaxppo.sweep import store
     from purejaxppo.sweep.engine import lay_out
+    from purejaxppo.sweep.parts import write_part
     from purejaxppo.sweep.plan import make_groups, parse_sweep
 
     config = {"total_steps": num_logs * 1024, "num_log_points": num_logs, "hidden_sizes": [features, features]}
@@ -118,7 +119,7 @@ def write(out: Path, num_runs: int, num_logs: int, features: int) -> None:
             walk += 0.03 * rng.standard_normal(walk.shape, np.float32)
             metrics = metrics_of(np.abs(walk), features, config.is_plasticity_point(log_point))
             begin = time.perf_counter()
-            store.write_part(out, chunk, log_point, metrics)
+            write_part(out / store.PARTS / chunk.name, log_point, metrics)
             seconds.append(time.perf_counter() - begin)
     size = sum(path.stat().st_size for path in out.glob("parts/*/*")) / 2**20
     written = {"ms_a_log_point": round(1000 * float(np.mean(seconds)), 2), "parts": len(seconds), "mib": round(size)}

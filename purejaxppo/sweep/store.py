@@ -3,8 +3,7 @@
     sweep.json              the resolved sweep: `parse_sweep` of it gives the sweep back
     provenance.json         versions, device, flags, commit, command, times
     layout.json             the chunks: which runs are computed together; and the memory they were laid out for
-    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come: `names` [M],
-                            `values` [S, M], and spectra [S, D] by name
+    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come (parts.py)
     checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
@@ -16,25 +15,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError, RunError
-from purejaxppo.results.dataset import GroupResult, load, save, sync_and_rename, to_dataset
+from purejaxppo.results.dataset import GroupResult, to_dataset
+from purejaxppo.results.files import load, save, write_atomically
+from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
-
-if TYPE_CHECKING:
-    from purejaxppo.metrics import Metrics
 
 try:
     import fcntl
@@ -187,31 +183,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_part(out: Path, chunk: Chunk, log_point: int, metrics: Metrics) -> None:
-    """Keep the metrics of a chunk at one log point: as the few arrays that they are, an array a metric takes 8 times as
-    long to write, and 20 times as long to read.
-    """
-    folder = out / PARTS / chunk.name
-    folder.mkdir(parents=True, exist_ok=True)
-    names = np.array(metrics.names, dtype=bytes)
-    write_atomically(
-        folder / f"{log_point:05d}.npz",
-        lambda file: np.savez(file, names=names, values=metrics.values, **metrics.spectra),  # pyright: ignore
-    )
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name beside it, force it to the disk, and rename it; raises OSError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        sync_and_rename(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk it would take the room that it needs itself
-        raise
-
-
 @contextlib.contextmanager
 def lock(out: Path, process_index: int) -> Iterator[None]:
     """Keep other processes from computing the same sweep; the system lets go when this one ends, however it does.
@@ -238,7 +209,7 @@ def finish(out: Path) -> xr.Dataset:
     """
     groups = make_groups(read_sweep(out))
     for chunk in read_layout(out) or []:
-        found, expected = _num_parts(out, chunk), 1 + groups[chunk.group].config.num_logs
+        found, expected = count_parts(out / PARTS / chunk.name), 1 + groups[chunk.group].config.num_logs
         if found != expected:
             raise RunError(
                 f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
@@ -279,14 +250,14 @@ def assemble(out: Path) -> xr.Dataset:
     attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
     groups, chunks = make_groups(sweep), read_layout(out) or []
     results = []
-    for number in range(len(groups)):
-        alike: dict[Any, list[_Parts]] = {}
+    for number, group in enumerate(groups):
+        alike: dict[Any, list[tuple[Chunk, Parts]]] = {}
         for chunk in [chunk for chunk in chunks if chunk.group == number]:
-            if num_points := _num_parts(out, chunk):
-                parts = _Parts(out, chunk, num_points)
-                alike.setdefault((num_points, frozenset(parts.widths)), []).append(parts)
+            parts = Parts(out / PARTS / chunk.name, chunk.stop - chunk.first)
+            if parts.num_points:
+                alike.setdefault((parts.num_points, frozenset(parts.widths)), []).append((chunk, parts))
         # One, unless the sweep is still running, or was forced on by a version that measures something else.
-        results += [_group_result(parts, number, groups, sweep) for parts in alike.values()]
+        results += [_group_result(chunks, group, groups, sweep) for chunks in alike.values()]
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
@@ -313,110 +284,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _num_parts(out: Path, chunk: Chunk) -> int:
-    """Log points of a chunk on disk, from the first one up to the first gap."""
-    names = {path.name for path in (out / PARTS / chunk.name).glob("*.npz")}
-    return next(number for number in itertools.count() if f"{number:05d}.npz" not in names)
-
-
-class _Parts:
-    """What a chunk has measured so far: the metrics in the files of its log points.
-
-    widths: name -> () of a number, (D,) of a spectrum; not every log point has all of them.
-    """
-
-    def __init__(self, out: Path, chunk: Chunk, num_points: int):
-        self.chunk, self.num_points = chunk, num_points
-        self.widths: dict[str, tuple[int, ...]] = {}
-        self._folder, self._kept = out / PARTS / chunk.name, (range(0), np.zeros(0))
-        for point in range(num_points):
-            with self._opened(point) as part:
-                self.widths |= dict.fromkeys(_numbers_in(part), ())
-                spectra = [name for name in part.files if name not in {*self.widths, "names", "values"}]
-                self.widths |= {name: part[name].shape[1:] for name in spectra}
-
-    def read(self, name: str, points: range) -> np.ndarray:
-        """A metric at some log points, [S, L] or [S, L, D]; NaN where one lacks it.
-
-        All numbers at the log points asked for last are kept, as whoever wants one wants others too.
-        """
-        num_runs = self.chunk.stop - self.chunk.first
-        if not self.widths[name]:
-            numbers = [number for number, width in self.widths.items() if not width]
-            if self._kept[0] != points:
-                self._kept = (range(0), np.zeros(0))  # lets go of them first
-                self._kept = (points, self._table(points, numbers))
-            return self._kept[1][:, :, numbers.index(name)].T
-        spectra = np.full((num_runs, len(points), *self.widths[name]), np.nan, np.float32)
-        for place, point in enumerate(points):
-            with self._opened(point) as part:
-                if name in part:
-                    spectra[:, place] = part[name]
-        return spectra
-
-    def _table(self, points: range, numbers: list[str]) -> np.ndarray:
-        """All numbers at some log points, [L, S, M]."""
-        table = np.full((len(points), self.chunk.stop - self.chunk.first, len(numbers)), np.nan, np.float32)
-        for place, point in enumerate(points):
-            with self._opened(point) as part:
-                there = _numbers_in(part)
-                values = part["values"] if "values" in part else np.stack([part[name] for name in there], axis=1)
-                if there == numbers[: len(there)]:  # as nearly always, and then ten times as fast
-                    table[place, :, : len(there)] = values
-                else:
-                    table[place][:, [numbers.index(name) for name in there]] = values
-        return table
-
-    @contextlib.contextmanager
-    def _opened(self, point: int) -> Iterator[Any]:
-        path = self._folder / f"{point:05d}.npz"
-        try:
-            with open(path, "rb") as file, np.load(file) as content:
-                yield content
-        except FileNotFoundError:
-            raise ConfigError(
-                f"file {path} is gone: the sweep has ended since its results were loaded; load them again."
-            ) from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"file {path} is damaged and cannot be read.") from error
-
-
-def _numbers_in(part: Any) -> list[str]:
-    """Names of the metrics that are one number a run; earlier versions wrote each as an array of its own."""
-    if "names" in part:
-        return part["names"].astype(str).tolist()
-    return [name for name in part.files if part[name].ndim == 1]
-
-
-@dataclass(frozen=True)
-class _Metric:
-    """A metric of chunks that have come equally far, their runs below each other: [S, L] or [S, L, D]."""
-
-    name: str
-    parts: Sequence[_Parts]
-    dtype = np.dtype(np.float32)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        num_runs = sum(parts.chunk.stop - parts.chunk.first for parts in self.parts)
-        return num_runs, self.parts[0].num_points, *self.parts[0].widths[self.name]
-
-    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-        runs, logs, *rest = key
-        points = range(self.parts[0].num_points)[logs]
-        values = np.concatenate([parts.read(self.name, points) for parts in self.parts])
-        return values[(runs, slice(None), *rest)]
-
-
-def _group_result(parts: Sequence[_Parts], group: int, groups: Sequence[Group], sweep: Sweep) -> GroupResult:
+def _group_result(
+    chunks: Sequence[tuple[Chunk, Parts]], group: Group, groups: Sequence[Group], sweep: Sweep
+) -> GroupResult:
     """Chunks of a group with the same log points and metrics, below each other."""
-    runs = [run for own in parts for run in own.chunk.runs(groups)]
-    num_points = parts[0].num_points
+    runs = [run for chunk, _ in chunks for run in chunk.runs(groups)]
+    metrics = {name: PartsMetric(name, [parts for _, parts in chunks]) for name in chunks[0][1].widths}
     return GroupResult(
-        metrics={name: _Metric(name, parts) for name in parts[0].widths if name != "status"},
-        env_steps=np.arange(num_points) * groups[group].config.steps_per_log,
+        env_steps=np.arange(chunks[0][1].num_points) * group.config.steps_per_log,
         seeds=np.asarray([run.seed for run in runs]),
         swept={name: [run.point[name] for run in runs] for name in sweep.swept},
-        status=_Metric("status", parts)[:, num_points - 1 :][:, 0].astype(np.int32),
+        status=metrics.pop("status")[:, -1:][:, 0].astype(np.int32),
         run_index=np.asarray([run.index for run in runs]),
+        metrics=metrics,
     )
