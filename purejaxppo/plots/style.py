@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from purejaxppo.plots.channels import Channel, draw_colour_bar, draw_legends, place_legends
-from purejaxppo.results.files import sync_and_rename
+from purejaxppo.results.dataset import sync_and_rename
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.results.files import Values, lazy
-from purejaxppo.results.files import load as load  # also known by this module's name
+from purejaxppo.results.files import load as load  # these three are known by this module's name too
 from purejaxppo.results.files import save as save
+from purejaxppo.results.files import sync_and_rename as sync_and_rename
 from purejaxppo.results.registry import AT_START, METRICS
 
 STATUS_MEANING = (
