@@ -363,9 +363,9 @@ def test_writing_needs_little_memory(tmp_path):
             return np.zeros(self.shape, self.dtype)[key].copy()
 
     one = group(range(64), {}, num_logs=1024)
-    dataset = to_dataset([dataclasses.replace(one, metrics={f"m{i}": Zeros() for i in range(100)})], {})
     tracemalloc.start()
     try:
+        dataset = to_dataset([dataclasses.replace(one, metrics={f"m{i}": Zeros() for i in range(100)})], {})
         save(dataset, tmp_path / "results.nc")
         assert tracemalloc.get_traced_memory()[1] < 4e6
     finally:
