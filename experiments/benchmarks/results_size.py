@@ -6,8 +6,8 @@
 Nothing is trained. A directory of a sweep that has reached its last log point is made with the code that a sweep uses
 (numbers at random, all metrics of the table, as many singular values as features), then each step is a process of its
 own: seconds by the clock and of the CPU, and the largest resident memory, as the operating system counts them, with
-start-up and imports. All on one core. Files that were just written are in the page cache. Adds to
-results/results_size.json.
+start-up and imports, all on one core. Where others use the machine too, the CPU's seconds say more than the clock's,
+and they grow as well, by up to a half. What was just written is in the page cache. Adds to results/results_size.json.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def main() -> None:
     for num_runs in args.runs:
         with tempfile.TemporaryDirectory() as name:
             steps = measure(Path(name, "sweep"), num_runs, args.log_points, args.features, args.only)
-        found[f"{num_runs} runs, {args.log_points} log points, {args.features} features"] = steps
+        found.setdefault(f"{num_runs} runs, {args.log_points} log points, {args.features} features", {}).update(steps)
     packages = ("numpy", "xarray", "netCDF4", "matplotlib")
     machine = f"{platform.system()} {platform.machine()}, one of {os.cpu_count()} cores, Python"
-    found["machine"] = f"{machine} {platform.python_version()}"
+    found["machine"] = f"{machine} {platform.python_version()}, load {os.getloadavg()[2]:.0f}"
     found["versions"] = {name: importlib.metadata.version(name) for name in packages}
     args.out.write_text(json.dumps(found, indent=2) + "\n")
     print(f"written: {args.out}")
