@@ -169,7 +169,7 @@ def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False,
     columns += [[name, *cells] for name, cells in count_cells(table)]
     columns.append([metric, *estimate_cells(table, "value")])
     marks = [f"{format_number(row['best'], 2)}{' *' * row['is_candidate']}" for row in rows]
-    columns.append(["best", *marks])
+    columns.append(["best share", *marks])
     columns.append(["difference", *(_interval(row, "difference", None) for row in rows)])
     correlations = [f"{format_number(row['correlation'], 2)}{' paired' * bool(row['is_paired'])}" for row in rows]
     columns.append(["r of seeds", *correlations])
@@ -216,7 +216,7 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
 
 
 COLUMNS = (
-    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one (mean "
+    "best share: of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one (mean "
     "ranks, permuted within seeds, 5 %). difference: from the first point, which sets everything, of each block by "
     "itself; the others are named by what they set otherwise. r of seeds: correlation between runs of equal seed; from "
     f"{PAIRING_CORRELATION:g} on pairs are used. p: exact rank test, adjusted by Holm's method for all contrasts of "
