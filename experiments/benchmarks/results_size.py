@@ -55,7 +55,17 @@ def main() -> None:
     found["machine"] = f"{machine} {platform.python_version()}, load {os.getloadavg()[2]:.0f}"
     found["versions"] = {name: importlib.metadata.version(name) for name in packages}
     args.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"written: {args.out}")
+    print(f"{table(found)}\n\nwritten: {args.out}")
+
+
+def table(found: dict[str, Any]) -> str:
+    """CPU seconds and largest memory of every step and size, in Markdown."""
+    sizes = [name for name in found if name not in ("machine", "versions")]
+    lines = [["", *sizes], ["---", *["---:"] * len(sizes)]]
+    for step in dict.fromkeys(step for size in sizes for step in found[size]):
+        rows = [found[size].get(step) for size in sizes]
+        lines.append([step, *(f"{row['cpu_seconds']:.1f} s, {row['peak_mib']:,} MiB" if row else "" for row in rows)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def measure(out: Path, num_runs: int, num_logs: int, features: int, only: list[str] | None) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def _draw_spectrum(ax: Axes, dataset: xr.Dataset, network: str, runs: np.ndarray
 
 def _median(values: np.ndarray) -> np.ndarray:
     """Median over runs [S, ...], NaN left out; NaN where nothing is left."""
-    present = ~np.isnan(values)
-    filled = np.where(present.any(axis=0), values, 0.0)
-    return np.where(present.any(axis=0), np.nanmedian(filled, axis=0), np.nan)
+    medians, present = np.median(values, axis=0), ~np.isnan(values)
+    has_gaps = present.any(axis=0) & ~present.all(axis=0)
+    medians[has_gaps] = np.nanmedian(values[:, has_gaps], axis=0)  # four times as slow
+    return medians
