@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 FRACTION = 0.05
 _WHISKER = 1.5  # times the interquartile range, as everywhere
 _ROW_HEIGHT = 0.24
+_PAPER_LABEL = 22  # letters in a line
 _INFINITY = "\N{INFINITY}"
 
 
@@ -62,12 +64,16 @@ def box_plots(dataset: xr.Dataset, sheet: Sheet = SCREEN, pooled: Sequence[str] 
     swept = [point for point, _ in everything]
     labels = point_names(swept, equals=" ")
     counts = collapse_texts(dataset, everything)
+    caption = _caption(dataset, everything, names, finals)
     if counts is not None:
-        labels = [f"{label}: {count}" for label, count in zip(labels, counts, strict=True)]
+        named = [f"{label}: {count}" for label, count in zip(labels, counts, strict=True)]
+        caption += f" {collapse_sentence()}" + f" {'; '.join(named)}." * (not sheet.is_titled)
+        labels = named if sheet.is_titled else labels
+    if not sheet.is_titled:
+        labels = ["\n".join(textwrap.wrap(label, _PAPER_LABEL)) for label in labels]
     bundle = bundled_fields(swept)
     varying = ", ".join([field for field in varying_fields(swept) if field not in bundle] + ["setting"] * bool(bundle))
     title = "Figure 6: final values" + f" by {varying}" * bool(varying)
-    caption = _caption(dataset, everything, names, finals) + (f" {collapse_sentence()}" if counts is not None else "")
     with house_style(sheet):
         figure, axes = lay_out(len(FIGURE_6), [], title, caption, _page(labels), sheet)
         channels = choose_channels(swept)
@@ -87,8 +93,10 @@ def box_plots(dataset: xr.Dataset, sheet: Sheet = SCREEN, pooled: Sequence[str] 
 
 def _page(labels: Sequence[str]) -> Page:
     """Room for the names of the rows on the left, and for every row."""
-    left = 0.5 + 0.068 * max([len(label) for label in labels] + [0])
-    rows = max(1.4, 0.3 + _ROW_HEIGHT * len(labels))
+    lines = [line for label in labels for line in label.split("\n")]
+    left = 0.4 + 0.066 * max([len(line) for line in lines] + [0])
+    highest = max([label.count("\n") + 1 for label in labels] + [1])
+    rows = max(1.4, 0.3 + _ROW_HEIGHT * (1 + highest) / 2 * len(labels))
     return Page(
         width=max(11.0, 7.5 + left),
         left=left,

@@ -58,7 +58,7 @@ def _steps(dataset: xr.Dataset) -> str:
     # A run ends with its last whole update: within a few rollouts of what was planned.
     if planned and reached < 0.9 * max(planned):
         return f"{format_steps(reached)} of {format_steps(float(max(planned)))} steps"
-    return f"{format_steps(reached)} steps"
+    return f"{format_steps(float(max(planned, default=reached)))} steps"
 
 
 def _seeds(dataset: xr.Dataset) -> str:

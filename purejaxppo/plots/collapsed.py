@@ -48,12 +48,11 @@ def collapse_channel(
         of_facet = {id(runs): facet.name for facet in facets for _, runs in facet.points}
         names = [f"{of_facet[id(runs)]}: {name}" for name, (_, runs) in zip(names, everything, strict=True)]
     counts = [text.removeprefix("collapsed ") for text in texts]
-    is_alone = len(channels) == 1 and len(facets) == 1
     return Channel(
         fields=(),
         levels=tuple((number,) for number in range(len(texts))),
         styles=tuple(line_style(channels, point) for point, _ in everything),
         names=tuple(f"{name}: {count}" for name, count in zip(names, counts, strict=True)),
         kind="line",
-        heading=f"{channels[0].title}: {HEADING}" if is_alone else HEADING,
+        heading=f"{', '.join(channel.title for channel in channels)}: {HEADING}" if channels else HEADING,
     )

@@ -17,7 +17,7 @@ from purejaxppo.plots.panels import OVERVIEW, Panel, panel_of
 from purejaxppo.plots.references import describe_references, draw_references, reference_levels
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Page, Sheet, house_style, sheet_of
-from purejaxppo.plots.style import format_steps, lay_out, save_figure, say_empty
+from purejaxppo.plots.style import columns_of, format_steps, lay_out, save_figure, say_empty
 from purejaxppo.results.dataset import Point, points, swept_fields
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.results.runs import feature_width, last_step
@@ -105,19 +105,20 @@ def draw_curves(
     cells, page = _cells(panels, facets, sheet, is_apart=facet == "env")
     with house_style(sheet):
         figure, axes = lay_out(len(cells), legends, title, caption, page, sheet)
+        columns = columns_of(axes)
         for number, (ax, cell) in enumerate(zip(axes, cells, strict=True)):
             if cell is None:
                 ax.set_visible(False)
                 continue
             panel, part = cell
-            is_first = len(facets) == 1 or number % page.columns == 0 or len(panels) == 1
+            is_first = len(facets) == 1 or number % columns == 0
             _draw_panel(ax, panel, part, dataset, channels, sheet)
-            _name_panel(ax, panel, part, dataset, is_first, number // page.columns % len(panels) == 0)
-            below = number + page.columns
+            _name_panel(ax, panel, part, dataset, is_first, len(panels) == 1 or number // columns % len(panels) == 0)
+            below = number + columns
             if below >= len(cells) or cells[below] is None:
                 ax.tick_params(labelbottom=True)
                 ax.set_xlabel("environment steps")
-        _share_limits(axes, cells, dataset, page)
+        _share_limits(axes, cells, dataset, bool(page.share_y))
         declutter(figure)
         return figure
 
@@ -230,12 +231,12 @@ def _draw_point(
             ax.plot(*mark, "x", color=colour, markersize=5, markeredgewidth=1.4, zorder=5, clip_on=False)
 
 
-def _share_limits(axes: Sequence[Axes], cells: Sequence[Cell | None], dataset: xr.Dataset, page: Page) -> None:
+def _share_limits(axes: Sequence[Axes], cells: Sequence[Cell | None], dataset: xr.Dataset, is_shared: bool) -> None:
     """Scale and limits of each panel's vertical axis from all that is shown on it, also in the other panels of a row."""
     together: dict[tuple[int, str], list[tuple[Axes, Cell]]] = {}
     for number, (ax, cell) in enumerate(zip(axes, cells, strict=True)):
         if cell is not None:
-            row = number // page.columns if page.share_y else number
+            row = number // columns_of(axes) if is_shared else number
             together.setdefault((row, cell[0].metric), []).append((ax, cell))
     for members in together.values():
         panel = members[0][1][0]
@@ -284,7 +285,7 @@ def _draw_into(
     _draw_panel(ax, *cell, dataset, channels, sheet_of(figure))
     _name_panel(ax, *cell, dataset, is_first=True, is_top=True)
     ax.set_xlabel("environment steps")
-    _share_limits([ax], [cell], dataset, PAGE)
+    _share_limits([ax], [cell], dataset, False)
     if len(everything) > 1:
         ax.legend(fontsize="small", frameon=False)
     return figure  # pyright: ignore[reportReturnType]

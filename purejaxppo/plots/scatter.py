@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ _AGAINST = {
     "policy_rank": ("Policy rank", "dimensions (PCA, 99 %)", False),
     "policy_preactivation_norm": ("Policy pre-activation norm", "mean L2 norm (log)", True),
 }
-_SCATTER = Page(above_panels=0.42, panel_height=3.2, gap_x=0.5, share_x=False, share_y=True)
+_SCATTER = Page(above_panels=0.42, panel_height=3.2, gap_x=0.5, gap_y=1.1, share_x=False, share_y=True)
 _MATRICES = Page(
     columns=2, width=8.6, left=1.2, right=1.1, bottom=0.75, panel_height=2.75, gap_x=0.5, gap_y=0.65, share_y=True
 )
@@ -121,15 +122,17 @@ def rank_matrices(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
         f"constant have no correlation and are left out; {_NONE} where no run has one."
     )
     with house_style(sheet):
-        figure, axes = lay_out(4, [], title, subtitle, _MATRICES, sheet)
+        page = _MATRICES if sheet.is_titled else replace(_MATRICES, left=1.35, right=1.4, bottom=1.3)
+        figure, axes = lay_out(4, [], title, subtitle, page, sheet)
         image: Any = None
         for row, network in enumerate(("policy", "critic")):
             matrices = average_and_worst(rank_correlations(dataset, network))
             for ax, what, matrix in zip(axes[2 * row :], ("average", "worst"), matrices, strict=False):
                 ax.set_title(f"{network.capitalize()}, {what} over runs")
-                image = _draw_matrix(ax, matrix, list(RANKS.values()))
-        box = axes[0].get_position().y1, axes[2].get_position().y0
-        bar = figure.colorbar(image, cax=figure.add_axes((0.9, box[1], 0.022, box[0] - box[1]), label="colour bar"))
+                image = _draw_matrix(ax, matrix, list(RANKS.values()), is_narrow=not sheet.is_titled)
+        first, last = axes[0].get_position(), axes[3].get_position()
+        box = (last.x1 + 0.26 / figure.get_figwidth(), last.y0, 0.022, first.y1 - last.y0)
+        bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"))
         bar.set_label("Spearman correlation")
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
@@ -138,11 +141,14 @@ def rank_matrices(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
 _NONE = "\N{EN DASH}"
 
 
-def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str]) -> Any:
+def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str], is_narrow: bool) -> Any:
     """One matrix as coloured cells with their numbers."""
     image = ax.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
     ticks = range(len(names))
-    ax.set_xticks(ticks, [name.replace(" ", "\n") for name in names])
+    if is_narrow:
+        ax.set_xticks(ticks, list(names), rotation=35, ha="right", rotation_mode="anchor")
+    else:
+        ax.set_xticks(ticks, [name.replace(" ", "\n") for name in names])
     ax.set_yticks(ticks, names)
     ax.grid(False)
     ax.tick_params(length=0)

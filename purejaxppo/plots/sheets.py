@@ -108,6 +108,7 @@ class Sheet:
             return page
         names = ("left", "right", "bottom", "panel_height", "gap_x", "gap_y", "above_panels", "below_legend")
         scaled = {name: self.scale * getattr(page, name) for name in (*names, "colour_bar", "before_colour_bar")}
+        scaled["right"] = max(0.22, scaled["right"])  # half of the last label of an axis
         columns = min(page.columns, page.paper_columns)
         return replace(page, width=self.width, columns=columns, title_height=0.08, text_left=None, **scaled)
 

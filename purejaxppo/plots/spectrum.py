@@ -46,10 +46,10 @@ def spectrum_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
         columns=columns,
         paper_columns=columns,
         width=max(7.5, 2.0 + 2.2 * columns),
-        right=1.0,
+        right=1.0 if sheet.is_titled else 1.45,
         panel_height=1.75,
         gap_x=0.3,
-        gap_y=0.42 + heading,
+        gap_y=0.42 + heading + 0.2 * (not sheet.is_titled),
         above_panels=0.22 + heading,
         share_y=True,
     )
@@ -104,7 +104,7 @@ def _cells(everything: list[Point], columns: int) -> list[tuple[str, Point] | No
 def _draw_colour_bar(figure: Figure, first: Axes, image: Any, sheet: Sheet) -> None:
     height, width = figure.get_figheight(), figure.get_figwidth()
     long = 2.6 * sheet.scale
-    box = (1 - 0.8 * sheet.scale / width, first.get_position().y1 - long / height, 0.16 / width, long / height)
+    box = (1 - (0.8 if sheet.is_titled else 0.86) / width, first.get_position().y1 - long / height, 0.16 / width, long / height)
     bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"), extend="min")
     bar.set_label("sigma_i / sigma_1 (log)")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["as_png", "format_steps", "lay_out", "save_figure", "say_empty"]
+__all__ = ["as_png", "columns_of", "format_steps", "lay_out", "save_figure", "say_empty"]
 
 
 def format_steps(value: float, _position: float | None = None) -> str:
@@ -95,6 +95,12 @@ def lay_out(
     for unused in axes[num_panels:]:
         unused.set_visible(False)
     return figure, axes[:num_panels]
+
+
+def columns_of(axes: Sequence[Axes]) -> int:
+    """Panels beside each other, as `lay_out` has made them."""
+    spec = axes[0].get_subplotspec() if axes else None
+    return spec.get_gridspec().ncols if spec is not None else 1
 
 
 def say_empty(ax: Axes, is_vertical: bool = True) -> None:

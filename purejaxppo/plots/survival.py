@@ -16,7 +16,7 @@ from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.conditions import arrange
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
-from purejaxppo.plots.style import format_steps, lay_out, say_empty
+from purejaxppo.plots.style import columns_of, format_steps, lay_out, say_empty
 from purejaxppo.results.dataset import points
 from purejaxppo.results.runs import last_step
 from purejaxppo.statistics.collapse import EVENTS, SurvivalCurve, survival_by_point
@@ -32,7 +32,7 @@ TITLES = {
     "variance": "Policy variance",
 }
 Curves = Sequence[tuple[dict[str, Any], SurvivalCurve]]
-_LONGEST_NAME = 34
+_LONGEST_NAME = 24
 
 
 def survival_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
@@ -65,7 +65,7 @@ def draw_survival(
         title = "Survival: share of runs that have not collapsed yet"
         caption = _caption(panels, runs, sheet) + (f" {collapse_sentence()}" if counts else "")
         figure, axes = lay_out(len(shown), legends, title, caption, page, sheet)
-        columns = min(page.columns, page.paper_columns) if not sheet.is_titled else page.columns
+        columns = columns_of(axes)
         for number, (ax, (event, facet)) in enumerate(zip(axes, shown, strict=True)):
             ax.set_title("\n".join(filter(None, [facet.name, TITLES.get(event, event)])))
             ax.xaxis.set_major_formatter(format_steps)
