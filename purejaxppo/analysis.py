@@ -27,11 +27,12 @@ if TYPE_CHECKING:
         swept_fields,
         to_dataset,
     )
-    from purejaxppo.statistics.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
+    from purejaxppo.statistics.collapse import CollapseCount, Outcomes, detect_collapse, outcomes, survival_by_point
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.statistics.estimates import (
         Estimate,
         bootstrap_interval,
+        exact_interval,
         iqm,
         kendall_tau,
         mean_over_settings,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
         probability_of_improvement,
         spearman_rho,
     )
-    from purejaxppo.statistics.summary import final_values, format_csv, format_markdown, format_table, summary_table
+    from purejaxppo.statistics.finals import comparable_values, final_values
+    from purejaxppo.statistics.kaplan_meier import SurvivalCurve, survival
+    from purejaxppo.statistics.summary import format_csv, format_markdown, format_table, summary_table
 
 __path__: list[str] = []
 """No folder, but modules are found below this one: those that moved, under their old names (`_moved.py`)."""
@@ -50,9 +53,12 @@ _HOME = {
     "format_claims": "claims.verdicts",
     "comparison_table": "statistics.comparison",
     "format_comparison": "statistics.comparison",
-    "SurvivalCurve": "statistics.collapse",
+    "CollapseCount": "statistics.collapse",
+    "Outcomes": "statistics.collapse",
+    "SurvivalCurve": "statistics.kaplan_meier",
     "detect_collapse": "statistics.collapse",
-    "survival": "statistics.collapse",
+    "outcomes": "statistics.collapse",
+    "survival": "statistics.kaplan_meier",
     "survival_by_point": "statistics.collapse",
     "FIGURES": "plots.figures",
     "draw_figure": "plots.figures",
@@ -68,6 +74,7 @@ _HOME = {
     "swept_fields": "results.dataset",
     "to_dataset": "results.dataset",
     "bootstrap_interval": "statistics.estimates",
+    "exact_interval": "statistics.estimates",
     "iqm": "statistics.estimates",
     "Estimate": "statistics.estimates",
     "kendall_tau": "statistics.estimates",
@@ -76,7 +83,8 @@ _HOME = {
     "probability_of_best": "statistics.estimates",
     "probability_of_improvement": "statistics.estimates",
     "spearman_rho": "statistics.estimates",
-    "final_values": "statistics.summary",
+    "comparable_values": "statistics.finals",
+    "final_values": "statistics.finals",
     "format_csv": "statistics.summary",
     "format_markdown": "statistics.summary",
     "format_table": "statistics.summary",
@@ -86,15 +94,19 @@ _OLD_MODULES = {name.removeprefix(f"{__name__}.") for name in MOVED if name.star
 
 __all__ = [
     "FIGURES",
+    "CollapseCount",
     "Estimate",
     "GroupResult",
+    "Outcomes",
     "SurvivalCurve",
     "bootstrap_interval",
     "by_environment",
+    "comparable_values",
     "comparison_table",
     "detect_collapse",
     "draw_figure",
     "evaluate_claims",
+    "exact_interval",
     "final_values",
     "format_claims",
     "format_comparison",
@@ -106,6 +118,7 @@ __all__ = [
     "kendall_tau",
     "load",
     "mean_over_settings",
+    "outcomes",
     "overview",
     "paired_difference",
     "points",

@@ -29,6 +29,22 @@ class Estimate:
     """Runs that it comes from: of the smaller side of a comparison, or pairs."""
 
 
+def exact_interval(num_events: int, num_runs: int, level: float = 0.95) -> tuple[float, float]:
+    """Binomial interval of Clopper & Pearson 1934 of a share, from `num_events` of `num_runs`: (low, high).
+
+    It covers the true share in at least `level` of all samples, whatever the share; (0, 1) without any run.
+    Raises ValueError for a level outside (0, 1) and counts that are none.
+    """
+    low, high = tails(level)
+    if not 0 <= num_events <= num_runs:
+        raise ValueError(f"num_events is {num_events}, but must be from 0 to num_runs, {num_runs}.")
+    missed = num_runs - num_events
+    return (
+        float(stats.beta.ppf(low, num_events, missed + 1)) if num_events else 0.0,
+        float(stats.beta.ppf(high, num_events + 1, missed)) if missed else 1.0,
+    )
+
+
 def iqm(x: np.ndarray, axis: int = 0) -> np.ndarray:
     """Interquartile mean along `axis`: the mean of the middle half of the sorted values. NaN where all are missing.
 
@@ -66,7 +82,7 @@ def bootstrap_interval(
     """
     values = np.asarray(x, dtype=np.float64)
     num_runs = values.shape[0]
-    tails = np.array(_tails(level))
+    ends = np.array(tails(level))
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}, but must be at least 1.")
     labels = np.zeros(num_runs, dtype=int) if strata is None else np.unique(np.asarray(strata), return_inverse=True)[1]
@@ -88,7 +104,7 @@ def bootstrap_interval(
         for block in _blocks(columns, draws.size):
             with np.errstate(invalid="ignore"):
                 replicates = _replicates(flat[np.ix_(present, block)], draws, statistic, strata is None)
-                interval[:, block] = _quantiles(replicates, tails)
+                interval[:, block] = _quantiles(replicates, ends)
     low, high = interval.reshape((2, *values.shape[1:]))
     return low, high
 
@@ -122,7 +138,7 @@ def probability_of_improvement(
         has_interval &= min(wins.shape) > 1
     if not values:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    low, high = np.quantile(np.mean(replicates, axis=0), _tails(level)) if has_interval else (np.nan, np.nan)
+    low, high = np.quantile(np.mean(replicates, axis=0), tails(level)) if has_interval else (np.nan, np.nan)
     return Estimate(float(np.mean(values)), float(low), float(high), min(x.size, y.size))
 
 
@@ -191,7 +207,7 @@ def mean_over_settings(x: np.ndarray, num_resamples: int = 2000, level: float = 
     low = high = np.nan
     if values.shape[0] > 1:
         draws = _draw_runs(np.zeros(values.shape[0]), num_resamples, np.random.default_rng(seed))
-        low, high = _quantiles(_mean_present(iqm(values[draws], axis=1))[:, None], np.array(_tails(level)))[:, 0]
+        low, high = _quantiles(_mean_present(iqm(values[draws], axis=1))[:, None], np.array(tails(level)))[:, 0]
     return Estimate(float(_mean_present(iqm(values))), float(low), float(high), int(np.sum(~np.isnan(values))))
 
 
@@ -234,7 +250,7 @@ def _mean_present(x: np.ndarray) -> np.ndarray:
     return np.sum(np.where(present, x, 0.0), axis=-1) / np.maximum(np.sum(present, axis=-1), 1)
 
 
-def _tails(level: float) -> tuple[float, float]:
+def tails(level: float) -> tuple[float, float]:
     """Probabilities of the two ends of an interval; raises ValueError for a level outside (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}, but must lie between 0 and 1.")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import points, swept_fields
-from purejaxppo.results.runs import is_after_start, is_plasticity, steps_of_runs, steps_reached
+from purejaxppo.results.runs import steps_reached
 from purejaxppo.statistics.estimates import bootstrap_interval, iqm
+from purejaxppo.statistics.finals import FINAL_FRACTION, final_values
 from purejaxppo.statistics.tables import MISSING, align, format_intervals, format_value, markdown, sides_of, with_rule
 
 # Column of the table: what a person reads above it. The order is the order of the columns.
@@ -25,66 +23,7 @@ SUMMARY_METRICS = {
 _LOW, _HIGH = "_low", "_high"
 
 
-def final_values(dataset: xr.Dataset, name: str, fraction: float = 0.1) -> xr.DataArray:
-    """Value of a metric at the end of each run [S]: mean over the last `fraction` of its log points, ignoring NaN.
-
-    The window is a share of the log points that the run has reached after the start (rounded up, at least one), so
-    that it is the same with and without log point 0. Ratios outside the clip
-    range are NaN wherever no sample is outside, in collapsed runs for good: for them it is the mean over as many
-    of the last points that have any (the paper's figure 6). Of plasticity losses it is the last `fraction` of the
-    measurements, that is of the log points at which any run of the group has one. NaN where there is nothing to
-    average, and for a run that diverged: whatever it measured, it was not at its end.
-    Raises ConfigError for an unknown metric, one that has no single value per log point, or a fraction outside (0, 1].
-    """
-    if name not in dataset or dataset[name].dims != ("run", "log"):
-        known = [str(key) for key, value in dataset.data_vars.items() if value.dims == ("run", "log")]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`purejaxppo metrics` lists all."
-        raise ConfigError(f"Metric {name!r} has no single value per run and log point in these results; {hint}")
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"fraction is {fraction}, but must be above 0 and at most 1.")
-    values = dataset[name].values.astype(np.float64)
-    learned = is_after_start(dataset)
-    # A run that has come to log point 0 and no further has its end there.
-    reached = np.where(np.any(learned, axis=1, keepdims=True), learned, np.isfinite(steps_of_runs(dataset)))
-    has_value = ~np.isnan(values)
-    if is_plasticity(name):
-        reached &= _measured(has_value, dataset["group"].values)
-    window = np.maximum(np.ceil(np.round(fraction * np.sum(reached, axis=1), 9)), 1)
-    countable = reached & has_value if _is_outside_ratio(name) else reached
-    # Number of countable log points after this one; the window holds those with fewer than its length.
-    later = np.cumsum(countable[:, ::-1], axis=1)[:, ::-1] - countable
-    chosen = countable & has_value & (later < window[:, None])
-    counts = np.sum(chosen, axis=1)
-    # Log point 0 is added apart: the bits of a sum depend on its length.
-    at_start, shown = ~np.any(learned, axis=0), np.where(chosen, values, 0.0)
-    total = np.sum(np.ascontiguousarray(shown[:, ~at_start]), axis=1) + np.sum(shown[:, at_start], axis=1)
-    means = total / np.maximum(counts, 1)
-    has_end = (counts > 0) & (dataset["status"].values == 0)
-    coords = {key: value for key, value in dataset.coords.items() if value.dims == ("run",)}
-    return xr.DataArray(
-        np.where(has_end, means, np.nan),
-        dims=("run",),
-        coords=coords,
-        name=name,
-        attrs=dataset[name].attrs,
-    )
-
-
-def _measured(has_value: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Whether a log point is one at which the run's group measures, [S, L]: any of its runs has a value there."""
-    measured = np.zeros_like(has_value)
-    for group in np.unique(groups):
-        measured[groups == group] = np.any(has_value[groups == group], axis=0)
-    return measured
-
-
-def _is_outside_ratio(name: str) -> bool:
-    """Whether a metric exists only where samples are outside the clip range."""
-    return name.startswith(("excess_ratio", "ratio_above_", "ratio_below_")) and not name.endswith("_fraction")
-
-
-def summary_table(dataset: xr.Dataset, fraction: float = 0.1) -> pd.DataFrame:
+def summary_table(dataset: xr.Dataset, fraction: float = FINAL_FRACTION) -> pd.DataFrame:
     """One row per point of the axes, all numbers: the swept values, `runs`, `diverged`, and for each metric its
     interquartile mean over runs (`final_values`) with a 95 % bootstrap interval (`_low`, `_high`).
 

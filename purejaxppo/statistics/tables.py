@@ -31,6 +31,12 @@ def format_interval(value: float, low: float, high: float, decimals: int | None 
     return _with_interval(*_triple((value, low, high), decimals))
 
 
+def format_count(num_events: int, num_runs: int, low: float, high: float) -> str:
+    """A count with the interval of its share: `3 of 8 [9 %, 76 %]`; the count alone where there is no run."""
+    count = f"{num_events} of {num_runs}"
+    return f"{count} [{100 * low:.0f} %, {100 * high:.0f} %]" if num_runs else count
+
+
 def format_intervals(triples: Sequence[tuple[float, float, float]]) -> list[str]:
     """A column of (number, low, high), as `format_interval` writes each, with the numbers below each other."""
     texts = [_triple(triple) for triple in triples]
