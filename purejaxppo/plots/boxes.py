@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.plots.channels import bundled_fields, choose_channels, line_style, point_names, varying_fields
-from purejaxppo.plots.panels import FIGURE_6, Panel
 from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.channels import bundled_fields, choose_channels, line_style, point_names, varying_fields
 from purejaxppo.plots.collapsed import collapse_sentence, collapse_texts
 from purejaxppo.plots.files import KEY
+from purejaxppo.plots.panels import FIGURE_6, Panel
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty

@@ -70,8 +70,9 @@ def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
 
     The colour goes to what was done to PPO: the fields of a list of settings (`bundled_fields`), whose levels are named
     by what they change, else the first field of an intervention, else the first field. The second one gets the colour
-    if it has more levels than there are good dashes, and more than the first. A single field with more names than
-    colours is told apart by colour and dash together.
+    if it has more levels than there are good dashes, and more than the first. A single field with more levels than
+    there are colours is told apart by colour and dash together; numbers that say nothing of what was done to PPO, such
+    as epochs, are shades of one map.
     """
     bundle = bundled_fields(points)
     fields = [field for field in varying_fields(points) if field not in bundle]
@@ -192,7 +193,7 @@ def _colour_channel(
     is_done = is_intervention(fields)
     if len(levels) <= len(COLOURS) and (is_done or not is_ordered):
         kind, styles = "colour", tuple({"color": colour} for colour in _colours(fields, levels, names))
-    elif is_only and not is_ordered and len(levels) <= len(COLOURS) * len(DASHES):
+    elif is_only and len(COLOURS) < len(levels) <= len(COLOURS) * len(DASHES):
         kind = "colour"
         order = _colours(fields, levels, names)
         order += [colour for colour in COLOURS if colour not in order]

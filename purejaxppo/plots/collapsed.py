@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -10,10 +11,7 @@ import xarray as xr
 from purejaxppo.plots.channels import Channel, condition_names, line_style
 from purejaxppo.plots.conditions import Facet
 from purejaxppo.results.dataset import Point
-try:
-    from purejaxppo.statistics.collapse import outcomes
-except ImportError:
-    outcomes = None
+from purejaxppo.statistics.collapse import outcomes
 
 HEADING = "collapsed runs [exact 95 % interval]"
 
@@ -23,8 +21,6 @@ def collapse_texts(dataset: xr.Dataset, everything: Sequence[Point]) -> list[str
 
     None where the results cannot tell.
     """
-    if outcomes is None:
-        return [f"collapsed 3 of {runs.size} [9 %, 76 %]" for _, runs in everything]
     if "return_mean" not in dataset or not np.any(np.isfinite(dataset["return_mean"].values)):
         return None
     found = outcomes(dataset)
@@ -45,8 +41,8 @@ def collapse_channel(
         return None
     names = condition_names([point for point, _ in everything], channels)
     if len(facets) > 1:
-        of_facet = {id(runs): facet.name for facet in facets for _, runs in facet.points}
-        names = [f"{of_facet[id(runs)]}: {name}" for name, (_, runs) in zip(names, everything, strict=True)]
+        levels = [_level(point, facets) for point, _ in everything]
+        names = [", ".join(filter(None, both)) for both in zip(levels, names, strict=True)]
     counts = [text.removeprefix("collapsed ") for text in texts]
     return Channel(
         fields=(),
@@ -56,3 +52,9 @@ def collapse_channel(
         kind="line",
         heading=f"{', '.join(channel.title for channel in channels)}: {HEADING}" if channels else HEADING,
     )
+
+
+def _level(point: Mapping[str, Any], facets: Sequence[Facet]) -> str:
+    """What the facet of a point has in common; a facet's points may have fewer fields."""
+    found = (facet.level for facet in facets for other, _ in facet.points if other.items() <= point.items())
+    return next(found, "")

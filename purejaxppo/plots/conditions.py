@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ class Facet:
     name: str
     """What its points have in common, `num_epochs = 4`; empty where there is nothing to say."""
     points: tuple[Point, ...]
+    level: str = ""
+    """The part of its name that is a value of a field."""
 
     @property
     def runs(self) -> np.ndarray:
@@ -55,6 +58,28 @@ def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
         chosen = [run for run, other in enumerate(values) if any(_is_same(other, value) for value in accepted)]
         dataset = dataset.isel(run=chosen)
     return dataset
+
+
+def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`select`'s conditions from texts like `pfo_coef=1` or `num_epochs=4,16`.
+
+    Raises ConfigError for a text of another form.
+    """
+    conditions = {}
+    for text in texts:
+        field, equals, values = text.partition("=")
+        if not (field and equals and values):
+            raise ConfigError(f"where is {text!r}, but must be FIELD=VALUE or FIELD=VALUE,VALUE.")
+        conditions[field] = values.split(",")
+    return conditions
+
+
+def check_options(figure: str | None, metrics: Sequence[str], by: Sequence[str], facet: str | None) -> None:
+    """Raise ConfigError where the options of `plot` do not go together."""
+    if metrics and figure not in (None, "sensitivity"):
+        raise ConfigError(f"figure is {figure}, which shows metrics of its own; leave out figure, or metric.")
+    if (by or facet) and (not metrics or figure is not None):
+        raise ConfigError("by and facet go with metric, without figure; `purejaxppo metrics` lists the metrics.")
 
 
 def check_field(dataset: xr.Dataset, field: str, option: str) -> str:
@@ -107,8 +132,8 @@ def _facets(everything: Sequence[Point], group: tuple[str, ...]) -> tuple[list[F
     for name, points in zip(names, levels.values(), strict=True):
         parts = _parts(points, channels)
         for number, part in enumerate(parts):
-            which = f"{number + 1} of {len(parts)}" * (len(parts) > 1)
-            facets.append(Facet(name=", ".join(filter(None, [name, which])), points=tuple(part)))
+            which = f"part {number + 1} of {len(parts)}" * (len(parts) > 1)
+            facets.append(Facet(name=", ".join(filter(None, [name, which])), points=tuple(part), level=name))
     return facets, channels
 
 
@@ -132,7 +157,7 @@ def _parts(points: list[Point], channels: Sequence[Channel]) -> list[list[Point]
     size = MOST_LINES - len(plain)
     count = -(-len(others) // size)
     ends = [round(len(others) * number / count) for number in range(count + 1)]
-    return [plain + others[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [plain + others[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def _is_plain(point: Mapping[str, Any], channel: Channel) -> bool:

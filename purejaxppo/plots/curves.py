@@ -98,10 +98,8 @@ def draw_curves(
         legends = [counts] if len(channels) == 1 and len(facets) == 1 else [*channels, counts]
         caption += f" {collapse_sentence()}"
     metrics = [panel.metric for panel in panels]
-    caption = " ".join(
-        [f"{describe_sweep(dataset)}. {describe_lines(dataset, everything)}", caption]
-        + [describe_references(dataset, metrics)]
-    )
+    read = f"{describe_sweep(dataset)}. {describe_lines(dataset, everything)}"
+    caption = f"{read} {caption} {describe_references(dataset, metrics)}"
     cells, page = _cells(panels, facets, sheet, is_apart=facet == "env")
     with house_style(sheet):
         figure, axes = lay_out(len(cells), legends, title, caption, page, sheet)
@@ -232,7 +230,7 @@ def _draw_point(
 
 
 def _share_limits(axes: Sequence[Axes], cells: Sequence[Cell | None], dataset: xr.Dataset, is_shared: bool) -> None:
-    """Scale and limits of each panel's vertical axis from all that is shown on it, also in the other panels of a row."""
+    """Scale and limits of each panel's vertical axis from all that is shown on it, in the whole row if shared."""
     together: dict[tuple[int, str], list[tuple[Axes, Cell]]] = {}
     for number, (ax, cell) in enumerate(zip(axes, cells, strict=True)):
         if cell is not None:

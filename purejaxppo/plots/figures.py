@@ -16,13 +16,12 @@ from purejaxppo.config import unknown_name
 from purejaxppo.plots.boxes import box_plots
 from purejaxppo.plots.channels import describe
 from purejaxppo.plots.curves import draw_curves, overview
-from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3, Panel
+from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3
+from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.scatter import rank_matrices, ratio_scatter
 from purejaxppo.plots.sensitivity import sensitivity
-from purejaxppo.plots.spectrum import spectrum_figure
-from purejaxppo.plots.captions import describe_sweep
-from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Sheet
+from purejaxppo.plots.spectrum import spectrum_figure
 from purejaxppo.plots.survival import survival_figure
 from purejaxppo.plots.toy import toy_figure
 from purejaxppo.results.dataset import points, recorded_fields
@@ -67,8 +66,15 @@ def draw_figure(dataset: xr.Dataset, name: str, sheet: Sheet = SCREEN) -> Figure
 
 def file_name(name: str, environment: str = "") -> str:
     """Name of a figure's file: figure1, spectrum, figure1_gymnax_Asterix-MinAtar of one environment of several."""
-    stem = f"figure{name}" if name.isdigit() else name
-    return f"{stem}_{environment.replace('/', '_')}" if environment else stem
+    return with_environment(f"figure{name}" if name.isdigit() else name, environment)
+
+
+def with_environment(name: str, environment: str) -> str:
+    """A file's name with the environment that it shows, where there are several, before its suffix if it has one."""
+    if not environment:
+        return name
+    stem, dot, suffix = name.rpartition(".") if name.endswith((".png", ".pdf", ".svg", ".txt")) else (name, "", "")
+    return f"{stem}_{environment.replace('/', '_')}{dot}{suffix}"
 
 
 def collapse_curves(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
@@ -98,9 +104,10 @@ def individual_runs(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
         everything.append(({"run": f"{roles}: seed {dataset['seed'].values[run]}"}, np.array([run])))
     num_runs = next((runs.size for other, runs in points(dataset) if other == point), 0)
     rule = (
-        f"The runs are of the {num_runs} with {describe(point)}: of the points with the fewest interventions, the first "
-        "with the most epochs. Best, typical, worst: highest, median (the lower of two) and lowest final return; ties "
-        "by lower seed, a run without a final return counts as lowest. Gaps in ratios: no sample below the clip range."
+        f"The runs are of the {num_runs} with {describe(point)}: of the points with the fewest interventions, the "
+        "first with the most epochs. Best, typical, worst: highest, median (the lower of two) and lowest final return; "
+        "ties by lower seed, a run without a final return counts as lowest. Gaps in ratios: no sample below the clip "
+        "range."
     )
     title = "Figure 3: individual runs"
     figure = draw_curves(dataset, FIGURE_3, everything, title, rule, sheet, is_counted=False)

@@ -65,13 +65,13 @@ def reduce_colours(picture: Any, keep: Iterable[str]) -> Any:
     """An RGB picture in at most 256 colours, those to keep (`#0072b2`) among them; others by median cut."""
     from matplotlib.colors import to_rgb
     from PIL import Image
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     kept = [tuple(round(255 * part) for part in to_rgb(colour)) for colour in dict.fromkeys(keep)]
     chosen = picture.quantize(_FEW - len(kept), method=Image.Quantize.MEDIANCUT).getpalette()
     palette = np.unique([*kept, *np.reshape(chosen, (-1, 3)).tolist()], axis=0)[:_FEW].astype(np.uint8)
     found, places = np.unique(np.asarray(picture).reshape(-1, 3), axis=0, return_inverse=True)
-    nearest = cKDTree(palette).query(found)[1].astype(np.uint8)
+    nearest = np.asarray(KDTree(palette).query(found)[1], dtype=np.uint8)
     small = Image.fromarray(nearest[places.ravel()].reshape(picture.size[::-1]), mode="P")
     small.putpalette(palette.tobytes())
     return small

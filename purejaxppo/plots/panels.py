@@ -23,6 +23,8 @@ class Panel:
     is_log: bool = False
     is_from_zero: bool = False
     is_count: bool = False
+    short: str = ""
+    """Title where there is little room."""
     is_free: bool = False
     """Whether the values choose its scale: linear, logarithmic or symmetric logarithmic."""
 
@@ -36,7 +38,11 @@ CRITIC_RANK = Panel(
     metric="critic_rank", title="Critic rank", label="dimensions (PCA, 99 %)", is_from_zero=True, is_count=True
 )
 NORM = Panel(
-    metric="policy_preactivation_norm", title="Policy pre-activation norm", label="mean L2 norm (log)", is_log=True
+    metric="policy_preactivation_norm",
+    title="Policy pre-activation norm",
+    short="Policy norm",
+    label="mean L2 norm (log)",
+    is_log=True,
 )
 POLICY_PLASTICITY = Panel(
     metric="policy_plasticity_loss",

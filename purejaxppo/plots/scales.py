@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,10 +52,10 @@ def set_scale(ax: Axes, panel: Panel, finite: np.ndarray, most: float | None = N
     scale = choose_scale(panel, finite)
     axis = ax.yaxis if is_vertical else ax.xaxis
     if scale == "log":
-        low, high = _log_limits(finite[finite > 0])
+        positive = np.log10(finite[finite > 0])
         (ax.set_yscale if is_vertical else ax.set_xscale)("log", nonpositive="clip")
-        _set_log_ticks(axis, low, high)
-        low, high = 10**low, 10**high
+        _set_log_ticks(axis, float(positive.min()), float(positive.max()))
+        low, high = _log_limits(positive)
     elif scale == "symlog":
         low, high = _set_symlog(ax, finite, is_vertical)
     else:
@@ -64,11 +65,11 @@ def set_scale(ax: Axes, panel: Panel, finite: np.ndarray, most: float | None = N
     return scale
 
 
-def _log_limits(positive: np.ndarray) -> tuple[float, float]:
-    """Powers of ten; at least a factor of 4 apart, so that ticks appear."""
-    low, high = np.log10(positive.min()), np.log10(positive.max())
+def _log_limits(powers: np.ndarray) -> tuple[float, float]:
+    """Limits for powers of ten; at least a factor of 4 apart, so that ticks appear."""
+    low, high = float(powers.min()), float(powers.max())
     margin = max(0.05 * (high - low), 0.5 * (0.6 - (high - low)))
-    return float(low - margin), float(high + margin)
+    return 10 ** (low - margin), 10 ** (high + margin)
 
 
 def _set_log_ticks(axis: Any, low: float, high: float) -> None:
@@ -128,40 +129,48 @@ def format_power(value: float, _position: float | None = None) -> str:
 
 
 def declutter(figure: Figure) -> None:
-    """Drop tick labels until none touches the next one of its axis; ticks that are left are evenly spread."""
+    """Drop tick labels until none touches the next one of its axis; ticks that are left are evenly spread.
+
+    Axes that several panels share have the same ticks in all of them.
+    """
     figure.draw_without_rendering()
+    shared: dict[int, list[Any]] = {}
     for ax in figure.axes:
         if ax.get_visible() and ax.get_label() != "colour bar":
             for axis in (ax.xaxis, ax.yaxis):
-                _thin(axis, figure)
+                shared.setdefault(id(axis.major), []).append(axis)
+    for members in shared.values():
+        _thin(members, figure)
 
 
-def _thin(axis: Any, figure: Figure) -> None:
-    from matplotlib.ticker import FixedFormatter, FixedLocator
+def _thin(members: Sequence[Any], figure: Figure) -> None:
+    from matplotlib.ticker import FixedLocator
 
     renderer = figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
-    low, high = sorted(axis.get_view_interval())
-    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-    shown = [tick for tick in ticks if tick.label1.get_text() and tick.label1.get_visible()]
-    if len(shown) < 2 or isinstance(axis.get_major_formatter(), FixedFormatter):
-        return
-    boxes = [tick.label1.get_window_extent(renderer) for tick in shown]
-    for stride in range(1, len(shown)):
-        kept = _every(len(shown), stride, [float(tick.get_loc()) for tick in shown])
-        if not _touch([boxes[i] for i in kept]):
-            break
-    else:
-        kept = [0]
-    if len(kept) < len(shown):
-        axis.set_major_locator(FixedLocator([float(shown[i].get_loc()) for i in kept]))
+    low, high = sorted(members[0].get_view_interval())
+    slack = 1e-9 * (high - low)
+    every = [
+        [tick for tick in axis.get_major_ticks() if low - slack <= tick.get_loc() <= high + slack] for axis in members
+    ]
+    places = [float(tick.get_loc()) for tick in every[0]]
+    boxes = [
+        [tick.label1.get_window_extent(renderer) for tick in ticks]
+        for ticks in every
+        if any(tick.label1.get_text() and tick.label1.get_visible() for tick in ticks)
+    ]
+    strides = range(1, max(2, len(places) + 1))
+    fits = [stride for stride in strides if not any(_touch([row[i] for i in _every(places, stride)]) for row in boxes)]
+    kept = _every(places, fits[0]) if fits else [0]
+    if len(kept) < len(places):
+        members[0].set_major_locator(FixedLocator([places[i] for i in kept]))
 
 
-def _every(count: int, stride: int, places: Sequence[float]) -> list[int]:
+def _every(places: Sequence[float], stride: int) -> list[int]:
     """Every so-manieth of the ticks, 0 among them where it is one."""
     begin = places.index(0.0) % stride if 0.0 in places else 0
-    return list(range(begin, count, stride))
+    return list(range(begin, len(places), stride))
 
 
 def _touch(boxes: Sequence[Any]) -> bool:
     """Whether neighbouring labels come closer than two pixels."""
-    return any(a.padded(1).overlaps(b.padded(1)) for a, b in zip(boxes, boxes[1:], strict=False))
+    return any(a.padded(1).overlaps(b.padded(1)) for a, b in itertools.pairwise(boxes))

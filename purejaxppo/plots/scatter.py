@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.plots.channels import MARKERS, Channel, choose_channels, line_style, with_markers
 from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.channels import MARKERS, Channel, choose_channels, line_style, with_markers
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import format_steps, lay_out, say_empty
@@ -117,9 +117,9 @@ def rank_matrices(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Figure 7: Spearman correlations over training among the five rank measures, average and worst over runs."""
     title = "Figure 7: do the rank measures agree?"
     subtitle = (
-        f"{describe_sweep(dataset)}. Spearman correlation over the log points of a run between two rank measures of the "
-        "penultimate features; left its mean over runs, right its lowest value in any run. Runs in which a measure is "
-        f"constant have no correlation and are left out; {_NONE} where no run has one."
+        f"{describe_sweep(dataset)}. Spearman correlation over the log points of a run between two rank measures of "
+        "the penultimate features; left its mean over runs, right its lowest value in any run. Runs in which a measure "
+        f"is constant have no correlation and are left out; {_NONE} where no run has one."
     )
     with house_style(sheet):
         page = _MATRICES if sheet.is_titled else replace(_MATRICES, left=1.35, right=1.4, bottom=1.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,14 @@ import xarray as xr
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_sweep
-from purejaxppo.plots.channels import Channel, choose_channels, describe, is_intervention, is_number, line_style
+from purejaxppo.plots.channels import Channel, describe, is_intervention, is_number, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
-from purejaxppo.plots.conditions import Facet, check_field, select
+from purejaxppo.plots.conditions import Facet, arrange, check_field, select
 from purejaxppo.plots.panels import NORM, POLICY_RANK, RETURN, Panel, panel_of
-from purejaxppo.plots.scales import declutter, format_power, set_scale
+from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
-from purejaxppo.results.dataset import Point, points, swept_fields
+from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
 from purejaxppo.statistics.summary import final_values
 from purejaxppo.statistics.tables import format_value
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS = tuple(panel.metric for panel in (RETURN, POLICY_RANK, NORM))
+_DEFAULT = (RETURN, POLICY_RANK, NORM)
+METRICS = tuple(panel.metric for panel in _DEFAULT)
+"""What is shown where nothing is asked for; those that the results lack leave an empty panel."""
 _FEW = 3
 """Levels that make a swept number worth a figure of its own."""
 Line = tuple[dict[str, Any], dict[float, np.ndarray]]
@@ -53,33 +56,35 @@ def sensitivity(
     """
     chosen = select(dataset, where)
     names = [metrics] if isinstance(metrics, str) else list(metrics)
-    known = metrics is METRICS
-    panels = [panel for panel in (RETURN, POLICY_RANK, NORM) if known] or [panel_of(chosen, name) for name in names]
+    panels = list(_DEFAULT) if metrics is METRICS else [panel_of(chosen, name) for name in names]
     field = swept_number(chosen) if against is None else _check_number(chosen, against)
     lines, levels = ([], []) if field is None else _lines(chosen, field)
     base = _reference(field, levels, reference)
-    everything = [(point | {field: level}, runs) for point, at in lines for level, runs in at.items()] if field else []
-    channels = choose_channels([point for point, _ in lines])
-    caption = _caption(chosen, field, base)
-    legends: list[Channel] = list(channels)
-    if any(panel.metric == "return_mean" for panel in panels):
-        counts = collapse_channel(chosen, everything, [*channels, *_level_channel(field, levels)], [Facet(name="", points=())])
-        if counts:
-            legends, caption = [*channels, counts], f"{caption} {collapse_sentence()}"
-    title = f"What {field} does" if field else "What a swept number does"
+    members = [(rest, np.array([number])) for number, (rest, _) in enumerate(lines)]
+    facets, channels = arrange(members) if members else ([Facet(name="", points=())], [])
+    legends, caption = list(channels), _caption(chosen, field, base)
+    if field and "return_mean" in [panel.metric for panel in panels]:
+        everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
+        counts = collapse_channel(chosen, everything, [*channels, _level_channel(field, levels)], facets)
+        legends, caption = ([*channels, counts], f"{caption} {collapse_sentence()}") if counts else (legends, caption)
+    page = replace(PAGE, columns=len(panels), paper_columns=len(panels), gap_y=0.36, above_panels=0.38)
     with house_style(sheet):
-        page = replace(PAGE, columns=len(panels), paper_columns=len(panels), share_x=True, gap_y=0.3)
-        figure, axes = lay_out(2 * len(panels), legends, title, caption, page, sheet)
-        for number, panel in enumerate(panels):
-            both = axes[number], axes[number + len(panels)]
-            both[0].set_title(panel.title)
+        title = f"What {field} does" if field else "What a swept number does"
+        figure, axes = lay_out(2 * len(panels) * len(facets), legends, title, caption, page, sheet)
+        for number, (facet, panel) in enumerate(itertools.product(facets, panels)):
+            row, column = divmod(number, len(panels))
+            both = axes[2 * row * len(panels) + column], axes[(2 * row + 1) * len(panels) + column]
+            name = panel.title if sheet.is_titled else panel.short or panel.title
+            both[0].set_title("\n".join(filter(None, [facet.name, name])))
             both[0].set_ylabel(panel.label)
-            both[1].set_xlabel(field or "")
-            if not lines or panel.metric not in chosen:
+            shown = [lines[place] for place in facet.runs]
+            if shown and panel.metric in chosen:
+                _draw_column(both, panel, chosen, shown, levels, base, channels, sheet)
+            else:
                 for ax in both:
                     say_empty(ax)
-                continue
-            _draw_column(both, panel, chosen, lines, levels, base, channels, sheet)
+        for ax in axes[-len(panels) :]:
+            ax.set_xlabel(field or "")
         declutter(figure)
     return figure
 
@@ -117,11 +122,9 @@ def _reference(field: str | None, levels: Sequence[float], wanted: float | None)
     return wanted
 
 
-def _level_channel(field: str | None, levels: Sequence[float]) -> list[Channel]:
+def _level_channel(field: str, levels: Sequence[float]) -> Channel:
     """The number as what it is in the legend of counts: a part of the name, with no style of its own."""
-    if field is None:
-        return []
-    return [Channel(fields=(field,), levels=tuple((x,) for x in levels), styles=({},) * len(levels), kind="line")]
+    return Channel(fields=(field,), levels=tuple((x,) for x in levels), styles=({},) * len(levels), kind="line")
 
 
 def _caption(dataset: xr.Dataset, field: str | None, base: float | None) -> str:
@@ -207,7 +210,7 @@ def _pairs(
         each = values[runs][ours] - values[base][theirs]
     if is_ratio:
         ends = np.exp([estimate.value, estimate.low, estimate.high])
-        return Estimate(*map(float, ends), estimate.num_runs), np.exp(each)
+        return replace(estimate, value=float(ends[0]), low=float(ends[1]), high=float(ends[2])), np.exp(each)
     return estimate, each
 
 
@@ -226,7 +229,9 @@ def _draw_line(
     )
     style = dict(style) | {"marker": style.get("marker", "o")}
     ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    ax.plot(x, middle, linewidth=1.5 * sheet.stroke, markersize=5 * sheet.stroke, markeredgecolor="white", zorder=4, **style)
+    ax.plot(
+        x, middle, linewidth=1.5 * sheet.stroke, markersize=5 * sheet.stroke, markeredgecolor="white", zorder=4, **style
+    )
     for place, level in zip(x, levels, strict=True):
         values = found[level][1]
         ax.plot(np.full(values.size, place), values, ".", color=style["color"], markersize=3, alpha=0.45, zorder=3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 STYLE = {
     "figure.dpi": 120,
@@ -69,8 +69,8 @@ class Page:
     panel_height: float = 2.05
     gap_x: float = 0.78
     gap_y: float = 0.5
-    share_x: bool | str = True
-    share_y: bool | str = False
+    share_x: bool | Literal["row", "col"] = True
+    share_y: bool | Literal["row", "col"] = False
     text_left: float | None = None
     """Where title and caption begin; None: where the panels do."""
     title_height: float = 0.72

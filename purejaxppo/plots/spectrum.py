@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from purejaxppo.plots.channels import COLOUR_MAP, point_names
 from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.channels import COLOUR_MAP, point_names
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import format_steps, lay_out, say_empty
@@ -39,34 +40,16 @@ def spectrum_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     names = {
         tuple(point.values()): name.replace(", ", "\n") for point, name in zip(swept, point_names(swept), strict=True)
     }
-    num_blocks = max(1, -(-len(everything) // (_COLUMNS if sheet.is_titled else _PAPER_COLUMNS)))
-    columns = max(1, -(-len(everything) // num_blocks))
-    heading = 0.14 * max([name.count("\n") for name in names.values()] + [0])
-    page = Page(
-        columns=columns,
-        paper_columns=columns,
-        width=max(7.5, 2.0 + 2.2 * columns),
-        right=1.0 if sheet.is_titled else 1.45,
-        panel_height=1.75,
-        gap_x=0.3,
-        gap_y=0.42 + heading + 0.2 * (not sheet.is_titled),
-        above_panels=0.22 + heading,
-        share_y=True,
-    )
+    page = _page(len(everything), list(names.values()), sheet)
+    columns = page.columns
     subtitle = (
         f"{describe_sweep(dataset)}. Singular values of the penultimate features, each divided by the largest one of "
         "its run and log point; median over the runs of a point. Dashed: median rank (PCA, 99 %). White: no value."
     )
     cells = _cells(everything, columns)
     with house_style(sheet):
-        figure, axes = lay_out(
-            max(1, len(cells)),
-            [],
-            "Spectrum of the features over training",
-            subtitle,
-            page,
-            sheet,
-        )
+        title = "Spectrum of the features over training"
+        figure, axes = lay_out(max(1, len(cells)), [], title, subtitle, page, sheet)
         image = None
         for number, (ax, cell) in enumerate(zip(axes, cells, strict=False)):
             if cell is None:
@@ -91,6 +74,24 @@ def spectrum_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     return figure
 
 
+def _page(num_points: int, names: Sequence[str], sheet: Sheet) -> Page:
+    """Points beside each other, up to five (three on a paper), in blocks of policy and critic."""
+    num_blocks = max(1, -(-num_points // (_COLUMNS if sheet.is_titled else _PAPER_COLUMNS)))
+    columns = max(1, -(-num_points // num_blocks))
+    heading = 0.14 * max([name.count("\n") for name in names] + [0])
+    return Page(
+        columns=columns,
+        paper_columns=columns,
+        width=max(7.5, 2.0 + 2.2 * columns),
+        right=1.0 if sheet.is_titled else 1.45,
+        panel_height=1.75,
+        gap_x=0.3,
+        gap_y=0.42 + heading + 0.2 * (not sheet.is_titled),
+        above_panels=0.22 + heading,
+        share_y=True,
+    )
+
+
 def _cells(everything: list[Point], columns: int) -> list[tuple[str, Point] | None]:
     """Panels in order: blocks of `columns` points, a row of the policy's panels above a row of the critic's."""
     cells: list[tuple[str, Point] | None] = []
@@ -104,7 +105,12 @@ def _cells(everything: list[Point], columns: int) -> list[tuple[str, Point] | No
 def _draw_colour_bar(figure: Figure, first: Axes, image: Any, sheet: Sheet) -> None:
     height, width = figure.get_figheight(), figure.get_figwidth()
     long = 2.6 * sheet.scale
-    box = (1 - (0.8 if sheet.is_titled else 0.86) / width, first.get_position().y1 - long / height, 0.16 / width, long / height)
+    box = (
+        1 - (0.8 if sheet.is_titled else 0.86) / width,
+        first.get_position().y1 - long / height,
+        0.16 / width,
+        long / height,
+    )
     bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"), extend="min")
     bar.set_label("sigma_i / sigma_1 (log)")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from purejaxppo.plots.channels import Channel, draw_colour_bar, draw_legends, place_legends
-from purejaxppo.plots.sheets import PAGE, SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.files import as_png, save_figure
+from purejaxppo.plots.sheets import PAGE, SCREEN, Page, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,12 +67,29 @@ def lay_out(
         text_left = (page.left if page.text_left is None else page.text_left) / page.width
         figure.text(text_left, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
         figure.text(text_left, 1 - 0.44 / height, "\n".join(lines), size=8.5, color="0.35", va="top")
+    axes = _grid(figure, page, rows, right, height)
+    for bar in bars:
+        box = (
+            (right + page.before_colour_bar) / page.width,
+            page.bottom / height,
+            0.16 / page.width,
+            panels_height / height,
+        )
+        draw_colour_bar(figure, bar, box)
+    for unused in axes[num_panels:]:
+        unused.set_visible(False)
+    return figure, axes[:num_panels]
+
+
+def _grid(figure: Figure, page: Page, rows: int, right: float, height: float) -> list[Axes]:
+    """The panels, row by row; `right` end of the panels and `height` of the figure in inches."""
     panel_width = (right - page.left - (page.columns - 1) * page.gap_x) / page.columns
+    panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
     grid = figure.subplots(
         rows,
         page.columns,
-        sharex=page.share_x,  # pyright: ignore[reportArgumentType]
-        sharey=page.share_y,  # pyright: ignore[reportArgumentType]
+        sharex=page.share_x,
+        sharey=page.share_y,
         squeeze=False,
         gridspec_kw={
             "left": page.left / page.width,
@@ -83,18 +100,7 @@ def lay_out(
             "hspace": page.gap_y / page.panel_height,
         },
     )
-    for bar in bars:
-        box = (
-            (right + page.before_colour_bar) / page.width,
-            page.bottom / height,
-            0.16 / page.width,
-            panels_height / height,
-        )
-        draw_colour_bar(figure, bar, box)
-    axes = list(grid.ravel())
-    for unused in axes[num_panels:]:
-        unused.set_visible(False)
-    return figure, axes[:num_panels]
+    return list(grid.ravel())
 
 
 def columns_of(axes: Sequence[Axes]) -> int:

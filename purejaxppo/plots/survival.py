@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.channels import Channel, condition_names, describe, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
-from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.conditions import arrange
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
@@ -94,7 +94,9 @@ def _page(names: Sequence[str], num_facets: int, sheet: Sheet) -> Page:
     """Two panels beside each other, or as many as there are facets up to three, with room for the counts."""
     columns = 3 if num_facets == 3 else 2
     heading = 0.16 * (num_facets > 1)
-    page = Page(columns=columns, paper_columns=columns, panel_height=2.3, gap_y=0.5 + heading, above_panels=0.22 + heading)
+    page = Page(
+        columns=columns, paper_columns=columns, panel_height=2.3, gap_y=0.5 + heading, above_panels=0.22 + heading
+    )
     if not sheet.is_titled:
         return page
     beside = 0.55 + 0.067 * min(_LONGEST_NAME, max(map(len, names), default=0))  # inches that names and counts take

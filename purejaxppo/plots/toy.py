@@ -88,9 +88,7 @@ def simulate(
     return np.stack(ratios)
 
 
-def toy_figure(
-    learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS, sheet: Sheet = SCREEN
-) -> Figure:
+def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS, sheet: Sheet = SCREEN) -> Figure:
     """Figure 5: the ratios of both states against the clip range, one panel per alpha, with their controls.
 
     Raises ConfigError as `simulate` does.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from purejaxppo._lazy import lazy
 
 if TYPE_CHECKING:
-    from purejaxppo.results import dataset, export, registry, runs
+    from purejaxppo.results import dataset, export, registry, runs, tidy
     from purejaxppo.results.dataset import GroupResult, by_environment, load, points, save, swept_fields, to_dataset
     from purejaxppo.results.export import long_table
     from purejaxppo.results.registry import HEADLINE, METRICS, Metric, markdown_table
@@ -19,6 +19,7 @@ __getattr__, __dir__ = lazy(
         "export": ("long_table",),
         "registry": ("HEADLINE", "METRICS", "Metric", "markdown_table"),
         "runs": (),
+        "tidy": (),
     },
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "runs",
     "save",
     "swept_fields",
+    "tidy",
     "to_dataset",
 ]
