@@ -425,14 +425,13 @@ def _draw_parts(
     return "\n".join(f"Figure: {_save(draw(part), path)}" for path, part in paths.items())
 
 
-def _save(figure: Any, path: Path) -> str:
-    """Write the figure's files; says which."""
+def _save(figure: Any, path: Path) -> Path:
+    """Write the figure's files; the first of them."""
     from purejaxppo.plots.files import save_figure
 
     written: list[Path] = []
     _write(lambda path: written.extend(save_figure(figure, path)), path)
-    first, *others = written
-    return f"{first} (and {', '.join(path.name for path in others)})"
+    return written[0]
 
 
 def _folder(path: Path) -> Path:

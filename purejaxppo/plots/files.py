@@ -70,8 +70,10 @@ def reduce_colours(picture: Any, keep: Iterable[str]) -> Any:
     kept = [tuple(round(255 * part) for part in to_rgb(colour)) for colour in dict.fromkeys(keep)]
     chosen = picture.quantize(_FEW - len(kept), method=Image.Quantize.MEDIANCUT).getpalette()
     palette = np.unique([*kept, *np.reshape(chosen, (-1, 3)).tolist()], axis=0)[:_FEW].astype(np.uint8)
-    found, places = np.unique(np.asarray(picture).reshape(-1, 3), axis=0, return_inverse=True)
-    nearest = np.asarray(KDTree(palette).query(found)[1], dtype=np.uint8)
+    numbers = np.asarray(picture).reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    found, places = np.unique(numbers, return_inverse=True)
+    parts = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+    nearest = np.asarray(KDTree(palette).query(parts)[1], dtype=np.uint8)
     small = Image.fromarray(nearest[places.ravel()].reshape(picture.size[::-1]), mode="P")
     small.putpalette(palette.tobytes())
     return small
