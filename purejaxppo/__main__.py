@@ -148,15 +148,18 @@ def plot(
     print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Print the summary table of a sweep's directory: IQM over seeds with 95 % bootstrap intervals.
+def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+    """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
         directory: Directory of a sweep.
+        format: text, markdown or latex.
     """
+    from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
-    print(_tabulate(load_results(directory), directory))
+    check_format(format)
+    print(_tabulate(load_results(directory), directory, format))
 
 
 def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -174,21 +177,31 @@ def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
 
 
 def compare(
-    directory: Annotated[Path, tyro.conf.Positional], metric: str = "return_mean", lowest: bool = False
+    directory: Annotated[Path, tyro.conf.Positional],
+    metric: str = "return_mean",
+    lowest: bool = False,
+    against: str | None = None,
+    within: tuple[str, ...] = (),
+    format: str = "text",
 ) -> None:
-    """Which point of a sweep is best, how sure that is, and how far each is from the first, run by run of equal seed.
+    """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
     Args:
         directory: Directory of a sweep.
         metric: What to compare, at the end of the runs.
         lowest: Whether the lowest value is the best one.
+        against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
+        within: Fields at whose values to compare, each by itself, such as num_epochs.
+        format: text, markdown or latex.
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
+    from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
-    table = comparison_table(load_results(directory), metric, lowest)
+    check_format(format)
+    table = comparison_table(load_results(directory), metric, lowest, against, within)
     path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / f"compare_{metric}.csv")
-    print(f"{format_comparison(table, metric, lowest)}\nTable: {path}")
+    print(f"{format_comparison(table, metric, lowest, format)}\nTable: {path}")
 
 
 def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -392,12 +405,12 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 
 
-def _tabulate(dataset: Any, directory: Path) -> str:
-    from purejaxppo.statistics.summary import format_csv, format_table, summary_table
+def _tabulate(dataset: Any, directory: Path, format: str = "text") -> str:
+    from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
     table = summary_table(dataset)
     _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
-    return format_table(table)
+    return {"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table)
 
 
 def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     )
     from purejaxppo.statistics.collapse import CollapseCount, Outcomes, detect_collapse, outcomes, survival_by_point
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
+    from purejaxppo.statistics.contrasts import (
+        Difference,
+        Selection,
+        difference,
+        holm,
+        probability_of_best,
+        select_best,
+    )
     from purejaxppo.statistics.estimates import (
         Estimate,
         bootstrap_interval,
@@ -37,7 +45,6 @@ if TYPE_CHECKING:
         kendall_tau,
         mean_over_settings,
         paired_difference,
-        probability_of_best,
         probability_of_improvement,
         spearman_rho,
     )
@@ -73,6 +80,12 @@ _HOME = {
     "save": "results.dataset",
     "swept_fields": "results.dataset",
     "to_dataset": "results.dataset",
+    "Difference": "statistics.contrasts",
+    "Selection": "statistics.contrasts",
+    "difference": "statistics.contrasts",
+    "holm": "statistics.contrasts",
+    "probability_of_best": "statistics.contrasts",
+    "select_best": "statistics.contrasts",
     "bootstrap_interval": "statistics.estimates",
     "exact_interval": "statistics.estimates",
     "iqm": "statistics.estimates",
@@ -80,7 +93,6 @@ _HOME = {
     "kendall_tau": "statistics.estimates",
     "mean_over_settings": "statistics.estimates",
     "paired_difference": "statistics.estimates",
-    "probability_of_best": "statistics.estimates",
     "probability_of_improvement": "statistics.estimates",
     "spearman_rho": "statistics.estimates",
     "comparable_values": "statistics.finals",
@@ -95,15 +107,18 @@ _OLD_MODULES = {name.removeprefix(f"{__name__}.") for name in MOVED if name.star
 __all__ = [
     "FIGURES",
     "CollapseCount",
+    "Difference",
     "Estimate",
     "GroupResult",
     "Outcomes",
+    "Selection",
     "SurvivalCurve",
     "bootstrap_interval",
     "by_environment",
     "comparable_values",
     "comparison_table",
     "detect_collapse",
+    "difference",
     "draw_figure",
     "evaluate_claims",
     "exact_interval",
@@ -113,6 +128,7 @@ __all__ = [
     "format_csv",
     "format_markdown",
     "format_table",
+    "holm",
     "html_report",
     "iqm",
     "kendall_tau",
@@ -126,6 +142,7 @@ __all__ = [
     "probability_of_improvement",
     "save",
     "save_figure",
+    "select_best",
     "spearman_rho",
     "summary_table",
     "survival",

@@ -39,11 +39,19 @@ def use_one_thread() -> None:
 
 def one_at_a_time(function: Callable[..., Out]) -> Callable[..., Out]:
     """`function`, which vmap runs element after element on a CPU, and batched as usual elsewhere."""
-    sequential = jax.custom_batching.sequential_vmap(function)
+    return by_platform(cpu=function)
+
+
+def by_platform(cpu: Callable[..., Out], **others: Callable[..., Out]) -> Callable[..., Out]:
+    """The function of the platform that a program is compiled for, such as tpu; `default` is cpu's, or as given.
+
+    On a CPU vmap runs it element after element.
+    """
+    sequential = jax.custom_batching.sequential_vmap(cpu)
 
     def on_any_platform(*arguments: Any) -> Out:
         if is_cpu():
             use_one_thread()
-        return jax.lax.platform_dependent(*arguments, cpu=sequential, default=function)
+        return jax.lax.platform_dependent(*arguments, cpu=sequential, **{"default": cpu} | others)
 
     return on_any_platform

@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -218,3 +219,34 @@ def test_the_smallest_image_that_fits_is_accepted() -> None:
     networks = make((36, 36, 1), torso="nature_conv", hidden_sizes=(8,))
     params = jax.eval_shape(networks.init, jax.random.key(0))
     assert params["policy"]["hidden_0"]["kernel"].shape == (64, 8)
+
+
+@pytest.mark.parametrize("torso", ["mlp", "minatar_conv"])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_joint_first_layer_is_that_of_each_network(torso, layer_norm):
+    """Outputs, gradients and parameters' shapes are those of the two networks apart."""
+    config = TrainConfig(env="gymnax/Breakout-MinAtar", torso=torso, layer_norm=layer_norm)
+    networks = make_actor_critic(config, (10, 10, 4), 3, state_independent_scale=False)
+    params = networks.init(jax.random.key(0))
+    obs = jax.random.bernoulli(jax.random.key(1), 0.2, (32, 10, 10, 4)).astype(jnp.float32)
+
+    def loss(params, outputs):
+        policy, critic = outputs(params)
+        return jnp.square(policy.outputs).sum() + critic.outputs.sum(), (policy, critic)
+
+    def joint(params):
+        return networks.both(params, obs)
+
+    def apart(params):
+        return networks.policy(params, obs), networks.critic(params, obs)
+
+    (gradient, outputs), expected = (jax.grad(loss, has_aux=True)(params, each) for each in (joint, apart))
+    chex.assert_trees_all_close((gradient, outputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_first_layers_are_joint_where_observations_are_large():
+    for size, expected in ((63, False), (64, True)):
+        networks = make_actor_critic(TrainConfig(env="gymnax/CartPole-v1"), (size,), 3, state_independent_scale=False)
+        params = networks.init(jax.random.key(0))
+        text = str(jax.make_jaxpr(lambda params, n=networks, s=size: n.both(params, jnp.zeros((2, s))))(params))
+        assert ("concatenate" in text) == expected

@@ -11,7 +11,8 @@ from scipy import stats
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.statistics.comparison import comparison_table, format_comparison
-from purejaxppo.statistics.estimates import iqm, probability_of_best
+from purejaxppo.statistics.contrasts import probability_of_best
+from purejaxppo.statistics.estimates import iqm
 
 
 def results(values: np.ndarray, status: np.ndarray | None = None, **swept: list[object]) -> xr.Dataset:

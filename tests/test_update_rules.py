@@ -241,13 +241,13 @@ def test_terms_that_are_absent_are_not_in_the_program_and_change_nothing_but_its
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), metrics, others)
     weights, unravel = flattened(state.params)
 
-    def num_operations(learner: Learner) -> float:
+    def num_equations(learner: Learner) -> int:  # of the step with its gradients, before any compiler sees it
         def step(hparams: HyperParams, state: RunState) -> Any:
             return gradient_step(learner, hparams, jnp.float32(0.1), unravel, state, batch, KEY)[0].params
 
-        return jax.jit(step).lower(hparams, state.replace(params=weights)).compile().cost_analysis()["flops"]
+        return str(jax.make_jaxpr(step)(hparams, state.replace(params=weights))).count(" = ")
 
-    assert num_operations(without) < num_operations(learner)
+    assert num_equations(without) < num_equations(learner)
 
 
 def test_an_absent_term_with_a_coefficient_would_be_missed() -> None:

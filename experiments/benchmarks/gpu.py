@@ -30,12 +30,13 @@ from typing import Any
 import gpu_programs
 import gpu_spectra
 from gpu_programs import Options
+from settings import SWEEPS
 
 from purejaxppo.sweep.provenance import provenance
 
 Row = dict[str, Any]
 PIECES: dict[str, Callable[[Options], Iterator[Row]]] = {
-    **{f"rates_{name}": partial(gpu_programs.rates, name) for name in gpu_programs.SETTINGS},
+    **{f"rates_{name}": partial(gpu_programs.rates, name) for name in SWEEPS},
     "breakout_300": gpu_programs.breakout_300,
     "singular_values": gpu_spectra.piece,
     "diagnostics": gpu_programs.diagnostics,

@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hlo
 import jax
 import numpy as np
-from gpu_hlo import count_operations
 from jax.profiler import ProfileData, ProfileOptions
-from settings import SETTINGS as PEER_SETTINGS
-from settings import group_of
+from settings import SWEEPS
 
-from purejaxppo import HyperParams, Sweep, TrainConfig, preset, run_sweep
+from purejaxppo import HyperParams, Sweep, TrainConfig, run_sweep
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import make_groups
 from purejaxppo.sweep.program import GroupProgram
@@ -39,16 +38,6 @@ LONGEST_SEGMENT = 60.0  # seconds; a program whose first segment takes longer is
 ENOUGH = 3.0  # seconds of timed segments
 PUBLISHED_SECONDS_A_RUN = 0.2  # rejax, 300 runs x 1M steps of Breakout on an A100
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # what `purejaxppo sweep --deterministic` adds to XLA_FLAGS
-
-SETTINGS: dict[str, tuple[TrainConfig, HyperParams]] = {
-    "cartpole": (group_of(PEER_SETTINGS["cartpole"]).config, HyperParams()),
-    "breakout": (group_of(PEER_SETTINGS["breakout"], total_steps=1_000_000).config, HyperParams()),
-    "breakout_conv": preset("paper_atari", num_log_points=100),
-    # The paper's 5M steps have 25 updates between log points, each of 1024 steps in sequence; here 3, so that
-    # diagnoses are eight times as dense and the rate is a lower bound.
-    "hopper": preset("paper_mujoco", total_steps=614_400, num_log_points=100),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -72,7 +61,7 @@ class Options:
 
 def setting(name: str, options: Options) -> tuple[TrainConfig, HyperParams]:
     """Configuration and hyper-parameters of a setting, small with --tiny, with the updates a segment of --updates."""
-    config, hparams = SETTINGS[name]
+    config, hparams = SWEEPS[name]
     if options.is_tiny:
         sizes = {"num_envs": 2, "num_steps": 8, "minibatch_size": 8, "hidden_sizes": (8,), "num_epochs": 2}
         config = dataclasses.replace(config, **sizes, total_steps=64, num_log_points=2)
@@ -114,7 +103,7 @@ class Program:
 
     def operations(self) -> dict[str, int]:
         """Operations in the compiled segment; on a CPU its loop over epochs is one of unknown length."""
-        return count_operations(self.program._compiled["segment"].as_text(), self.config.num_epochs)
+        return hlo.counts(self.program._compiled["segment"].as_text(), self.config.num_epochs)
 
     def checksum(self) -> str:
         """Short hash of the bits of all runs' parameters."""

@@ -1,4 +1,4 @@
-"""What the benchmarks train, and how ours trains it. No command; see peers.py, floor.py and scaling.py."""
+"""What the benchmarks train, and how ours trains it. No command; see peers.py, floor.py, scaling.py, accelerator.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from purejaxppo import Sweep, TrainConfig
+from purejaxppo import HyperParams, Sweep, TrainConfig, preset
 from purejaxppo.config import Torso
 from purejaxppo.sweep.plan import Group, make_groups
 
@@ -84,3 +84,15 @@ def group_of(setting: Setting | Mapping[str, Any], num_runs: int | None = None, 
     )
     config = dataclasses.replace(config, **changes)
     return make_groups(Sweep(name="benchmark", seeds=tuple(range(num_runs or values["runs"])), config=config))[0]
+
+
+# What is meant for an accelerator: whole runs, as gpu.py measures them and accelerator.py compiles them.
+SWEEPS: dict[str, tuple[TrainConfig, HyperParams]] = {
+    "cartpole": (group_of(CARTPOLE).config, HyperParams()),
+    "breakout": (group_of(BREAKOUT, total_steps=1_000_000).config, HyperParams()),
+    "breakout_128": (group_of(BREAKOUT, total_steps=1_000_000, hidden_sizes=(128,)).config, HyperParams()),
+    "breakout_conv": preset("paper_atari", num_log_points=100),
+    # The paper's 5M steps have 25 updates between log points, each of 1024 steps in sequence; here 3, so that
+    # diagnoses are eight times as dense and the rate is a lower bound.
+    "hopper": preset("paper_mujoco", total_steps=614_400, num_log_points=100),
+}

@@ -19,8 +19,15 @@ from purejaxppo.diagnostics.neurons import (
     policy_variance,
     variance,
 )
-from purejaxppo.diagnostics.probe import explained_variance, probe_r2
-from purejaxppo.diagnostics.spectral import RANKS, SINGULAR_VALUES, spectral_measures, spectral_norms
+from purejaxppo.diagnostics.probe import centred, explained_variance
+from purejaxppo.diagnostics.routes import singular_values_and_r2
+from purejaxppo.diagnostics.spectral import (
+    RANKS,
+    SINGULAR_VALUES,
+    measures_of_spectrum,
+    singular_values,
+    spectral_norms,
+)
 from purejaxppo.diagnostics.trust_region import drift, joint_drift, kl_k1, kl_k3, ratio_statistics
 
 Array = jax.Array
@@ -75,14 +82,15 @@ def diagnose(
     names = list(before.networks)
     each = [snapshot.networks[name] for name in names for snapshot in (before, after)]
     every = jax.tree.map(lambda *x: jnp.stack(x).reshape(len(names), 2, *x[0].shape), *each)  # [network, time, N, D]
-    metrics = _named(names, _SUFFIXES, jax.vmap(jax.vmap(lambda x: _representation(x, dead_neurons)))(every))
+    of_one = jax.vmap(jax.vmap(lambda network: _representation(network, target, dead_neurons)))
+    metrics = _named(names, _SUFFIXES, of_one(every))
     for name in names:
         for rank in [name + infix + rank for infix in ("_", "_preactivation_") for rank in RANKS]:
             metrics[f"{rank}_change"] = metrics[rank] - metrics[f"{rank}_before"]
         for infix in _KINDS:
             del metrics[f"{name}_{infix}singular_values_before"]  # spectra are large, and that of before was after once
+        del metrics[f"{name}_probe_r2_before"]
     metrics |= _named(names, None, jax.vmap(_drift)(every))
-    metrics |= _named(names, None, {"probe_r2": jax.vmap(lambda x: probe_r2(x, target))(every.features[:, 1])})
     if names == ["policy"]:
         metrics |= {"critic" + name.removeprefix("policy"): x for name, x in metrics.items()}
     metrics |= _weights(after.weights) | _trust_region(log_ratio, kl, clip_eps)
@@ -105,7 +113,7 @@ def _named(networks: Sequence[str], suffixes: Sequence[str] | None, values: dict
     return named
 
 
-def _representation(network: Representation, dead_neurons: Callable[[Array], Array]) -> dict[str, Array]:
+def _representation(network: Representation, target: Array, dead_neurons: Callable[[Array], Array]) -> dict[str, Array]:
     """Of one network at one moment."""
     features, layers = network.features, network.preactivations
     metrics = {
@@ -114,8 +122,10 @@ def _representation(network: Representation, dead_neurons: Callable[[Array], Arr
         "collinearity": collinearity(features),
         "all_preactivations_norm": joint_norm(layers),
     }
-    matrices = jnp.stack([features, layers[-1]])
-    measures, statistics = jax.vmap(spectral_measures)(matrices), jax.vmap(feature_statistics)(matrices)
+    sigma, metrics["probe_r2"] = singular_values_and_r2(features, centred(target))
+    size = {"num_samples": features.shape[0], "num_dimensions": features.shape[1]}
+    measures = measures_of_spectrum(jnp.stack([sigma, singular_values(layers[-1])]), **size)
+    statistics = jax.vmap(feature_statistics)(jnp.stack([features, layers[-1]]))
     for i, (infix, kind) in enumerate(_KINDS.items()):
         for field in (*RANKS, *SINGULAR_VALUES, "singular_values"):
             metrics[f"{infix}{field}"] = getattr(measures, _FIELD_OF.get(field, field))[i]

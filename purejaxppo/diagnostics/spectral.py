@@ -6,13 +6,13 @@ columns are centred or normalised: the definitions don't.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from purejaxppo import blas
+from purejaxppo.diagnostics import routes
 from purejaxppo.errors import ConfigError
 
 Array = jax.Array
@@ -63,29 +63,28 @@ class SpectralMeasures:
     condition_number: Array
 
 
-def spectral_measures(features: Array, *, method: str = "qr") -> SpectralMeasures:
+def spectral_measures(features: Array, *, method: str | None = None) -> SpectralMeasures:
     """Spectrum and rank measures of features [..., N, D]; fields are defined in `SpectralMeasures`.
 
-    Raises ConfigError for fewer than two axes, an empty matrix or an unknown method.
+    Raises ConfigError for fewer than two axes, an empty matrix or an unknown method; see `singular_values`.
     """
     sigma = singular_values(features, method=method)
     return measures_of_spectrum(sigma, num_samples=features.shape[-2], num_dimensions=features.shape[-1])
 
 
-def singular_values(matrices: Array, *, method: str = "qr") -> Array:
+def singular_values(matrices: Array, *, method: str | None = None) -> Array:
     """Singular values [..., min(N, D)] of matrices [..., N, D], descending; float32, NaN for non-finite matrices.
 
-    Leading axes become one stacked batch; `method`: "qr" (see `_by_qr`).
+    By `method` "gram" or "qr", or by the platform's; `routes` says which that is, and how accurate each is.
     Raises ConfigError for fewer than two axes, an empty matrix or an unknown method.
     """
-    if method not in _METHODS:
-        raise ConfigError(f"method is {method!r}, but must be one of {sorted(_METHODS)}.")
+    if method not in (None, "gram", "qr"):
+        raise ConfigError(f"method is {method!r}, but must be 'gram', 'qr' or None.")
     matrices = jnp.asarray(matrices)
     if matrices.ndim < 2 or 0 in matrices.shape:
         raise ConfigError(f"features has shape {list(matrices.shape)}, but must be [..., N, D] with no empty axis.")
-    matrices = matrices.astype(jnp.promote_types(matrices.dtype, jnp.float32))
-    tall = matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mT
-    sigma = _METHODS[method](tall.reshape(-1, *tall.shape[-2:]))
+    matrices = matrices.astype("float32")
+    sigma = jax.vmap(lambda x: routes.singular_values(x, method))(matrices.reshape(-1, *matrices.shape[-2:]))
     return sigma.reshape(*matrices.shape[:-2], -1)
 
 
@@ -164,24 +163,3 @@ def _product(a: Array, b: Array) -> Array:
 def _over_trace(x: Array) -> Array:
     trace = jnp.trace(x)
     return x / jnp.where(trace == 0, 1, trace)
-
-
-@blas.one_at_a_time
-def _by_qr_of_one(tall: Array) -> Array:
-    r = jnp.linalg.qr(tall, mode="r")
-    is_finite = jnp.isfinite(r).all()
-    sigma = jax.lax.linalg.svd(jnp.where(is_finite, r, 0), full_matrices=False, compute_uv=False)
-    return jnp.where(is_finite, sigma, jnp.nan)
-
-
-def _by_qr(tall: Array) -> Array:
-    """Singular values [M, D] of [M, N, D], N >= D, as those of R in F = Q R; backward stable like the SVD of F.
-
-    R, not F, is tested for non-finite values: they always spread to R, and R is smaller. (So a finite matrix whose
-    column norms overflow gives NaN as well.) The SVD gets zeros instead, as its iterations need not end on NaN.
-    """
-    return jax.vmap(_by_qr_of_one)(tall)
-
-
-# Measured on a CPU at 16 runs x 8 matrices [1024, 64]: the QR takes two thirds of the time. A GPU wants another route.
-_METHODS: dict[str, Callable[[Array], Array]] = {"qr": _by_qr}

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from purejaxppo.statistics import (
         collapse,
         comparison,
+        contrasts,
         correlations,
         estimates,
         finals,
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     )
     from purejaxppo.statistics.collapse import CollapseCount, Outcomes, detect_collapse, outcomes, survival_by_point
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
+    from purejaxppo.statistics.contrasts import (
+        Difference,
+        Selection,
+        difference,
+        holm,
+        probability_of_best,
+        select_best,
+    )
     from purejaxppo.statistics.estimates import (
         Estimate,
         bootstrap_interval,
@@ -27,7 +36,6 @@ if TYPE_CHECKING:
         kendall_tau,
         mean_over_settings,
         paired_difference,
-        probability_of_best,
         probability_of_improvement,
         spearman_rho,
     )
@@ -40,8 +48,10 @@ __getattr__, __dir__ = lazy(
     {
         "collapse": ("CollapseCount", "Outcomes", "detect_collapse", "outcomes", "survival_by_point"),
         "comparison": ("comparison_table", "format_comparison"),
+        "contrasts": ("Difference", "Selection", "difference", "holm", "probability_of_best", "select_best"),
         "correlations": (),
         "estimates": (
+            "Difference",
             "Estimate",
             "bootstrap_interval",
             "exact_interval",
@@ -49,7 +59,6 @@ __getattr__, __dir__ = lazy(
             "kendall_tau",
             "mean_over_settings",
             "paired_difference",
-            "probability_of_best",
             "probability_of_improvement",
             "spearman_rho",
         ),
@@ -62,16 +71,20 @@ __getattr__, __dir__ = lazy(
 
 __all__ = [
     "CollapseCount",
+    "Difference",
     "Estimate",
     "Outcomes",
+    "Selection",
     "SurvivalCurve",
     "bootstrap_interval",
     "collapse",
     "comparable_values",
     "comparison",
     "comparison_table",
+    "contrasts",
     "correlations",
     "detect_collapse",
+    "difference",
     "estimates",
     "exact_interval",
     "final_values",
@@ -80,6 +93,7 @@ __all__ = [
     "format_csv",
     "format_markdown",
     "format_table",
+    "holm",
     "iqm",
     "kaplan_meier",
     "kendall_tau",
@@ -88,6 +102,7 @@ __all__ = [
     "paired_difference",
     "probability_of_best",
     "probability_of_improvement",
+    "select_best",
     "spearman_rho",
     "summary",
     "summary_table",

@@ -27,6 +27,7 @@ without a value (no episode finished) count neither way, nor does log point 0 ot
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +149,26 @@ def outcomes(dataset: xr.Dataset) -> Outcomes:
         has_learned=has_learned(dataset),
         is_diverged=is_diverged,
     )
+
+
+def count_columns(dataset: xr.Dataset) -> Callable[[np.ndarray], dict[str, float]]:
+    """What a table says of the runs at some positions: a function of them, which gives columns.
+
+    `runs`, `diverged`; `collapsed`, with the exact interval of its share, `_low` and `_high`; `never_learned`. The
+    latter are NaN for results without return_mean.
+    """
+    found = outcomes(dataset) if "return_mean" in dataset else None
+    is_diverged = dataset["status"].values != 0
+
+    def columns(runs: np.ndarray) -> dict[str, float]:
+        table: dict[str, float] = {"runs": runs.size, "diverged": int(np.sum(is_diverged[runs]))}
+        if found is None:
+            return table | dict.fromkeys(("collapsed", "collapsed_low", "collapsed_high", "never_learned"), math.nan)
+        count = found.count(runs)
+        table |= {"collapsed": count.num_collapsed, "collapsed_low": count.low, "collapsed_high": count.high}
+        return table | {"never_learned": count.num_unlearned}
+
+    return columns
 
 
 def has_learned(dataset: xr.Dataset) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Final values and the table that a person reads after a sweep."""
+"""The table that a person reads after a sweep."""
 
 from __future__ import annotations
 
@@ -8,9 +8,25 @@ import xarray as xr
 
 from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.results.runs import steps_reached
-from purejaxppo.statistics.estimates import bootstrap_interval, iqm
-from purejaxppo.statistics.finals import FINAL_FRACTION, final_values
-from purejaxppo.statistics.tables import MISSING, align, format_intervals, format_value, markdown, sides_of, with_rule
+from purejaxppo.statistics.collapse import count_columns
+from purejaxppo.statistics.estimates import estimate_columns
+from purejaxppo.statistics.finals import comparable_values, final_values
+from purejaxppo.statistics.tables import (
+    ESTIMATES,
+    MISSING,
+    align,
+    count_cells,
+    estimate_cells,
+    format_value,
+    latex,
+    markdown,
+    sides_of,
+    with_notes,
+    with_rule,
+    wrap,
+)
+
+__all__ = ["final_values"]  # where it was before it had a file of its own
 
 # Column of the table: what a person reads above it. The order is the order of the columns.
 SUMMARY_METRICS = {
@@ -20,34 +36,34 @@ SUMMARY_METRICS = {
     "policy_dead_neurons": "dead neurons",
     "excess_ratio": "excess ratio",
 }
-_LOW, _HIGH = "_low", "_high"
+# Of these the highest value is the worst case; of the others the lowest.
+HIGH_IS_WORST = ("policy_preactivation_norm", "policy_dead_neurons", "excess_ratio")
+_PARTS = ("", "_low", "_high", "_runs")
 
 
-def summary_table(dataset: xr.Dataset, fraction: float = FINAL_FRACTION) -> pd.DataFrame:
-    """One row per point of the axes, all numbers: the swept values, `runs`, `diverged`, and for each metric its
-    interquartile mean over runs (`final_values`) with a 95 % bootstrap interval (`_low`, `_high`).
+def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per point of the axes: the swept values, `runs`, how many of them diverged, collapsed and never learned
+    (`collapse.count_columns`), and for each metric the interquartile mean over runs of `comparable_values`, with its
+    95 % bootstrap interval (`_low`, `_high`) or, of fewer than 5 runs, the single values (`_runs`).
 
-    `diverged` counts runs whose status is not 0; runs that have no final value are left out of that metric. `env_steps`
+    A run that diverged counts as the worst case; runs that have no final value are left out of that metric. `env_steps`
     is the step that all runs of the row have reached. Metrics that the dataset lacks are NaN.
     """
+    missing = np.full(dataset.sizes["run"], np.nan)
     finals = {
-        name: final_values(dataset, name, fraction).values if name in dataset else np.full(dataset.sizes["run"], np.nan)
+        name: comparable_values(dataset, name, name in HIGH_IS_WORST).values if name in dataset else missing
         for name in SUMMARY_METRICS
     }
-    reached = steps_reached(dataset)
+    reached, counts = steps_reached(dataset), count_columns(dataset)
     rows = []
     for swept, runs in points(dataset):
-        row = dict(swept)
-        row["runs"] = runs.size
-        row["diverged"] = int(np.sum(dataset["status"].values[runs] != 0))
-        row["env_steps"] = int(np.min(reached[runs]))
+        row = dict(swept) | counts(runs) | {"env_steps": int(np.min(reached[runs]))}
         for name, values in finals.items():
-            low, high = bootstrap_interval(values[runs], iqm)
-            row |= {name: float(iqm(values[runs])), name + _LOW: float(low), name + _HIGH: float(high)}
+            row |= estimate_columns(name, values[runs])
         rows.append(row)
-    counts = ["runs", "diverged", "env_steps"]
-    measured = [name + part for name in SUMMARY_METRICS for part in ("", _LOW, _HIGH)]
-    return pd.DataFrame(rows, columns=[*swept_fields(dataset), *counts, *measured])
+    counted = [*counts(np.zeros(0, dtype=int)), "env_steps"]
+    measured = [name + part for name in SUMMARY_METRICS for part in _PARTS]
+    return pd.DataFrame(rows, columns=[*swept_fields(dataset), *counted, *measured])
 
 
 def format_table(table: pd.DataFrame, width: int = 100) -> str:
@@ -70,35 +86,37 @@ def format_table(table: pd.DataFrame, width: int = 100) -> str:
     for block in blocks:
         columns = [*labels, *block]
         texts.append(with_rule(align(list(zip(*columns, strict=True)), sides_of(columns))))
-    return "\n\n".join(texts) + f"\n\n{EXPLANATION}\n"
+    return with_notes("\n\n".join(texts), EXPLANATION)
 
 
 def format_markdown(table: pd.DataFrame) -> str:
     """The table in Markdown, cells as in `format_table`."""
     header, *rows = zip(*(column for part in table_cells(table) for column in part), strict=True)
-    return f"{markdown(header, rows)}\n\n{EXPLANATION}\n"
+    return with_notes(markdown(header, rows), EXPLANATION)
+
+
+def format_latex(table: pd.DataFrame) -> str:
+    """The table in LaTeX, for the package booktabs, cells as in `format_table`."""
+    header, *rows = zip(*(column for part in table_cells(table) for column in part), strict=True)
+    return with_notes(latex(header, rows), EXPLANATION, "latex")
 
 
 def format_csv(table: pd.DataFrame) -> str:
-    """The table as CSV: one column per number, full precision, empty where there is none."""
+    """The table as CSV: one column per number, full precision, empty where there is none; a few runs' values in one."""
     return table.to_csv(index=False, lineterminator="\n")
 
 
-EXPLANATION = (
-    "Interquartile mean over runs [95 % bootstrap interval] of each run's mean over its last log points.\n"
-    f"{MISSING} = no value; runs without a final value are left out. Diverged = stopped by non-finite numbers."
-)
+EXPLANATION = wrap(f"{ESTIMATES} {MISSING} = no value; such runs are left out.")
 
 
 def table_cells(table: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     """Columns of texts, each with its header first: of the row labels, and of the metrics."""
-    measured = {name + part for name in SUMMARY_METRICS for part in ("", _LOW, _HIGH)}
-    names = [str(name) for name in table.columns if name not in measured]
+    measured = {name + part for name in SUMMARY_METRICS for part in _PARTS}
+    counted = {"runs", "diverged", "collapsed", "collapsed_low", "collapsed_high", "never_learned"}
+    names = [str(name) for name in table.columns if name not in measured | counted]
     if len(set(table["env_steps"])) <= 1:  # worth its place only while some runs are behind
         names.remove("env_steps")
     labels = [[name, *map(format_value, table[name])] for name in names]
-    cells = [
-        [header, *format_intervals(list(zip(table[name], table[name + _LOW], table[name + _HIGH], strict=True)))]
-        for name, header in SUMMARY_METRICS.items()
-    ]
+    labels += [[name, *cells] for name, cells in count_cells(table)]
+    cells = [[header, *estimate_cells(table, name)] for name, header in SUMMARY_METRICS.items()]
     return labels, cells

@@ -200,16 +200,30 @@ class GroupProgram:
             return
         # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
         options = {"xla_backend_optimization_level": 1} if is_cpu() else {}
-        state = self._on_devices(self.shapes(runs))
-        lowered = {"segment": self._segment.lower(runs.hparams, state, self._epochs(runs))}
-        if self.group.config.measures_plasticity:
-            tasks = self._on_devices(jax.eval_shape(self._tasks, runs.keys, runs.choices))
-            lowered["plasticity"] = self._plasticity.lower(runs.hparams, state, tasks)
+        names = ["segment", "plasticity"] if self.group.config.measures_plasticity else ["segment"]
+        lowered = {name: self.lower(name, runs) for name in names}
         self._compiled |= {name: program.compile(compiler_options=options) for name, program in lowered.items()}
         self.needed_memory = max(needed_memory(self._compiled[name], self.num_devices) for name in lowered)
         if "plasticity" in lowered:  # tasks stay on the devices while segments are computed
             segment = needed_memory(self._compiled["segment"], self.num_devices)
-            self.needed_memory = max(self.needed_memory, segment + bytes_of(tasks))
+            self.needed_memory = max(self.needed_memory, segment + bytes_of(self._task_shapes(runs)))
+
+    def lower(self, name: str, runs: Arguments) -> Any:
+        """One of the programs init, tasks, segment and plasticity, traced for runs or for the shapes of their arguments.
+
+        It is what is compiled, also for devices that are only described (`jax.experimental.topologies`).
+        """
+        if name == "init":
+            return self._init.lower(runs.hparams, runs.keys, runs.choices)
+        if name == "tasks":
+            return self._tasks.lower(runs.keys, runs.choices)
+        state = self._on_devices(self.shapes(runs))
+        if name == "segment":
+            return self._segment.lower(runs.hparams, state, self._epochs(runs))
+        return self._plasticity.lower(runs.hparams, state, self._task_shapes(runs))
+
+    def _task_shapes(self, runs: Arguments) -> Any:
+        return self._on_devices(jax.eval_shape(self._tasks, runs.keys, runs.choices))
 
     def _on_devices(self, shapes: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)

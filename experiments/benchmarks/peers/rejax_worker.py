@@ -62,7 +62,7 @@ def main() -> None:
 def make_algorithm(setting: dict[str, Any], steps: int) -> PPO:
     """rejax's PPO for a setting: its own networks where they are flat, and an equivalent one where they are not."""
     algorithm = PPO.create(
-        env=setting["env"].removeprefix("gymnax/"),
+        env=setting["env"].removeprefix("gymnax/") if isinstance(setting["env"], str) else setting["env"],
         total_timesteps=steps,
         eval_freq=steps,
         skip_initial_evaluation=True,

@@ -1,0 +1,113 @@
+"""Devices that programs are compiled for without being there, and how long they are taken to need. No command.
+
+See accelerator.py, whose head states the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hlo import Module, Step, moved_bytes, multiplied
+from jax.experimental import topologies
+from libraries import BATCHED, library_call, row_of, verdict
+
+# What XLA's GPU compiler asks a device: the fields of its GpuTargetConfigProto, as an H100 SXM answers.
+_H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_core: 233472 shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  l2_cache_size: 52428800 memory_bandwidth: 3352320000000 device_memory_size: 84978434048
+}
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A device, and what the model takes it to do.
+
+    backend: what `jax.default_backend()` says there; extra: of the package, that brings its compiler.
+    memory: bytes. bandwidth: bytes a second, operations: a second, by type of the operands; both the vendor's.
+    share: of these two that a kernel gets. launch, round_trip: seconds of the shortest kernel, and for the host to look
+    at a number of the device's. looped_call: seconds of a library's call for one matrix.
+    """
+
+    name: str
+    backend: str
+    extra: str
+    memory: int
+    bandwidth: float
+    operations: dict[str, float]
+    share: float
+    solver_share: float
+    launch: float
+    round_trip: float
+    looped_call: float
+
+    def devices(self) -> list[Any]:
+        """One described device, in a list; it compiles and cannot run. Raises where its compiler is not installed."""
+        if self.backend == "gpu":
+            description = {"topology_name": "1x1x1", "topology": "1x1x1", "target_config": _H100}
+            return list(topologies.get_topology_desc(platform="cuda", **description).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)[:1]
+
+    def seconds(self, module: Module, step: Step, num_runs: int) -> dict[str, float]:
+        """Predicted seconds of all times that a step is reached in one call of a program, by what takes them."""
+        instruction = step.instruction
+        if instruction.opcode == "conditional" or (instruction.opcode == "while" and module.trips(instruction) is None):
+            return {"round_trips": step.times * self.round_trip}
+        if not instruction.is_launch:
+            return {}
+        call = library_call(module, instruction)
+        row = row_of(call) if call else None
+        if call and row and not call.target.startswith("__cublas"):
+            if verdict(call, num_runs, self.backend) != BATCHED:
+                return {"looped_calls": step.times * call.matrices * self.looped_call}
+            count = row.operations * call.matrices * call.rows * call.columns**2
+            rate = self.solver_share * self.operations["f64" if call.dtype == "f64" else "f32_exact"]
+            return {"batched_calls": step.times * max(self.launch, count / rate)}
+        moving = moved_bytes(module, instruction) / (self.share * self.bandwidth)
+        rates = self.operations
+        computing = sum(n / (self.share * rates.get(dtype, rates["f32"])) for dtype, n in multiplied(module, instruction))
+        longest = max(self.launch, moving, computing)
+        kind = {self.launch: "launches", moving: "bytes", computing: "operations"}[longest]
+        return {kind: step.times * longest}
+
+
+TARGETS = {
+    # Float32 products are TF32 (dense) unless a program asks for more. NVIDIA H100 SXM data sheet; the call for one
+    # matrix: 1024 of 33 x 33 took syevd 0.56 s (jax issue 31368), and larger ones take longer.
+    "h100": Target(
+        name="NVIDIA H100 SXM",
+        backend="gpu",
+        extra="aot-cuda",
+        memory=80 * 10**9,
+        bandwidth=3.35e12,
+        operations={"f64": 67e12, "f32_exact": 67e12, "f32": 495e12, "bf16": 989e12},
+        share=0.6,
+        solver_share=0.05,
+        launch=3e-6,
+        round_trip=15e-6,
+        looped_call=0.55e-3,
+    ),
+    # Float32 products are one pass of bfloat16 unless a program asks for more: then six. Google's data sheet. Programs
+    # run on the device from end to end, so that nothing waits for a host.
+    "tpu-v5e": Target(
+        name="TPU v5e",
+        backend="tpu",
+        extra="aot-tpu",
+        memory=16 * 2**30,
+        bandwidth=0.819e12,
+        operations={"f32_exact": 197e12 / 6, "f32": 197e12, "bf16": 197e12},
+        share=0.6,
+        solver_share=0.05,
+        launch=1e-6,
+        round_trip=1e-6,
+        looped_call=0.55e-3,
+    ),
+}
