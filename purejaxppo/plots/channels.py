@@ -25,7 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("solid", *((0, dash) for dash in ((4, 1.6), (1.1, 1.3), (6, 1.5, 1.1, 1.5), (9, 2.2), (3, 1, 1, 1, 1, 1))))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "d")
 COLOUR_MAP = "viridis"
-_PLAIN, _PFO = COLOURS[:2]
+_PLAIN, _PFO, *_FREE = COLOURS
 _INTERVENTION_FIELDS = {field for intervention in INTERVENTIONS for field in intervention.fields}
 # Lightest end of the map left out: pale yellow lines cannot be seen on white.
 _COLOUR_MAP_END = 0.9
@@ -190,34 +190,35 @@ def _colour_channel(
     fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...], is_only: bool
 ) -> Channel:
     is_ordered = not names and all(is_number(level[0]) for level in levels)
-    is_done = is_intervention(fields)
-    if len(levels) <= len(COLOURS) and (is_done or not is_ordered):
-        kind, styles = "colour", tuple({"color": colour} for colour in _colours(fields, levels, names))
-    elif is_only and len(COLOURS) < len(levels) <= len(COLOURS) * len(DASHES):
-        kind = "colour"
-        order = _colours(fields, levels, names)
-        order += [colour for colour in COLOURS if colour not in order]
-        styles = tuple(
-            {"color": order[i % len(order)], "linestyle": DASHES[i // len(order)]} for i in range(len(levels))
-        )
+    fixed = _fixed_colours(fields, levels, names)
+    others = len(levels) - len(fixed)
+    left = [colour for colour in (*_FREE, _PFO, _PLAIN) if colour not in fixed.values()]
+    kind = "colour"
+    if others <= len(left) and (is_intervention(fields) or not is_ordered):
+        free = iter([{"color": colour} for colour in left])
+    elif is_only and len(left) < others <= len(_FREE) * len(DASHES):
+        free = iter([{"color": colour, "linestyle": dash} for dash in DASHES for colour in _FREE])
     else:
         kind = "colour_bar" if is_ordered and len(levels) > len(COLOURS) else "colour"
-        styles = tuple({"color": colour} for colour in _map_colours(len(levels)))
-    return Channel(fields=fields, levels=levels, styles=styles, names=names, kind=kind)
+        fixed, free = {}, iter([{"color": colour} for colour in _map_colours(len(levels))])
+    styles = [{"color": fixed[i]} if i in fixed else next(free) for i in range(len(levels))]
+    if any("linestyle" in style for style in styles):
+        styles = [{"linestyle": DASHES[0]} | style for style in styles]
+    return Channel(fields=fields, levels=levels, styles=tuple(styles), names=names, kind=kind)
 
 
-def _colours(fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...]) -> list[str]:
-    """A colour for each of the first seven levels: plain PPO and PFO of 1 have theirs, the others take what is left."""
-    shown = levels[: len(COLOURS)]
+def _fixed_colours(
+    fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...]
+) -> dict[int, str]:
+    """Colours of the levels that are plain PPO, and PFO with a coefficient of 1 and nothing else."""
     fixed: dict[int, str] = {}
-    for number, level in enumerate(shown if is_intervention(fields) else ()):
+    for number, level in enumerate(levels if is_intervention(fields) else ()):
         point = dict(zip(fields, level, strict=True))
         if all(value == DEFAULTS.get(field) for field, value in point.items()):
             fixed[number] = _PLAIN
         elif (names[number] if names else describe(point)) == "pfo_coef=1":
             fixed[number] = _PFO
-    left = iter([colour for colour in (*COLOURS[2:], _PFO, _PLAIN) if colour not in fixed.values()])
-    return [fixed.get(number) or next(left) for number in range(len(shown))]
+    return fixed
 
 
 def is_number(value: Any) -> bool:
