@@ -232,7 +232,10 @@ def test_plasticity_is_read_against_the_best_constant_and_a_fresh_network():
     figure = draw_figure(with_references(), "1")
     ax = next(ax for ax in figure.axes if "Policy plasticity" in ax.get_title(loc="left"))
     levels = {line.get_label(): line for line in ax.lines if line.get_label() in ("_best constant", "_fresh network")}
-    assert {name: line.get_ydata()[0] for name, line in levels.items()} == {"_best constant": 1.7, "_fresh network": 1.3}
+    assert {name: line.get_ydata()[0] for name, line in levels.items()} == {
+        "_best constant": 1.7,
+        "_fresh network": 1.3,
+    }
     assert all(line.is_dashed() for line in levels.values())
     assert {text.get_text() for text in ax.texts} == {"best constant", "fresh network"}
     critic = next(ax for ax in figure.axes if "Critic plasticity" in ax.get_title(loc="left"))

@@ -11,6 +11,7 @@ import xarray as xr
 from purejaxppo.plots.style import format_steps
 from purejaxppo.results.dataset import Point
 from purejaxppo.results.runs import last_step, recorded
+from purejaxppo.statistics.estimates import MIN_RUNS
 from purejaxppo.statistics.tables import format_value
 
 
@@ -32,14 +33,18 @@ def describe_lines(dataset: xr.Dataset, everything: Sequence[Point]) -> str:
     if max(counts, default=0) <= 1:
         text = "Each line is one run."
     else:
-        text = (
-            f"Lines: interquartile mean over {_span(counts)} runs. Bands: pointwise 95 % bootstrap intervals. Thin "
-            "lines: single runs."
-        )
+        text = f"Lines: interquartile mean over {_span(counts)} runs. {say_bands(counts)} Thin lines: single runs."
     shown = np.concatenate([runs for _, runs in everything] or [np.zeros(0, dtype=int)])
     if num_diverged := int(np.sum(dataset["status"].values[shown] != 0)):
         text += f" Crosses: last value of a run that diverged ({num_diverged} of {shown.size})."
     return text
+
+
+def say_bands(counts: Sequence[int]) -> str:
+    """What bands are; that there are none where no line has runs enough for an interval."""
+    if max(counts, default=0) < MIN_RUNS:
+        return f"Fewer than {MIN_RUNS} runs have no interval."
+    return "Bands: pointwise 95 % bootstrap intervals."
 
 
 def _environments(dataset: xr.Dataset) -> str:

@@ -21,7 +21,7 @@ from purejaxppo.plots.style import columns_of, format_steps, lay_out, save_figur
 from purejaxppo.results.dataset import Point, points, swept_fields
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.results.runs import feature_width, last_step
-from purejaxppo.statistics.estimates import bootstrap_interval, iqm
+from purejaxppo.statistics.estimates import MIN_RUNS, bootstrap_interval, iqm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,6 +149,7 @@ def _cells(
         columns=columns,
         paper_columns=columns if is_grid and len(panels) > 1 else min(columns, PAGE.paper_columns),
         width=min(PAGE.width, 2.2 + 3.6 * columns),
+        right=0.28,
         gap_x=0.35 if is_grid and share_y else PAGE.gap_x,
         gap_y=0.32 if is_grid and len(panels) > 1 else PAGE.gap_y,
         above_panels=0.4 if is_grid else PAGE.above_panels,
@@ -201,7 +202,9 @@ def _draw_point(
     if values.shape[0] > 1:
         # Every run is shown, as outcomes may be bimodal; thousands of them as vectors make a PDF that no viewer opens.
         is_many = values.shape[0] * num_points > 64
-        alpha = np.clip(0.9 / np.sqrt(num_points), 0.25, 0.45)
+        has_band = values.shape[0] >= MIN_RUNS
+        # Of fewer runs the single ones are all that says how sure the middle is.
+        alpha = np.clip(0.9 / np.sqrt(num_points), 0.25, 0.45) if has_band else 0.55
         runs = [np.column_stack([steps, row]) for row in values]
         thin = LineCollection(
             runs,
@@ -213,9 +216,10 @@ def _draw_point(
             rasterized=is_many,
         )
         ax.add_collection(thin, autolim=False)
-        low, high = bootstrap_interval(values, iqm, num_resamples=1000)
-        alpha = np.clip(0.3 / np.sqrt(num_points), 0.1, 0.2)
-        ax.fill_between(steps, low, high, color=colour, alpha=alpha, linewidth=0)
+        if has_band:
+            low, high = bootstrap_interval(values, iqm, num_resamples=1000)
+            alpha = np.clip(0.3 / np.sqrt(num_points), 0.1, 0.2)
+            ax.fill_between(steps, low, high, color=colour, alpha=alpha, linewidth=0)
     middle = iqm(values)
     ax.plot(steps, middle, linewidth=1.7 * sheet.stroke, markersize=5, markeredgecolor="white", zorder=4, **style)
     # A value between two gaps is no line; it would not be seen.

@@ -84,6 +84,8 @@ def legend_of(figure: Figure) -> list[dict[str, Any]]:
     from matplotlib.colors import to_hex
 
     renderer = figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
+    with house_style(sheet_of(figure)):
+        figure.draw_without_rendering()  # places may be those of a file of another resolution
     artists = [
         (text.get_text(), handle)
         for legend in figure.legends

@@ -12,7 +12,7 @@ import xarray as xr
 
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.errors import ConfigError
-from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.captions import describe_sweep, say_bands
 from purejaxppo.plots.channels import Channel, describe, is_intervention, is_number, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
 from purejaxppo.plots.conditions import Facet, arrange, check_field, select
@@ -62,7 +62,7 @@ def sensitivity(
     base = _reference(field, levels, reference)
     members = [(rest, np.array([number])) for number, (rest, _) in enumerate(lines)]
     facets, channels = arrange(members) if members else ([Facet(name="", points=())], [])
-    legends, caption = list(channels), _caption(chosen, field, base)
+    legends, caption = list(channels), _caption(chosen, field, base, lines)
     if field and "return_mean" in [panel.metric for panel in panels]:
         everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
         counts = collapse_channel(chosen, everything, [*channels, _level_channel(field, levels)], facets)
@@ -127,13 +127,14 @@ def _level_channel(field: str, levels: Sequence[float]) -> Channel:
     return Channel(fields=(field,), levels=tuple((x,) for x in levels), styles=({},) * len(levels), kind="line")
 
 
-def _caption(dataset: xr.Dataset, field: str | None, base: float | None) -> str:
+def _caption(dataset: xr.Dataset, field: str | None, base: float | None, lines: Sequence[Line]) -> str:
     if field is None or base is None:
         return f"{describe_sweep(dataset)}. No number is swept with three levels or more."
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
         f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        "interquartile mean over runs. Bands: 95 % bootstrap intervals. Small dots: single runs."
+        f"interquartile mean over runs. {say_bands([runs.size for _, at in lines for runs in at.values()])} Small dots: "
+        "single runs."
     )
 
 

@@ -46,7 +46,8 @@ def lay_out(
 
     page = sheet.fit(page)
     caption = " ".join(caption.split())
-    lines = textwrap.wrap(caption, int(14.5 * page.width)) if sheet.is_titled else []
+    text_left = page.left if page.text_left is None else page.text_left
+    lines = textwrap.wrap(caption, int(15.5 * (page.width - text_left - 0.2))) if sheet.is_titled else []
     title_height = page.title_height + page.line_height * max(0, len(lines) - 1)
     bars = [channel for channel in channels if channel.kind == "colour_bar"]
     right = page.width - page.right - page.colour_bar * bool(bars)
@@ -64,9 +65,8 @@ def lay_out(
     figure.set_size_inches(page.width, height)
     place_legends(figure, height - title_height)
     if sheet.is_titled:
-        text_left = (page.left if page.text_left is None else page.text_left) / page.width
-        figure.text(text_left, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
-        figure.text(text_left, 1 - 0.44 / height, "\n".join(lines), size=8.5, color="0.35", va="top")
+        figure.text(text_left / page.width, 1 - 0.18 / height, title, size=13, weight="bold", va="top")
+        figure.text(text_left / page.width, 1 - 0.44 / height, "\n".join(lines), size=8.5, color="0.35", va="top")
     axes = _grid(figure, page, rows, right, height)
     for bar in bars:
         box = (
