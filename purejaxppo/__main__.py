@@ -131,7 +131,8 @@ def plot(
 
     check_options(figure, metric, by, facet)
     name = check_figure("overview" if figure is None else figure)
-    dataset = select(load_results(directory), parse_where(where))
+    conditions = parse_where(where)
+    dataset = select(load_results(directory), conditions)
     sheet = PAPER if paper else SCREEN
     if not metric:
         print(_draw(dataset, directory, name, sheet, out))

@@ -47,8 +47,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX looks for the device w
 import jax
 from accelerator_tables import tables
 from hlo import Module, Step, launches, moved_bytes, multiplied, parse
-from libraries import library_call, row_of, verdict
 from passes import per_pass
+from libraries import BATCHED, library_call, row_of, verdict
 from peer_processes import HERE, PeerError, python_of, run_worker
 from settings import SWEEPS
 from targets import TARGETS, Target

@@ -39,7 +39,6 @@ ENOUGH = 3.0  # seconds of timed segments
 PUBLISHED_SECONDS_A_RUN = 0.2  # rejax, 300 runs x 1M steps of Breakout on an A100
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # what `purejaxppo sweep --deterministic` adds to XLA_FLAGS
 
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to measure. `budget` seconds after `start` a piece begins nothing more; `updates` are those of a segment."""

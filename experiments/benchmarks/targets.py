@@ -73,9 +73,7 @@ class Target:
             return {"batched_calls": step.times * max(self.launch, count / rate)}
         moving = moved_bytes(module, instruction) / (self.share * self.bandwidth)
         rates = self.operations
-        computing = sum(
-            n / (self.share * rates.get(dtype, rates["f32"])) for dtype, n in multiplied(module, instruction)
-        )
+        computing = sum(n / (self.share * rates.get(dtype, rates["f32"])) for dtype, n in multiplied(module, instruction))
         longest = max(self.launch, moving, computing)
         kind = {self.launch: "launches", moving: "bytes", computing: "operations"}[longest]
         return {kind: step.times * longest}

@@ -27,6 +27,7 @@ LEGEND = "Legend"
 """Name of the PNG's text in which the legend is recorded, as JSON: a list of {label, colour, box}; box is left, top,
 right and bottom as fractions of the picture, from its upper left corner."""
 _FEW = 256
+_MARGIN = 3 / 72  # inches
 
 
 def caption_of(figure: Figure) -> str:
@@ -98,7 +99,9 @@ def legend_of(figure: Figure) -> list[dict[str, Any]]:
     width, height = figure.bbox.width, figure.bbox.height
     entries = []
     for label, artist in artists:
-        box = artist.get_window_extent(renderer)  # pyright: ignore[reportOptionalMemberAccess]
+        # A flat line has no height, and letters push it up or down by a pixel at another resolution.
+        extent = artist.get_window_extent(renderer)  # pyright: ignore[reportOptionalMemberAccess]
+        box = extent.padded(_MARGIN * figure.dpi)
         colour = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()  # pyright: ignore
         places = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
         entries.append({"label": label, "colour": to_hex(colour), "box": [round(place, 5) for place in places]})

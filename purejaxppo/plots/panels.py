@@ -21,6 +21,8 @@ class Panel:
     sign: int = 1
     """-1 shows minus the metric."""
     is_log: bool = False
+    is_linear: bool = False
+    """Whether its axis is linear whatever its values: a logarithm needs no other one."""
     is_from_zero: bool = False
     is_count: bool = False
     short: str = ""
@@ -30,7 +32,7 @@ class Panel:
 
 
 RETURN = Panel(metric="return_mean", title="Return", label="mean return of an episode")
-ENTROPY = Panel(metric="entropy", title="Policy entropy", label="nats")
+ENTROPY = Panel(metric="entropy", title="Policy entropy", label="nats", is_linear=True)
 POLICY_RANK = Panel(
     metric="policy_rank", title="Policy rank", label="dimensions (PCA, 99 %)", is_from_zero=True, is_count=True
 )
@@ -53,7 +55,9 @@ POLICY_PLASTICITY = Panel(
 CRITIC_PLASTICITY = Panel(
     metric="critic_plasticity_loss", title="Critic plasticity loss", label="squared error (log)", is_log=True
 )
-VARIANCE = Panel(metric="policy_variance", title="Policy variance", label="variance across states", is_from_zero=True)
+VARIANCE = Panel(
+    metric="policy_variance", title="Policy variance", label="variance across states", is_from_zero=True, is_free=True
+)
 DEAD = Panel(
     metric="policy_dead_neurons", title="Dead policy neurons", label="neurons", is_from_zero=True, is_count=True
 )

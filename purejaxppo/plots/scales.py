@@ -31,7 +31,7 @@ def choose_scale(panel: Panel, values: np.ndarray) -> Scale:
     both signs, or falls to 0, is symmetric logarithmic: linear near 0.
     """
     sizes = np.abs(values[values != 0])
-    if sizes.size == 0:
+    if sizes.size == 0 or panel.is_linear:
         return "linear"  # all zero: a linear axis shows it, a logarithmic one cannot
     if panel.is_log and np.any(values > 0):
         return "log"
@@ -172,5 +172,5 @@ def _every(places: Sequence[float], stride: int) -> list[int]:
 
 
 def _touch(boxes: Sequence[Any]) -> bool:
-    """Whether neighbouring labels come closer than two pixels."""
-    return any(a.padded(1).overlaps(b.padded(1)) for a, b in itertools.pairwise(boxes))
+    """Whether neighbouring labels come closer than four pixels."""
+    return any(a.padded(2).overlaps(b.padded(2)) for a, b in itertools.pairwise(boxes))

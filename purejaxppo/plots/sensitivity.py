@@ -130,10 +130,11 @@ def _level_channel(field: str, levels: Sequence[float]) -> Channel:
 def _caption(dataset: xr.Dataset, field: str | None, base: float | None, lines: Sequence[Line]) -> str:
     if field is None or base is None:
         return f"{describe_sweep(dataset)}. No number is swept with three levels or more."
+    bands = say_bands([runs.size for _, at in lines for runs in at.values()])
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
         f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        f"interquartile mean over runs. {say_bands([runs.size for _, at in lines for runs in at.values()])} Small dots: "
+        f"interquartile mean over runs. {bands} Small dots: "
         "single runs."
     )
 

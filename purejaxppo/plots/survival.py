@@ -139,7 +139,7 @@ def _draw_curve(
         style = style | {"markevery": max(1, steps.size // 4)}
     width = 1.7 * sheet.stroke
     ax.plot(steps, probability, drawstyle="steps-post", linewidth=width, markeredgecolor="white", zorder=4, **style)
-    alpha = float(np.clip(0.3 / np.sqrt(num_curves), 0.05, 0.2))
+    alpha = float(np.clip(0.3 / num_curves, 0.05, 0.2))  # without an event all bands lie on each other
     ax.fill_between(steps, low, high, step="post", color=style["color"], alpha=alpha, linewidth=0)
 
 
