@@ -55,3 +55,27 @@ def by_platform(cpu: Callable[..., Out], **others: Callable[..., Out]) -> Callab
         return jax.lax.platform_dependent(*arguments, cpu=sequential, **{"default": cpu} | others)
 
     return on_any_platform
+
+
+def in_blocks(function: Callable[..., Out], size: int) -> Callable[..., Out]:
+    """`function`, which vmap runs for at most `size` elements at a time; one by one on a CPU, as its cache likes."""
+    if is_cpu():
+        return one_at_a_time(function)
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def rule(axis_size: int, in_batched: list[Any], *arguments: Any) -> tuple[Out, Any]:
+        leaves, structure = jax.tree.flatten(arguments)
+        is_batched = jax.tree.leaves(in_batched)
+        batched = [leaf for leaf, is_one in zip(leaves, is_batched, strict=True) if is_one]
+
+        def call(batched: list[Any]) -> Out:
+            own = iter(batched)
+            each = [next(own) if is_one else leaf for leaf, is_one in zip(leaves, is_batched, strict=True)]
+            return function(*jax.tree.unflatten(structure, each))
+
+        block = -(-axis_size // -(-axis_size // size))  # blocks of equal size, if that is possible
+        out = jax.lax.map(call, batched, batch_size=block) if block < axis_size else jax.vmap(call)(batched)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return mapped

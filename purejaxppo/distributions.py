@@ -61,6 +61,10 @@ class PolicyDistribution(Protocol):
         """KL(old || new) [...], exact."""
         ...
 
+    def kl_of_constant(self, outputs: Array) -> Array:
+        """Mean KL(outputs || q) [] over outputs [B, K] of the one distribution q for which it is least."""
+        ...
+
     def moments(self, outputs: Array) -> Array:
         """What varies across states [..., K]: probabilities, or loc and scale."""
         ...
@@ -98,6 +102,10 @@ class Categorical:
 
     def kl(self, old: Array, new: Array) -> Array:
         return jnp.asarray(distrax.Categorical(logits=old).kl_divergence(distrax.Categorical(logits=new)))
+
+    def kl_of_constant(self, outputs: Array) -> Array:
+        mean = distrax.Categorical(probs=jax.nn.softmax(outputs).mean(axis=0, keepdims=True))
+        return jnp.asarray(distrax.Categorical(logits=outputs).kl_divergence(mean)).mean()
 
     def moments(self, outputs: Array) -> Array:
         return jax.nn.softmax(outputs)
@@ -146,6 +154,13 @@ class Normal:
 
     def kl(self, old: Array, new: Array) -> Array:
         return jnp.asarray(self._normal(old).kl_divergence(self._normal(new)))
+
+    def kl_of_constant(self, outputs: Array) -> Array:
+        loc, scale = self._loc_scale(outputs)  # the normal with the mixture's mean and variance
+        mean = loc.mean(axis=0, keepdims=True)
+        variance = (jnp.square(scale) + jnp.square(loc - jnp.broadcast_to(mean, loc.shape))).mean(axis=0, keepdims=True)
+        best = distrax.MultivariateNormalDiag(mean, jnp.sqrt(variance))
+        return jnp.asarray(distrax.MultivariateNormalDiag(loc, scale).kl_divergence(best)).mean()
 
     def moments(self, outputs: Array) -> Array:
         return jnp.concatenate(self._loc_scale(outputs), axis=-1)

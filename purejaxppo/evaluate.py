@@ -119,6 +119,7 @@ def step(
     )
 
 
+@jax.default_matmul_precision("highest")  # inside of the environment
 def play(
     learner: Learner,
     num_episodes: int,

@@ -62,6 +62,7 @@ class UniformDense(nn.Module):
     """Affine layer with weights and biases from U(+-1/sqrt(fan_in)), the initialisation of the paper."""
 
     width: int
+    precision: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -72,8 +73,12 @@ class UniformDense(nn.Module):
 
         kernel = self.param("kernel", uniform, (x.shape[-1], self.width))
         bias = self.param("bias", uniform, (self.width,))
-        # A rank-changing bias addition is the one broadcast a dense layer is made of.
-        return x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], self.width))
+        return affine(x, kernel, bias, self.precision)
+
+
+def affine(x: Array, kernel: Array, bias: Array, precision: str) -> Array:
+    """x W + b [..., fan_out] of x [..., fan_in], with products of that precision."""
+    return jnp.matmul(x, kernel, precision=precision) + jnp.broadcast_to(bias, (*x.shape[:-1], *bias.shape))
 
 
 class Network(nn.Module):
@@ -84,6 +89,7 @@ class Network(nn.Module):
     activation: str
     num_observation_axes: int
     heads: tuple[tuple[str, int], ...]
+    precision: str = "highest"
     state_independent_scale: bool = False
     """Whether the policy head appends one learned log scale per action, independent of the state."""
     layer_norm: bool = False
@@ -107,19 +113,19 @@ class Network(nn.Module):
         batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
         x, preactivations = obs, []
         for index, (channels, size, stride) in enumerate(self.convolutions):
-            known = first if index == 0 else None
-            z = UniformDense(channels, name=f"conv_{index}")(image_patches(x, size, stride)) if known is None else known
+            dense = UniformDense(channels, self.precision, name=f"conv_{index}")
+            z = dense(image_patches(x, size, stride)) if index > 0 or first is None else first
             z = self._normalize(z, f"conv_{index}", num_axes=3)
             preactivations.append(z.reshape(*batch_shape, -1))
             x = activation(z)
         x = x.reshape(*batch_shape, -1)
         for index, width in enumerate(self.hidden_sizes):
-            known = first if index == 0 and not self.convolutions else None
-            z = UniformDense(width, name=f"hidden_{index}")(x) if known is None else known
+            dense = UniformDense(width, self.precision, name=f"hidden_{index}")
+            z = dense(x) if index > 0 or self.convolutions or first is None else first
             z = self._normalize(z, f"hidden_{index}", num_axes=1)
             preactivations.append(z)
             x = activation(z)
-        outputs = {name: UniformDense(size, name=f"{name}_head")(x) for name, size in self.heads}
+        outputs = {name: UniformDense(size, self.precision, name=f"{name}_head")(x) for name, size in self.heads}
         if self.state_independent_scale and "policy" in outputs:
             loc = outputs["policy"]
             log_scale = self.param("log_scale", nn.initializers.zeros, (loc.shape[-1],))
@@ -190,6 +196,7 @@ def make_actor_critic(
             activation=config.activation,
             num_observation_axes=len(observation_shape),
             heads=heads,
+            precision=config.matmul_precision,
             state_independent_scale=state_independent_scale,
             layer_norm=config.layer_norm,
         )
@@ -215,7 +222,7 @@ def first_layers(networks: dict[str, Network], params: Params, obs: Array) -> di
         name, x = "hidden_0", obs.reshape(*obs.shape[: obs.ndim - network.num_observation_axes], -1)
     layers = [params[of][name] for of in networks]
     joint = {part: jnp.concatenate([layer[part] for layer in layers], axis=-1) for part in ("kernel", "bias")}
-    z = x @ joint["kernel"] + jnp.broadcast_to(joint["bias"], (*x.shape[:-1], joint["bias"].shape[-1]))
+    z = affine(x, joint["kernel"], joint["bias"], network.precision)
     ends = list(itertools.accumulate(layer["bias"].shape[-1] for layer in layers))
     return dict(zip(networks, jnp.split(z, ends[:-1], axis=-1), strict=True))
 

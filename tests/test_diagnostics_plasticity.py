@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def prepare(seed: int = 0, **fields: Any) -> tuple[Learner, RunState, Plasticity
     """A run at its start and its task; running statistics, which know nothing yet, as after a first rollout."""
     learner = make_learner(pjp.TrainConfig(**(SMALL | fields)))
     key = jax.random.key(seed)
-    state, task = jax.jit(lambda key: (init_run(learner, key), make_task(learner, key)))(key)
+    state, task = jax.jit(lambda key: (init_run(learner, key), make_task(learner, HPARAMS, key)))(key)
     if learner.config.normalize_observations == "running":
         assert state.observation_statistics is not None
         moved = state.observation_statistics.update(task.obs[:100] + 1)
@@ -147,10 +148,53 @@ def test_a_network_that_is_the_target_has_nothing_to_learn() -> None:
     learner, state, task = prepare()
     target = dataclasses.replace(state, params=learner.networks.init(jax.random.key(5)))
     policy, critic = learner.both(target, task.obs)
-    own = PlasticityTask(obs=task.obs, policy_outputs=policy.outputs, value=critic.outputs[..., 0])
+    own = dataclasses.replace(task, policy_outputs=policy.outputs, value=critic.outputs[..., 0])
     still = dataclasses.replace(HPARAMS, learning_rate=0.0)
     losses = plasticity.plasticity_losses(learner, still, target, own)
     np.testing.assert_allclose(losses, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_of_the_best_constant(name: str) -> None:
+    """No other output is better, by an optimiser that starts at a random one and knows nothing of the formula."""
+    learner, _, task = prepare(**SETTINGS[name])
+    last = task.rows(plasticity._minibatches(learner)[-1])
+    np.testing.assert_allclose(task.constant_loss[1], np.var(np.float64(last.value)), rtol=1e-4)
+
+    def loss(outputs: Any) -> Any:
+        return learner.distribution.kl(last.policy_outputs, jnp.tile(outputs, (len(last.value), 1))).mean()
+
+    start = np.random.default_rng(0).normal(size=last.policy_outputs.shape[1])
+    found = scipy.optimize.minimize(jax.jit(loss), start, jac=jax.jit(jax.grad(loss)), method="L-BFGS-B")
+    assert float(task.constant_loss[0]) == pytest.approx(found.fun, rel=1e-2, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_metrics_beside_the_loss(name: str) -> None:
+    """Fresh networks are the run's own at its start, so at log point 0 nothing is lost."""
+    learner, state, task = prepare(**SETTINGS[name])
+    trainer = make_trainer(learner.config)
+    metrics = jax.jit(trainer.plasticity)(HPARAMS, state, task)
+    for i, head in enumerate(plasticity.HEADS):
+        loss = float(metrics[f"{head}_plasticity_loss"])
+        for of, value in (("constant", task.constant_loss[i]), ("fresh", task.fresh_loss[i])):
+            assert float(metrics[f"{head}_plasticity_{of}_loss"]) == float(value)
+            assert float(metrics[f"{head}_plasticity_excess_over_{of}"]) == pytest.approx(loss - float(value), abs=1e-6)
+        if learner.config.normalize_observations != "running":
+            assert loss == pytest.approx(float(task.fresh_loss[i]), rel=1e-3)
+    assert all(name in pjp.diagnostics.METRICS for name in metrics)
+
+
+def test_dead_networks_end_at_the_best_constant() -> None:
+    """All units dead: one output for every state, which the bias of the head can still move."""
+    learner, state, task = prepare(num_plasticity_rollouts=8)
+    dead = {name: dict(network) for name, network in state.params.items()}
+    for network in dead.values():
+        network["hidden_1"] = network["hidden_1"] | {"bias": network["hidden_1"]["bias"] - 1e3}
+    hparams = dataclasses.replace(HPARAMS, learning_rate=2e-2, max_grad_norm=10.0)
+    many = dataclasses.replace(learner, config=dataclasses.replace(learner.config, num_plasticity_epochs=20))
+    losses = plasticity.plasticity_losses(many, hparams, dataclasses.replace(state, params=dead), task)[-1]
+    np.testing.assert_allclose(losses, task.constant_loss, rtol=0.5)
 
 
 def test_a_network_with_half_of_its_units_dead_fits_worse() -> None:
@@ -158,7 +202,7 @@ def test_a_network_with_half_of_its_units_dead_fits_worse() -> None:
     learner, _, _ = prepare(env="gymnax/Acrobot-v1", hidden_sizes=(16, 16), num_plasticity_rollouts=8)
 
     def losses(key: Any) -> Any:
-        state, task = init_run(learner, key), make_task(learner, key)
+        state, task = init_run(learner, key), make_task(learner, HPARAMS, key)
         dead = {name: dict(network) for name, network in state.params.items()}
         for network in dead.values():
             for layer in ("hidden_0", "hidden_1"):
@@ -181,7 +225,7 @@ def test_the_task_is_the_initial_policys_and_never_changes() -> None:
     learner, state, task = prepare()
     assert task.obs.shape == (1024, 4)
     fresh = make_learner(dataclasses.replace(learner.config, num_epochs=9, num_plasticity_points=1))
-    other = jax.jit(lambda key: make_task(fresh, key))(jax.random.key(0))
+    other = jax.jit(lambda key: make_task(fresh, HPARAMS, key))(jax.random.key(0))
     assert_same(task, other)  # paired: the same in every configuration
     _, _, another = prepare(seed=1)
     assert not np.array_equal(task.obs, another.obs)
@@ -253,7 +297,7 @@ def test_measuring_changes_no_training_and_shares_no_key(monkeypatch: pytest.Mon
         state = make_trainer(with_it).init(HPARAMS, jax.random.key(0))
         # The task begins with the run's initial state, made once more from the same key.
         monkeypatch.setattr(plasticity, "init_run", lambda *_: state)
-        make_task(make_learner(with_it), jax.random.key(0))
+        make_task(make_learner(with_it), HPARAMS, jax.random.key(0))
 
 
 def test_curves_are_kept_on_request_and_the_initial_networks_are_always_measured() -> None:

@@ -8,15 +8,15 @@
     ... --target h100 --settings breakout --set 'hidden_sizes=(512,)' --no-rejax --out /tmp/it.json --text /tmp/texts
     ... --target h100 --check       # a small program against the committed figures; fails when it is worse
 
-XLA's compiler takes a description of its target, so what would run there can be read here: nothing runs. Compiled are the
-programs of `GroupProgram`, those that `run_sweep` runs: a segment (up to the next log point), the same without
+XLA's compiler takes a description of its target, so what would run there can be read here: nothing runs. Compiled are
+the programs of `GroupProgram`, those that `run_sweep` runs: a segment (up to the next log point), the same without
 diagnostics, a measurement of the plasticity loss, initial states, plasticity tasks. Memory is for as many runs as were
-compiled, and on the straight line through them (through 0, if it is one number) for others, marked ~. Peers are compiled in an environment of their own
-(peers/), made when missing; rejax has no diagnostics, and clips values.
+compiled, and for others on the straight line through them (through 0, if it is one number), marked ~. rejax is compiled
+in an environment of its own (peers/), made when missing; it has no diagnostics.
 
 Launches are kernels, copies and library calls: what a library launches itself counts as one. Of a condition the branch
-that launches less is counted (the other one computes the metrics of a few of an update's minibatches). On a GPU the host
-looks at every condition and at every pass of a loop of unknown length before it can go on: a round trip each.
+that launches less is counted (the other one computes the metrics of a few of an update's minibatches). On a GPU the
+host looks at every condition and at every pass of a loop of unknown length before it can go on: a round trip each.
 
 Predicted seconds: every launch takes the longest of the shortest kernel's time, of its bytes (operands and results, of
 slices and updates in place the part) at a share of the vendor's bandwidth, and of its matrix products at a share of the
@@ -47,8 +47,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX looks for the device w
 import jax
 from accelerator_tables import tables
 from hlo import Module, Step, launches, moved_bytes, multiplied, parse
+from libraries import PARALLEL, library_call, row_of, verdict
 from passes import per_pass
-from libraries import BATCHED, library_call, row_of, verdict
 from peer_processes import HERE, PeerError, python_of, run_worker
 from settings import SWEEPS
 from targets import TARGETS, Target
@@ -63,6 +63,7 @@ RESULTS = HERE / "results" / "accelerator.json"
 COMPILED_RUNS = {"h100": (300,), "tpu-v5e": (64,)}  # the last of them is what everything else is told of
 _CHECK = (dataclasses.replace(SWEEPS["cartpole"][0], hidden_sizes=(128,)), HyperParams())
 _CHECK_RUNS = 16
+_LONGEST = 8  # steps of a program that are named with their time
 _GROWTH = 1.1  # of an update's launches, that --check lets pass
 
 
@@ -103,7 +104,7 @@ def main() -> None:
 @contextmanager
 def on(target: Target) -> Iterator[None]:
     """Programs are built as on a machine that has the target."""
-    with mock.patch.object(jax, "default_backend", lambda: target.backend):
+    with mock.patch.object(jax, "default_backend", return_value=target.backend):
         yield
 
 
@@ -166,8 +167,11 @@ def account(module: Module, num_runs: int, target: Target) -> dict[str, Any]:
     seconds: Counter[str] = Counter()
     operations: Counter[str] = Counter()
     moved = 0
+    taken = []
     for step in steps:
-        seconds.update(target.seconds(module, step, num_runs))
+        own = target.seconds(module, step, num_runs)
+        seconds.update(own)
+        taken.append((sum(own.values()), step))
         if step.instruction.is_launch:
             moved += step.times * moved_bytes(module, step.instruction)
             for dtype, count in multiplied(module, step.instruction):
@@ -182,6 +186,19 @@ def account(module: Module, num_runs: int, target: Target) -> dict[str, Any]:
         "library_calls": list(library_calls(module, steps, num_runs, target)),
         "seconds": sum(seconds.values()),
         "seconds_by": dict(seconds),
+        "longest": [longest(module, *item) for item in sorted(taken, key=lambda item: -item[0])[:_LONGEST]],
+    }
+
+
+def longest(module: Module, seconds: float, step: Step) -> dict[str, Any]:
+    """One of the steps that are predicted to take longest."""
+    instruction = step.instruction
+    return {
+        "seconds": seconds,
+        "times": step.times,
+        "of": " in ".join(module.functions(instruction)[:2]),
+        "name": instruction.name,
+        "results": [f"{array.dtype}{list(array.sizes)}" for array in instruction.results[:4]],
     }
 
 
@@ -202,6 +219,45 @@ def library_calls(module: Module, steps: list[Step], num_runs: int, target: Targ
                 "batched_where": row.rule if row else "",
                 "source": row.source if row else "",
             }
+
+
+def check(name: str, found: dict[str, Any], out: Path | None) -> str | None:
+    """Compile a small segment, compare it with the committed figures of this jax, say what is wrong if anything is.
+
+    Wrong are a library call made matrix by matrix, launches of an update more than a tenth above the committed ones,
+    and on a GPU a loop of unknown length. With `out` its figures become the committed ones.
+    """
+    target, (config, hparams) = TARGETS[name], _CHECK
+    with on(target):
+        program = program_for(config, hparams, _CHECK_RUNS, target)
+        compiled = program.lower("segment", described_arguments(program)).compile()
+    module = parse(compiled.as_text())
+    now = per_pass(module, config.num_steps, config.num_epochs * config.num_minibatches)
+    program_now = account(module, _CHECK_RUNS, target)
+    known = found.setdefault("check", {}).setdefault(name, {}).get(jax.__version__)
+    print(f"{name}, {_CHECK_RUNS} runs: launches {now}, in a segment {program_now['launches']}; committed: {known}")
+    wrong = worse(now, known) if known else []
+    wrong += [
+        f"{call['target']} of {call['matrices']} matrices, of {call['of']}, is {call['verdict']}"
+        for call in program_now["library_calls"]
+        if call["verdict"] not in PARALLEL
+    ]
+    if target.backend == "gpu":
+        wrong += [f"the loop of {loop} is of unknown length" for loop in program_now["loops_of_unknown_length"]]
+    if not known:
+        print(f"no figures of jax {jax.__version__} are committed: launches are not compared")
+    if out:
+        found["check"][name][jax.__version__] = now
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    return f"{name}: " + "; ".join(wrong) if wrong else None
+
+
+def worse(now: dict[str, float], known: dict[str, float]) -> list[str]:
+    """What of an update's launches grew by more than a tenth."""
+    return [
+        f"an update launches {now['update']:.0f} operations, before {known['update']:.0f}"
+        for _ in range(now["update"] > _GROWTH * known["update"])
+    ]
 
 
 def launches_of_ours(bare: Module, programs: dict[str, Any], config: TrainConfig) -> dict[str, float]:

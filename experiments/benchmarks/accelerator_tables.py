@@ -27,7 +27,15 @@ def memory_for(row: dict[str, Any], num_runs: int) -> tuple[float, bool]:
 
 
 def _memory(device: Target, rows: dict[str, Any]) -> tuple[str, str]:
-    head = ["setting", *(f"{runs} runs" for runs in RUNS), "MiB a run", "memory.py says", "rejax", "compiled in", "rejax"]
+    head = [
+        "setting",
+        *(f"{runs} runs" for runs in RUNS),
+        "MiB a run",
+        "memory.py says",
+        "rejax",
+        "compiled in",
+        "rejax",
+    ]
     body = []
     for name, row in rows.items():
         cells = []

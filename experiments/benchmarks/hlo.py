@@ -173,7 +173,7 @@ def launches(steps: list[Step]) -> int:
 
 
 def counts(text: str, unknown_trips: int) -> dict[str, int]:
-    """What a program's text holds, and `launches` of one call, a loop of unknown length running `unknown_trips` times."""
+    """What a program's text holds, and the launches of one call; loops of unknown length run `unknown_trips` times."""
     module = parse(text)
     steps = module.steps(unknown_trips)
     opcodes = [step.instruction.opcode for step in steps]

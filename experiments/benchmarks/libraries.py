@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from hlo import Array, Instruction, Module
 
-BATCHED, LOOPED, UNKNOWN = "batched", "looped on the host", "not in the table"
-FEWER = "fewer matrices than runs"
+BATCHED, BLOCKS = "batched", "batched, in blocks of runs"
+LOOPED, FEWER, UNKNOWN = "looped on the host", "looped over runs", "not in the table"
+PARALLEL = (BATCHED, BLOCKS)  # the verdicts that are as they should be
+_BLOCK = 64  # matrices that a device has something to do with: half of an H100's processors
 _SOLVER = "jaxlib/gpu/solver_kernels_ffi.cc"
 
 
@@ -96,16 +98,18 @@ def row_of(call: Call) -> Row | None:
 
 
 def verdict(call: Call, num_runs: int, backend: str) -> str:
-    """BATCHED, or why a call is made matrix by matrix; `num_runs` runs have one matrix each, or several.
+    """One of PARALLEL, or why a call is made matrix by matrix; `num_runs` runs have one matrix each, or several.
 
-    A call that gets fewer matrices than there are runs is in a loop over them, written in the program. A TPU's program
-    runs on the device from end to end: its compiler's kernels get all matrices, so only that can be wrong there.
+    A call that gets fewer matrices than there are runs is in a loop over them, written in the program: over blocks of
+    them, or over one or a few. A TPU's program runs on the device from end to end: its compiler's kernels get all
+    matrices, so only that can be wrong there.
     """
-    if call.matrices < num_runs:
+    if call.matrices < min(num_runs, _BLOCK):
         return FEWER
+    parallel = BATCHED if call.matrices >= num_runs else BLOCKS
     if backend == "tpu" or call.target.startswith("__cublas"):
-        return BATCHED
+        return parallel
     row = row_of(call)
     if row is None:
         return UNKNOWN
-    return BATCHED if row.is_batched(call) else LOOPED
+    return parallel if row.is_batched(call) else LOOPED

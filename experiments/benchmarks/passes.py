@@ -51,7 +51,9 @@ def _is_in(loop: Loop, functions: tuple[str, ...]) -> bool:
 def _outermost(steps: list[Step], functions: tuple[str, ...]) -> tuple[Loop, ...]:
     """The nest whose innermost loop alone was written in one of these functions; of several the one that does most."""
     found = [
-        path for path in _paths(steps) if _is_in(path[-1], functions) and not any(_is_in(x, functions) for x in path[:-1])
+        path
+        for path in _paths(steps)
+        if _is_in(path[-1], functions) and not any(_is_in(x, functions) for x in path[:-1])
     ]
     if not found:
         raise ValueError(f"no loop of {' or '.join(functions)} in the program: have they other names now?")

@@ -5,12 +5,13 @@ See accelerator.py, whose head states the model.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from hlo import Module, Step, moved_bytes, multiplied
 from jax.experimental import topologies
-from libraries import BATCHED, library_call, row_of, verdict
+from libraries import PARALLEL, library_call, row_of, verdict
 
 # What XLA's GPU compiler asks a device: the fields of its GpuTargetConfigProto, as an H100 SXM answers.
 _H100 = """
@@ -25,6 +26,12 @@ gpu_device_info {
 }
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
 """
+# Else the TPU's library asks a cloud what machine this is, and complains that nobody answers.
+_NO_CLOUD = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,8 @@ class Target:
         if self.backend == "gpu":
             description = {"topology_name": "1x1x1", "topology": "1x1x1", "target_config": _H100}
             return list(topologies.get_topology_desc(platform="cuda", **description).devices)
+        for name, value in _NO_CLOUD.items():
+            os.environ.setdefault(name, value)
         return list(topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)[:1]
 
     def seconds(self, module: Module, step: Step, num_runs: int) -> dict[str, float]:
@@ -66,14 +75,16 @@ class Target:
         call = library_call(module, instruction)
         row = row_of(call) if call else None
         if call and row and not call.target.startswith("__cublas"):
-            if verdict(call, num_runs, self.backend) != BATCHED:
+            if verdict(call, num_runs, self.backend) not in PARALLEL:
                 return {"looped_calls": step.times * call.matrices * self.looped_call}
             count = row.operations * call.matrices * call.rows * call.columns**2
             rate = self.solver_share * self.operations["f64" if call.dtype == "f64" else "f32_exact"]
             return {"batched_calls": step.times * max(self.launch, count / rate)}
         moving = moved_bytes(module, instruction) / (self.share * self.bandwidth)
         rates = self.operations
-        computing = sum(n / (self.share * rates.get(dtype, rates["f32"])) for dtype, n in multiplied(module, instruction))
+        computing = sum(
+            n / (self.share * rates.get(dtype, rates["f32"])) for dtype, n in multiplied(module, instruction)
+        )
         longest = max(self.launch, moving, computing)
         kind = {self.launch: "launches", moving: "bytes", computing: "operations"}[longest]
         return {kind: step.times * longest}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purejaxppo import blas, envs
+from purejaxppo import envs
 from purejaxppo.config import TrainConfig
 from purejaxppo.distributions import Categorical, Normal, PolicyDistribution, TanhNormal
 from purejaxppo.envs.base import Discrete, Environment
@@ -154,12 +154,13 @@ class Learner:
         return self.networks.both(state.params, obs, self.activation(state.choices))
 
     def both_of_rollout(self, state: RunState, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
-        """Policy and critic on a rollout's observations [T * N, *obs]; on a CPU many large ones a minibatch at a time.
+        """Policy and critic on a rollout's observations [T * N, *obs], many large ones a minibatch at a time.
 
-        What lies between observations and outputs, floats and patches, then stays in the processor's cache.
+        What lies between observations and outputs, floats and patches, then stays in a processor's cache, and does not
+        fill an accelerator's memory.
         """
         size = self.config.minibatch_size
-        if not blas.is_cpu() or 4 * obs.size <= _LARGE or obs.shape[0] % size:
+        if 4 * obs.size <= _LARGE or obs.shape[0] % size:
             return self.both(state, obs)
         outputs = jax.lax.map(lambda obs: self.both(state, obs), obs.reshape(-1, size, *obs.shape[1:]))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)

@@ -57,7 +57,7 @@ def update_networks(
             return minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, outputs, rows, key)
 
         # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
-        metrics = jax.lax.cond(is_corner & is_measured, measure, lambda: nothing_like(measure))
+        metrics = jax.lax.cond(is_corner, measure, lambda: nothing_like(measure))
         return after, (metrics, None if after.kl_control is None else after.kl_control.kl)
 
     def epoch(state: RunState, number: Array | int) -> tuple[RunState, tuple[Metrics, Array | None]]:
@@ -67,7 +67,7 @@ def update_networks(
         order = order.reshape(config.num_minibatches, config.minibatch_size)
         is_corner = _is_first_or_last(jnp.arange(config.num_minibatches), (config.num_minibatches,))
         last = (num_epochs,) if learner.max_epochs is None else learner.values("num_epochs")
-        is_corner &= _is_first_or_last(jnp.asarray(number), last)
+        is_corner &= _is_first_or_last(jnp.asarray(number), last) & is_measured
         return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
 
     state = dataclasses.replace(state, params=weights)

@@ -397,6 +397,14 @@ def _plasticity() -> list[Metric]:
         last = f"{loss} on the last minibatch when {task}; NaN at log points without a measurement"
         row = (f"{network} plasticity loss", units, last, PAPER)
         metrics.append(_metric(f"{network}_plasticity_loss", row, "plasticity"))
+        least = f"least {loss} of a constant on the same minibatch of the same task; the same at every measurement"
+        fresh = f"{network}_plasticity_loss of the run's initial network, fitted alike; the same at every measurement"
+        for of, definition in (("constant", least), ("fresh", fresh)):
+            row = (f"{network} plasticity loss, {of}", units, definition, "")
+            metrics.append(_metric(f"{network}_plasticity_{of}_loss", row, "plasticity"))
+            excess = f"{network}_plasticity_loss - {network}_plasticity_{of}_loss"
+            row = (f"{network} plasticity loss over {of}", units, excess, "")
+            metrics.append(_metric(f"{network}_plasticity_excess_over_{of}", row, "plasticity"))
         curve = f"with plasticity_curve: {network}_plasticity_loss on every minibatch, before its gradient step"
         row = (f"{network} plasticity curve", units, curve, PAPER)
         metrics.append(_metric(f"{network}_plasticity_curve", row, "plasticity", ("run", "log", "minibatch")))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
@@ -105,7 +106,7 @@ def estimate_run(group: Group) -> int:
     num_batches = 1 if group.config.updates_per_log == 1 else 2
     size = num_batches * bytes_of(batch) + bytes_of(rollout) + 3 * bytes_of(state)
     if group.config.measures_plasticity:
-        size += bytes_of(jax.eval_shape(lambda key: make_task(learner, key), key))
+        size += bytes_of(jax.eval_shape(lambda key: make_task(learner, HyperParams(), key), key))
     if jax.default_backend() == "cpu":
         size += _HOST_COPIES * bytes_of(state)
     else:

@@ -24,7 +24,7 @@ from purejaxppo.sweep.plan import Group, Run
 from purejaxppo.training.plasticity import PlasticityTask, make_task
 from purejaxppo.training.train import trainer_of
 
-_FEW = 16  # runs that are prepared side by side
+_FEW, _PREPARED = 16, 2**31  # runs that are prepared side by side, or on an accelerator as many as take these bytes
 
 
 def learner_of(group: Group) -> Learner:
@@ -64,6 +64,14 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
 
     widths = range(1, max(4, 16 // config.num_envs) + 1)
     return max(width for width in widths if num_runs % width == 0 and (width == 1 or fits(width)))
+
+
+def prepared_at_once(learner: Learner) -> int:
+    """How many runs' random play and plasticity tasks are made side by side: they are larger than a run's state."""
+    config = learner.config
+    of_sample = 4 * (math.prod(learner.env.observation_shape) + 2 * sum(config.hidden_sizes))
+    of_run = config.num_plasticity_rollouts * config.batch_size * of_sample
+    return _FEW if is_cpu() else max(_FEW, _PREPARED // of_run)
 
 
 def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
@@ -136,18 +144,20 @@ class GroupProgram:
                 return jax.vmap(trainer.plasticity)(hparams, state, tasks)
             return map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
 
+        few = min(prepared_at_once(self._learner), self.width // self.num_devices)
+
         def init(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> RunState:
             if config.normalize_observations == "fixed":  # observations of random play are larger than a state
-                return jax.lax.map(lambda run: trainer.init(*run), (hparams, keys, choices), batch_size=_FEW)
+                return jax.lax.map(lambda run: trainer.init(*run), (hparams, keys, choices), batch_size=few)
             return jax.vmap(trainer.init)(hparams, keys, choices)
 
-        def tasks(keys: Array, choices: dict[str, Array]) -> PlasticityTask:
+        def tasks(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> PlasticityTask:
             # A few at a time: what a task is computed from is larger than the task.
             make = partial(make_task, self._learner)
-            return jax.lax.map(lambda run: make(*run), (keys, choices), batch_size=None if is_cpu() else _FEW)
+            return jax.lax.map(lambda run: make(*run), (hparams, keys, choices), batch_size=None if is_cpu() else few)
 
         self._init = split(init, 3)
-        self._tasks = split(tasks, 2)
+        self._tasks = split(tasks, 3)
         self._plasticity = split(plasticity, 3)
         self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
         self._compiled: dict[str, Any] = {}
@@ -176,8 +186,10 @@ class GroupProgram:
         )
 
     def tasks(self, runs: Arguments) -> PlasticityTask:
-        """The plasticity tasks of all runs, functions of their seeds."""
-        return self._compile_small("tasks", self._tasks, runs.keys, runs.choices)(runs.keys, runs.choices)
+        """The plasticity tasks of all runs, functions of their seeds and hyper-parameters."""
+        return self._compile_small("tasks", self._tasks, runs.hparams, runs.keys, runs.choices)(
+            runs.hparams, runs.keys, runs.choices
+        )
 
     def _compile_small(self, name: str, function: Any, *arguments: Any) -> Any:
         if name not in self._compiled:  # it runs once: what compiles fastest is best
@@ -209,21 +221,21 @@ class GroupProgram:
             self.needed_memory = max(self.needed_memory, segment + bytes_of(self._task_shapes(runs)))
 
     def lower(self, name: str, runs: Arguments) -> Any:
-        """One of the programs init, tasks, segment and plasticity, traced for runs or for the shapes of their arguments.
+        """One of the programs init, tasks, segment and plasticity, traced for runs or their arguments' shapes.
 
         It is what is compiled, also for devices that are only described (`jax.experimental.topologies`).
         """
         if name == "init":
             return self._init.lower(runs.hparams, runs.keys, runs.choices)
         if name == "tasks":
-            return self._tasks.lower(runs.keys, runs.choices)
+            return self._tasks.lower(runs.hparams, runs.keys, runs.choices)
         state = self._on_devices(self.shapes(runs))
         if name == "segment":
             return self._segment.lower(runs.hparams, state, self._epochs(runs))
         return self._plasticity.lower(runs.hparams, state, self._task_shapes(runs))
 
     def _task_shapes(self, runs: Arguments) -> Any:
-        return self._on_devices(jax.eval_shape(self._tasks, runs.keys, runs.choices))
+        return self._on_devices(jax.eval_shape(self._tasks, runs.hparams, runs.keys, runs.choices))
 
     def _on_devices(self, shapes: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)

@@ -14,6 +14,8 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, layer_weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
+_TOGETHER = 2**30  # bytes of what is diagnosed at a time on an accelerator
+
 
 def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, after: RunState, batch: Batch) -> Metrics:
     """Representation and trust region: the networks before and after an update, on its whole rollout."""
@@ -39,6 +41,13 @@ def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, af
         metrics["statistics_kl"] = distribution.kl(policy_after.outputs, policy_moved.outputs).mean()
         metrics["statistics_drift"] = drift(policy_after.preactivations[-1], policy_moved.preactivations[-1])[0]
     return Metrics.of(metrics)
+
+
+def diagnosed_together(learner: Learner) -> int:
+    """How many runs to diagnose side by side on an accelerator, by the bytes of their features and pre-activations."""
+    config = learner.config
+    a_sample = 4 * 2 * len(learner.networks.networks) * (sum(config.hidden_sizes) + config.hidden_sizes[-1])
+    return max(_TOGETHER // (a_sample * config.batch_size), 1)
 
 
 def snapshot(learner: Learner, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput], key: Array) -> Snapshot:

@@ -4,6 +4,11 @@ A run's task is fixed: observations of the initial policy, and outputs of random
 class as targets. At a measurement copies of the run's networks are fitted to it by a fresh optimiser with the run's
 hyper-parameters; the loss on the last minibatch is reported. A network that has lost its plasticity ends higher than a
 fresh one does (Lyle et al. 2022, arXiv 2204.09560; Moalla et al. 2024, arXiv 2405.00662).
+
+The loss alone says little: targets of small random networks hardly vary, so that a dead network, which can say only one
+thing, ends close to the best constant, and one that starts far away, confident or large, ends high without having lost
+anything but the start. Beside it stand the loss of that constant and that of the run's own initial networks, fitted
+alike, and how much more it is than each.
 """
 
 from __future__ import annotations
@@ -31,15 +36,27 @@ _SHUFFLE = 0x706C6173  # key of the passes after the first, the same for all run
 class PlasticityTask:
     """Observations [K, *obs], shuffled and in their own dtype, and what networks are to say to them [K, ...].
 
-    A function of the run's seed, so in neither its state nor its checkpoints: whoever measures makes it once.
+    A function of the run's seed and hyper-parameters, so in neither its state nor its checkpoints: whoever measures
+    makes it once. constant_loss, fresh_loss [2]: of policy and critic, the least loss that a constant has on the last
+    minibatch, and the loss of the initial networks, fitted alike.
     """
 
     obs: Array
     policy_outputs: Array
     value: Array
+    constant_loss: Array
+    fresh_loss: Array
+
+    def rows(self, indices: Array) -> PlasticityTask:
+        """One minibatch."""
+        part = {name: getattr(self, name)[indices] for name in ("obs", "policy_outputs", "value")}
+        return dataclasses.replace(self, **part)
 
 
-def make_task(learner: Learner, key: Array, choices: dict[str, Array] | None = None) -> PlasticityTask:
+@jax.default_matmul_precision("highest")  # inside of the environment
+def make_task(
+    learner: Learner, hparams: HyperParams, key: Array, choices: dict[str, Array] | None = None
+) -> PlasticityTask:
     """The task of the run that begins with this key: as many of its initial policy's observations as fill minibatches.
 
     The target networks see them normalised as the initial networks do; with running statistics, which know nothing at
@@ -62,7 +79,17 @@ def make_task(learner: Learner, key: Array, choices: dict[str, Array] | None = N
     obs = obs[shuffled_indices(key_order, obs.shape[0])[:size]]
     target = dataclasses.replace(state, params=learner.networks.init(key_target))
     policy, critic = learner.both(target, obs)
-    return PlasticityTask(obs=obs, policy_outputs=policy.outputs, value=critic.outputs[..., 0])
+    nothing = jnp.full(len(HEADS), jnp.nan)
+    task = PlasticityTask(
+        obs=obs, policy_outputs=policy.outputs, value=critic.outputs[..., 0], constant_loss=nothing, fresh_loss=nothing
+    )
+    last = task.rows(_minibatches(learner)[-1])
+    constant = [
+        learner.distribution.kl_of_constant(last.policy_outputs),
+        jnp.square(last.value - last.value.mean()).mean(),
+    ]
+    fresh = plasticity_losses(learner, *jax.lax.stop_gradient((hparams, state, task)))[-1]
+    return dataclasses.replace(task, constant_loss=jnp.stack(constant), fresh_loss=fresh)
 
 
 def plasticity_losses(learner: Learner, hparams: HyperParams, state: RunState, task: PlasticityTask) -> Array:
@@ -88,7 +115,7 @@ def plasticity_losses(learner: Learner, hparams: HyperParams, state: RunState, t
 
     def step(carry: tuple[dict, dict], indices: Array) -> tuple[tuple[dict, dict], Array]:
         weights, moments = dict(carry[0]), dict(carry[1])
-        batch = jax.tree.map(lambda x: x[indices], task)
+        batch = task.rows(indices)
         gradients, losses = jax.grad(loss, has_aux=True)(weights, batch)
         for head, gradient in gradients.items():
             gradient = gradient * clip_scale(hparams, jnp.linalg.norm(gradient))
@@ -110,9 +137,16 @@ def _minibatches(learner: Learner) -> Array:
 
 
 def measure(learner: Learner, hparams: HyperParams, state: RunState, task: PlasticityTask) -> Metrics:
-    """The plasticity losses of a run as metrics; NaN for one that has diverged."""
+    """The plasticity losses of a run as metrics, beside a constant's and fresh networks'; NaN for one that diverged."""
     losses = plasticity_losses(learner, *jax.lax.stop_gradient((hparams, state, task)))
     losses = jnp.where(state.status == 0, losses, jnp.nan)
-    last = {f"{head}_plasticity_loss": losses[-1, i] for i, head in enumerate(HEADS)}
+    each = {
+        "loss": losses[-1],
+        "constant_loss": task.constant_loss,
+        "fresh_loss": task.fresh_loss,
+        "excess_over_constant": losses[-1] - task.constant_loss,
+        "excess_over_fresh": losses[-1] - task.fresh_loss,
+    }
+    last = {f"{head}_plasticity_{name}": x[i] for name, x in each.items() for i, head in enumerate(HEADS)}
     curves = {f"{head}_plasticity_curve": losses[:, i] for i, head in enumerate(HEADS)}
     return Metrics.of(last | (curves if learner.config.plasticity_curve else {}))

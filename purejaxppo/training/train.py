@@ -30,7 +30,7 @@ from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
 from purejaxppo.ppo.update import nothing_like, update_networks
 from purejaxppo.training import plasticity
-from purejaxppo.training.diagnosis import diagnose_update
+from purejaxppo.training.diagnosis import diagnose_update, diagnosed_together
 from purejaxppo.training.freeze import freeze_if_diverged
 
 
@@ -76,7 +76,7 @@ def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResul
 
     def train(hparams: HyperParams, key: Array) -> TrainResult:
         state = trainer.init(hparams, key)
-        task = plasticity.make_task(learner, key) if config.measures_plasticity else None
+        task = plasticity.make_task(learner, hparams, key) if config.measures_plasticity else None
 
         def with_plasticity(state: RunState, metrics: Metrics, is_due: Array | bool) -> Metrics:
             if task is None:
@@ -103,11 +103,16 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
 
 def trainer_of(learner: Learner) -> Trainer:
-    """The functions of a run whose static parts are `learner`."""
+    """The functions of a run whose static parts are `learner`.
+
+    Products are exact to float32 on every platform, also those inside of an environment; `matmul_precision` is about
+    the networks alone.
+    """
+    exactly = jax.default_matmul_precision("highest")
     return Trainer(
-        init=lambda hparams, key, choices=None: init_run(learner, key, choices),
-        segment=partial(segment, learner),
-        plasticity=partial(plasticity.measure, learner),
+        init=exactly(lambda hparams, key, choices=None: init_run(learner, key, choices)),
+        segment=exactly(partial(segment, learner)),
+        plasticity=exactly(partial(plasticity.measure, learner)),
     )
 
 
@@ -127,8 +132,7 @@ def segment(
     (after, last), _ = jax.lax.scan(step, (start, nothing), is_last)
     metrics = Metrics.of(after.episodes.metrics()).joined(last.minibatches)
     if learner.config.diagnostics:
-        # On a CPU run after run: matrices of one run stay in the cache, those of all runs do not.
-        diagnose = blas.one_at_a_time(partial(diagnose_update, learner))
+        diagnose = blas.in_blocks(partial(diagnose_update, learner), diagnosed_together(learner))
         metrics = metrics.joined(diagnose(*jax.lax.stop_gradient((hparams, last.before, after, last.batch))))
     return freeze_if_diverged(learner, state, after, metrics, num_epochs)
 

@@ -1,6 +1,6 @@
 """rejax's worker of accelerator.py: its `train`, vmapped over seeds, compiled for a described device.
 
-    python experiments/benchmarks/peers/rejax_compile.py JSON    # in an environment with rejax and the device's compiler
+    python experiments/benchmarks/peers/rejax_compile.py JSON    # where rejax and the device's compiler are
 
 Trains two updates, so that the loop over them stays one; without evaluation, as rejax_worker.py.
 """
