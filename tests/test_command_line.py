@@ -230,8 +230,41 @@ def test_a_comparison_is_printed_and_kept(swept: tuple[Path, Any], environment: 
     process = call(["compare", "runs/tiny", "--metric", "policy_rank", "--lowest"], folder, environment)
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.endswith("Table: runs/tiny/compare_policy_rank.csv\n")
-    assert process.stdout.splitlines()[0].split()[:4] == ["point", "runs", "diverged", "policy_rank"]
+    assert process.stdout.splitlines()[0].split()[:5] == ["point", "collapsed", "never", "learned", "policy_rank"]
     assert pd.read_csv(folder / "runs" / "tiny" / "compare_policy_rank.csv")["best"].sum() == pytest.approx(1)
+
+
+def test_a_comparison_is_made_against_a_point_and_written_as_latex(
+    swept: tuple[Path, Any], environment: dict[str, str]
+) -> None:
+    arguments = ["compare", "runs/tiny", "--against", "pfo_coef=1", "--format", "latex", "--within"]
+    process = call(arguments, swept[0], environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("\\begin{tabular}")
+    table = pd.read_csv(swept[0] / "runs" / "tiny" / "compare_return_mean.csv")
+    assert table["pfo_coef"].tolist() == [1.0, 0.0]
+    assert table["is_base"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["compare", "runs/tiny", "--against", "pfo_coef=7"], ("against is 'pfo_coef=7'", "they have pfo_coef: 0, 1")),
+        (["compare", "runs/tiny", "--within", "num_epoch"], ("swept field 'num_epoch'", "allowed are pfo_coef")),
+        (["compare", "runs/tiny", "--format", "html"], ("format 'html'", "allowed are text, markdown, latex")),
+        (["summary", "runs/tiny", "--format", "markdwn"], ("format 'markdwn'", "did you mean markdown")),
+    ],
+)
+def test_what_a_table_cannot_be_is_refused(
+    swept: tuple[Path, Any], arguments: list[str], fragments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    assert_refused(call(arguments, swept[0], environment), fragments)
+
+
+def test_the_summary_is_printed_in_markdown(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    process = call(["summary", "runs/tiny", "--format", "markdown"], swept[0], environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("| pfo_coef | collapsed | never learned | return |")
 
 
 def test_claims_about_an_unknown_sweep_are_refused(

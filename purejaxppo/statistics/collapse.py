@@ -1,13 +1,14 @@
 """When runs collapse: which run lost what at which step, which diagnostic warned first, and survival curves over seeds.
 
 **A run has collapsed** when its return is lost for good, or when it diverged: its last 5 % of log points lie below half
-of the way from the return of untrained networks up to the best return that it had. That is the one definition behind
+of the way from the return of untrained networks up to the best return that it held. That is the one definition behind
 "collapsed k of n". It is about the return, because that is what an interquartile mean over runs hides (two dead runs of
 eight), because it means the same in every network, and because a low rank alone costs some policies nothing. What
 happens to the representation has its own three events, which are to warn: rank, dead units, policy variance.
 
-- *No single log point decides.* A level is the median of 5 % of a run's log points in a row, at least three: best and
-  last return, and the maximum from which a rank or a variance has fallen, are levels. Untrained networks' return is the
+- *No single log point decides.* A level is the median of 5 % of a run's log points in a row, at least three: the last
+  return, and the maximum from which a rank or a variance has fallen, are levels; the best return that a run held is
+  one of twice as many. Untrained networks' return is the
   median over the runs of an environment of the first return that each measured, at log point 0 where an episode ended
   in it.
 - *A run that never learned has nothing to lose.* Beside the way up to its best and down to its end a run moves up
@@ -65,7 +66,7 @@ EVENTS = {
     "return": (
         "return_mean",
         "the return, to the end, is below half of the way from the return of untrained networks up to the best that "
-        "the run held for 5 % of its log points; or the run diverged",
+        "the run held for a tenth of its log points; or the run diverged",
     ),
     "rank": (
         "policy_rank",
@@ -266,9 +267,8 @@ def _window(num_values: int) -> int:
     return max(3, math.ceil(round(LASTING_FRACTION * num_values, 9))) | 1
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
-    """Medians of all windows of `_window` values in a row, by their first one; none where there are too few values."""
-    width = _window(values.size)
+def _levels(values: np.ndarray, width: int) -> np.ndarray:
+    """Medians of all windows of so many values in a row, by their first one; none where there are too few values."""
     if values.size < width:
         return np.zeros(0)
     return ndimage.median_filter(values, size=width, mode="nearest")[width // 2 : values.size - width // 2]
@@ -290,25 +290,29 @@ def _untrained_returns(dataset: xr.Dataset) -> np.ndarray:
 
 def _limit_of_return(values: np.ndarray, untrained: float) -> float | None:
     """Half of the way from the untrained return up to the best level of one run [L]; None where it never learned."""
-    levels = _levels(values)
-    if levels.size == 0:
+    width = _window(values.size)
+    held = _levels(values, 2 * width - 1)
+    if held.size == 0:
         return None
-    best = levels.max()
+    best, end = held.max(), np.median(values[-width:])
     gain = best - untrained
-    blocks = np.array([np.median(part) for part in np.array_split(values, values.size // _window(values.size))])
-    noise = max(RETURN_JUMPS * _detour(values, best) / (values.size - 1), LEVEL_MOVES * _detour(blocks, blocks.max()))
-    return best - RETURN_FRACTION * gain if gain > noise else None
+    # What a run moves other than up to its best and down to its end: from a log point to the next, without the two
+    # moves that a single one can make, and of its level.
+    steps = np.sort(np.abs(np.diff(values)))[:-2]
+    jump = max(0.0, steps.sum() - _direct(values, best, end)) / max(1, steps.size)
+    blocks = np.array([np.median(part) for part in np.array_split(values, values.size // width)])
+    moves = max(0.0, np.abs(np.diff(blocks)).sum() - _direct(blocks, blocks.max(), blocks[-1]))
+    return best - RETURN_FRACTION * gain if gain > max(RETURN_JUMPS * jump, LEVEL_MOVES * moves) else None
 
 
-def _detour(values: np.ndarray, best: float) -> float:
-    """How far values [L] move, in all, other than up to the best and from there to the last."""
-    direct = max(0.0, best - values[0]) + max(0.0, best - values[-1])
-    return max(0.0, np.abs(np.diff(values)).sum() - direct)
+def _direct(values: np.ndarray, best: float, end: float) -> float:
+    """The way from the first value up to the best, and from there down to the end."""
+    return max(0.0, best - values[0]) + max(0.0, best - end)
 
 
 def _begin_of_loss(values: np.ndarray, untrained: float) -> int | None:
     """Index of the first return below the limit, of one run [L], after which its level stays below to the end."""
-    limit, levels = _limit_of_return(values, untrained), _levels(values)
+    limit, levels = _limit_of_return(values, untrained), _levels(values, _window(values.size))
     if limit is None or levels[-1] >= limit:
         return None
     after = np.flatnonzero(levels >= limit)[-1] + 1 if np.any(levels >= limit) else 0
@@ -317,7 +321,7 @@ def _begin_of_loss(values: np.ndarray, untrained: float) -> int | None:
 
 def _begin_of_warning(event: str, values: np.ndarray, width: float) -> int | None:
     """Index of the first value beyond the limit, of one run [L], that begins a level beyond it."""
-    levels = _levels(values)
+    levels = _levels(values, _window(values.size))
     if levels.size == 0:
         return None
     best = np.maximum.accumulate(levels)

@@ -25,6 +25,7 @@ from purejaxppo.statistics.tables import (
     estimate_cells,
     format_interval,
     format_number,
+    format_p,
     format_value,
     with_notes,
     wrap,
@@ -172,7 +173,7 @@ def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False,
     columns.append(["difference", *(_interval(row, "difference", None) for row in rows)])
     correlations = [f"{format_number(row['correlation'], 2)}{' paired' * bool(row['is_paired'])}" for row in rows]
     columns.append(["r of seeds", *correlations])
-    columns.append(["p (Holm)", *(format_number(row["p_holm"], 3) for row in rows)])
+    columns.append(["p (Holm)", *(format_p(row["p_holm"]) for row in rows)])
     columns.append([f"P({word})", *(_interval(row, "improvement", 2) for row in rows)])
     header, *lines = zip(*columns, strict=True)
     return with_notes(FORMATS[kind](header, lines), _explain(rows, names, word), kind)
@@ -215,10 +216,10 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
 
 
 COLUMNS = (
-    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one "
-    "(permutations within seeds, 5 %). difference: from the first point, which sets everything, of each block by "
+    "best: share of bootstrap samples of the seeds; no probability. *: not distinguishable from the best one (mean "
+    "ranks, permuted within seeds, 5 %). difference: from the first point, which sets everything, of each block by "
     "itself; the others are named by what they set otherwise. r of seeds: correlation between runs of equal seed; from "
-    f"{PAIRING_CORRELATION:g} on pairs are used. p: permutation test, adjusted by Holm's method for all contrasts of "
+    f"{PAIRING_CORRELATION:g} on pairs are used. p: exact rank test, adjusted by Holm's method for all contrasts of "
     "the table. P({word}): of a run against one of that first point."
 )
 """What the columns of a comparison mean."""

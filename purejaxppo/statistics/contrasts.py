@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from purejaxppo.statistics.estimates import MIN_RUNS, expanded_tails, iqm
 
@@ -15,6 +16,7 @@ PAIRING_CORRELATION = 0.5
 _MOST_PERMUTATIONS = 20_000
 _NUM_PERMUTATIONS = 5000
 _NUM_EQUAL_SWEEPS = 200
+_NUM_EQUAL_RANKS = 1000
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Difference:
     low: float
     high: float
     p: float
-    """Two-sided probability of at least this difference where the runs are exchanged at random."""
+    """Two-sided, of the ranks: Wilcoxon's signed ranks for pairs, else the rank sum of Mann & Whitney."""
     correlation: float
     """Pearson's, over the pairs of equal seed: how much pairing can help; NaN below three pairs."""
     is_paired: bool
@@ -55,13 +57,14 @@ def difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Interquartile mean of x [S] minus that of y [S'], with an interval, and a permutation test of no difference.
+    """Interquartile mean of x [S] minus that of y [S'], with an interval, and an exact rank test of no difference.
 
     Runs of equal seed are pairs. They are used where every run has its partner and the values of partners correlate by
-    at least `PAIRING_CORRELATION`: the bootstrap then draws pairs, and the permutations exchange partners. Otherwise
-    each side is drawn by itself, and all runs are exchanged. The interval is one of expanded percentiles
-    (`expanded_tails`), NaN where a side has fewer than `MIN_RUNS` runs. Up to 20,000 exchanges all are tried, else 5000
-    at random. NaN means missing; of infinite values there is neither interval nor test.
+    at least `PAIRING_CORRELATION`: the bootstrap then draws pairs, and the test changes signs of their differences.
+    Otherwise each side is drawn by itself, and the test deals all runs out anew. The interval is one of expanded
+    percentiles (`expanded_tails`), NaN where a side has fewer than `MIN_RUNS` runs. The test has ranks because of an
+    interquartile mean of eight pairs only four matter, so that no p could be below 1/8; up to 20,000 exchanges all are
+    tried, ties as they are, else 5000 at random. NaN means missing; of infinite values there is no interval.
     Raises ValueError for a seed that comes twice on one side.
     """
     for seeds in (x_seeds, y_seeds):
@@ -74,23 +77,21 @@ def difference(
         return Difference(np.nan, np.nan, np.nan, np.nan, np.nan, False, 0)
     shared, ours, theirs = np.intersect1d(x_seeds, y_seeds, return_indices=True)
     correlation = _correlation(x[ours], y[theirs])
-    if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
-        with np.errstate(invalid="ignore"):  # inf - inf is NaN
-            return Difference(float(iqm(x) - iqm(y)), np.nan, np.nan, np.nan, np.nan, False, num_runs)
     is_paired = shared.size == x.size == y.size and correlation >= PAIRING_CORRELATION
     if is_paired:
         x, y = x[ours], y[theirs]
     rng = np.random.default_rng(seed)
     low = high = np.nan
-    if num_runs >= MIN_RUNS:
+    if num_runs >= MIN_RUNS and np.all(np.isfinite(np.concatenate([x, y]))):
         our_draws = rng.integers(0, x.size, (num_resamples, x.size))
         their_draws = our_draws if is_paired else rng.integers(0, y.size, (num_resamples, y.size))
         replicates = iqm(x[our_draws], axis=1) - iqm(y[their_draws], axis=1)
         degrees = x.size - 1 if is_paired else x.size + y.size - 2
         low, high = np.quantile(replicates, expanded_tails(level, num_runs, degrees))
-    value = float(iqm(x) - iqm(y))
-    exchanged = _exchange_partners(x, y, rng) if is_paired else _exchange_runs(x, y, rng)
-    return Difference(value, float(low), float(high), _share_beyond(value, exchanged), correlation, is_paired, num_runs)
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN
+        value = float(iqm(x) - iqm(y))
+    p = _signed_rank_test(x - y, rng) if is_paired else _rank_sum_test(x, y, rng)
+    return Difference(value, float(low), float(high), p, correlation, bool(is_paired), num_runs)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -126,10 +127,10 @@ def select_best(x: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> Sele
     """The best column of x [S seeds, P points], and which others it cannot be told from.
 
     Under equality of all points their values at one seed could as well be exchanged. Permutations within seeds so give
-    the `level` of the largest share, and the candidates: points whose interquartile mean lies further below the highest
-    than the spread of equal points does in 5 % of permutations are left out, and the rest is tried again, until no more
-    leave. The best point is among the candidates in at least 95 % of sweeps (a model confidence set, Hansen, Lunde &
-    Nason 2011, with this test). NaN as in `probability_of_best`; a point without values is no candidate.
+    the `level` of the largest share, and the candidates: points whose mean rank, among all values, lies further below
+    that of the point with the highest interquartile mean than the mean ranks of equal points spread in 5 % of
+    permutations are left out, and the rest is tried again, until no more leave (after the model confidence set of
+    Hansen, Lunde & Nason 2011). NaN as in `probability_of_best`; a point without values is no candidate.
     """
     shares = probability_of_best(x, num_resamples, seed)
     values, has_any = _complete(x)
@@ -139,13 +140,13 @@ def select_best(x: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> Sele
     largest = [
         np.max(_shares(rng.permuted(values, axis=1), num_resamples // 10, rng)) for _ in range(_NUM_EQUAL_SWEEPS)
     ]
-    left = np.arange(values.shape[1])
-    middles = iqm(values)
+    left, leader = np.arange(values.shape[1]), int(np.argmax(np.where(np.isnan(iqm(values)), -np.inf, iqm(values))))
     while left.size > 1:
-        shuffled = rng.permuted(np.tile(values[:, left], (500, 1, 1)), axis=2)
-        spreads = np.ptp(iqm(shuffled, axis=1), axis=1)
-        gaps = middles[left].max() - middles[left]
-        is_near = gaps <= np.quantile(spreads, 0.95, method="higher") + 1e-9 * np.abs(middles[left]).max()
+        ranks = stats.rankdata(values[:, left]).reshape(values.shape[0], left.size)
+        shuffled = rng.permuted(np.tile(ranks, (_NUM_EQUAL_RANKS, 1, 1)), axis=2).mean(axis=1)
+        limit = np.quantile(np.ptp(shuffled, axis=1), 0.95, method="higher")
+        means = ranks.mean(axis=0)
+        is_near = means[left == leader] - means <= limit + 1e-9 * ranks.size
         if is_near.all():
             break
         left = left[is_near]
@@ -182,30 +183,29 @@ def _shares(values: np.ndarray, num_resamples: int, rng: np.random.Generator) ->
     return np.mean(is_best / np.sum(is_best, axis=1, keepdims=True), axis=0)
 
 
-def _exchange_partners(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Differences of interquartile means with partners exchanged in some pairs, the observed one first; [R]."""
-    if 2**x.size <= _MOST_PERMUTATIONS:
-        is_swapped = np.array(list(itertools.product([False, True], repeat=x.size)))
+def _signed_rank_test(differences: np.ndarray, rng: np.random.Generator) -> float:
+    """Two-sided p of Wilcoxon's signed ranks, from the sums under all changes of signs."""
+    ranks = stats.rankdata(np.abs(differences)) * np.sign(differences)
+    if 2**ranks.size <= _MOST_PERMUTATIONS:
+        signs = np.array(list(itertools.product([1, -1], repeat=ranks.size)))
     else:
-        is_swapped = rng.random((_NUM_PERMUTATIONS, x.size)) < 0.5
-        is_swapped[0] = False
-    return iqm(np.where(is_swapped, y, x), axis=1) - iqm(np.where(is_swapped, x, y), axis=1)
+        signs = rng.choice([1, -1], (_NUM_PERMUTATIONS, ranks.size))
+        signs[0] = 1
+    return _share_beyond(signs @ ranks)
 
 
-def _exchange_runs(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Differences of interquartile means with all runs dealt out anew, the observed one first; [R]."""
-    both = np.concatenate([x, y])
-    if math.comb(both.size, x.size) <= _MOST_PERMUTATIONS:
-        is_ours = np.zeros((math.comb(both.size, x.size), both.size), dtype=bool)
-        chosen = np.array(list(itertools.combinations(range(both.size), x.size)))
-        np.put_along_axis(is_ours, chosen, True, axis=1)
-        dealt = both[np.argsort(~is_ours, axis=1, kind="stable")]
-    else:
-        dealt = rng.permuted(np.tile(both, (_NUM_PERMUTATIONS, 1)), axis=1)
-        dealt[0] = both
-    return iqm(dealt[:, : x.size], axis=1) - iqm(dealt[:, x.size :], axis=1)
+def _rank_sum_test(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> float:
+    """Two-sided p of the rank sum of Mann & Whitney, from the sums of all ways to deal out the runs."""
+    ranks = stats.rankdata(np.concatenate([x, y]))
+    ranks -= ranks.mean()
+    if math.comb(ranks.size, x.size) <= _MOST_PERMUTATIONS:
+        chosen = np.array(list(itertools.combinations(range(ranks.size), x.size)))
+        return _share_beyond(ranks[chosen].sum(axis=1))
+    dealt = rng.permuted(np.tile(ranks, (_NUM_PERMUTATIONS, 1)), axis=1)
+    dealt[0] = ranks
+    return _share_beyond(dealt[:, : x.size].sum(axis=1))
 
 
-def _share_beyond(value: float, exchanged: np.ndarray) -> float:
-    """Share of the differences that are at least as far from 0; rounding must not break ties."""
-    return float(np.mean(np.abs(exchanged) >= abs(value) - 1e-9 * np.max(np.abs(exchanged))))
+def _share_beyond(sums: np.ndarray) -> float:
+    """Share of the sums that are at least as far from 0 as the first, which was observed; rounding breaks no ties."""
+    return float(np.mean(np.abs(sums) >= abs(sums[0]) - 1e-9 * max(1.0, np.max(np.abs(sums)))))

@@ -23,8 +23,8 @@ MISSING = "-"
 
 ESTIMATES = (
     "Interquartile mean over runs of each run's mean over its last 5 % of log points [95 % bootstrap interval: "
-    "expanded percentiles, which hold the truth in 91 to 98 % of samples]; of fewer than 5 runs (their values) instead. "
-    "A run that diverged counts as the worst value that was measured. Collapsed: the return is lost for good, below "
+    "expanded percentiles, which hold the truth in 91 to 98 % of samples]; of fewer than 5 runs (their values) instead."
+    " A run that diverged counts as the worst value that was measured. Collapsed: the return is lost for good, below "
     "half of what was gained, or the run diverged [exact 95 % interval]; a run that never learned has nothing to lose."
 )
 """What is said below every table of estimates."""
@@ -47,6 +47,11 @@ def format_number(value: float, decimals: int | None = None) -> str:
 def format_interval(value: float, low: float, high: float, decimals: int | None = None) -> str:
     """A measured number with its interval: `-88.2 [-90.1, -86.4]`; the number alone where there is no interval."""
     return _with_interval(*_triple((value, low, high), decimals))
+
+
+def format_p(p: float) -> str:
+    """A p-value: `0.031`, `<0.001`; `-` for NaN."""
+    return "<0.001" if p < 0.0005 else format_number(p, 3)
 
 
 def format_count(num_events: int, num_runs: int, low: float, high: float) -> str:
@@ -126,7 +131,7 @@ def sides_of(columns: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == MISSING or re.fullmatch(r"\s*-?(\d[\d.,]*(e[+-]\d+)?|inf)\s*", cell) is not None
+    return cell == MISSING or re.fullmatch(r"\s*[-<]?(\d[\d.,]*(e[+-]\d+)?|inf)\s*", cell) is not None
 
 
 def text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
