@@ -120,6 +120,25 @@ def test_lines_are_interquartile_means_within_their_bands_over_all_runs():
             assert top > values.max()
 
 
+def test_bands_of_many_log_points_are_drawn_at_some_of_them():
+    """1,000 log points on 600 pixels: the middle has all of them, bands and single runs enough."""
+    dataset = sweep({"pfo_coef": [1.0] * 6}, num_logs=1000)
+    ax = panel_axes(overview(dataset))["entropy"]
+    (line,) = main_lines(ax).values()
+    np.testing.assert_allclose(line.get_ydata(), iqm(dataset["entropy"].values))
+    (thin,) = [found for found in ax.collections if isinstance(found, LineCollection)]
+    assert len(thin.get_segments()) == 6
+    for segment, values in zip(thin.get_segments(), dataset["entropy"].values, strict=True):
+        assert 400 < len(segment) <= 500
+        assert set(segment[:, 1]) <= set(values)
+        assert segment[-1, 1] == values[-1]
+    (band,) = [found for found in ax.collections if isinstance(found, FillBetweenPolyCollection)]
+    outline = band.get_paths()[0].vertices
+    low, high = bootstrap_interval(dataset["entropy"].values[:, -1:], num_resamples=1000)
+    edges = outline[outline[:, 0] == 25_000_000, 1]
+    np.testing.assert_allclose([edges.min(), edges.max()], [low[0], high[0]])
+
+
 def test_few_runs_have_no_band():
     figure = overview(sweep(EPOCHS_PFO))
     for ax in panel_axes(figure).values():
