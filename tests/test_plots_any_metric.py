@@ -286,6 +286,7 @@ def spread(dataset, kind):
 def test_ticks_of_quantities_of_many_decades_do_not_collide(kind, sheet):
     figure = curves(spread(made_up(), kind), ["policy_srank", "return_mean"], sheet=sheet)
     assert panels_of(figure)[0].get_yscale() == ("symlog" if kind == "signed" else "log")
+    assert panels_of(figure)[0].get_ylabel() == f"dimensions ({panels_of(figure)[0].get_yscale()})"
     assert_ticks_apart(figure)
 
 

@@ -267,7 +267,7 @@ def _share_limits(axes: Sequence[Axes], cells: Sequence[Cell | None], dataset: x
                 ax.axhline(width, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
             draw_references(ax, levels[ax])
         label = members[0][0].get_ylabel()
-        if panel.is_free and scale != "linear" and label is not None:
+        if scale == "symlog" or (panel.is_free and scale == "log"):
             members[0][0].set_ylabel(f"{label} ({scale})".strip())
 
 

@@ -21,8 +21,6 @@ class Panel:
     sign: int = 1
     """-1 shows minus the metric."""
     is_log: bool = False
-    is_linear: bool = False
-    """Whether its axis is linear whatever its values: a logarithm needs no other one."""
     is_from_zero: bool = False
     is_count: bool = False
     short: str = ""
@@ -32,7 +30,7 @@ class Panel:
 
 
 RETURN = Panel(metric="return_mean", title="Return", label="mean return of an episode")
-ENTROPY = Panel(metric="entropy", title="Policy entropy", label="nats", is_linear=True)
+ENTROPY = Panel(metric="entropy", title="Policy entropy", label="nats")
 POLICY_RANK = Panel(
     metric="policy_rank", title="Policy rank", label="dimensions (PCA, 99 %)", is_from_zero=True, is_count=True
 )

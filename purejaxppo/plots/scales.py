@@ -31,7 +31,7 @@ def choose_scale(panel: Panel, values: np.ndarray) -> Scale:
     both signs, or falls to 0, is symmetric logarithmic: linear near 0.
     """
     sizes = np.abs(values[values != 0])
-    if sizes.size == 0 or panel.is_linear:
+    if sizes.size == 0:
         return "linear"  # all zero: a linear axis shows it, a logarithmic one cannot
     if panel.is_log and np.any(values > 0):
         return "log"
