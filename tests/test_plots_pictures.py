@@ -1,6 +1,7 @@
 """Pictures keep the colours of their legends: those that are committed, and any that is made small."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,21 @@ def test_a_figure_for_a_paper_can_be_read_at_print_size(name):
     assert figure.get_tightbbox(renderer).x1 <= 5.5 + 0.02
     assert figure.get_tightbbox(renderer).x0 >= -0.02
     assert figure.get_figheight() <= 9
+
+
+def test_what_is_published_is_enough_to_draw_again():
+    """Sweeps were deleted, and their pictures could not be redrawn: `drawn.nc` has all but the spectra."""
+    publish = runpy.run_path(str(RESULTS.parent / "publish.py"))
+    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=2)
+    dataset["policy_plasticity_constant_loss"] = dataset["policy_plasticity_loss"] * 0 + 1.5
+    small = publish["kept"](dataset)
+    assert small["entropy"].dtype == np.float32
+    assert small["status"].dtype == dataset["status"].dtype
+    assert not {"D", "minibatch"} & set(small.dims)
+    for name in set(FIGURES) - {"spectrum"}:
+        figures = draw_figure(dataset, name), draw_figure(small, name)
+        texts = [[text.get_text() for ax in figure.axes for text in ax.texts] for figure in figures]
+        assert texts[0] == texts[1]
+        for before, after in zip(figures[0].axes, figures[1].axes, strict=True):
+            for one, other in zip(before.lines, after.lines, strict=True):
+                np.testing.assert_allclose(one.get_xydata(), other.get_xydata(), rtol=1e-4, atol=1e-4)

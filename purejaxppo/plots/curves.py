@@ -31,8 +31,8 @@ __all__ = ["OVERVIEW", "Panel", "curves", "draw_curves", "overview", "save_figur
 
 _MOST_COLUMNS, _MOST_PAPER_COLUMNS = 4, 3
 """Of facets beside each other."""
-_MOST_PLACES, _MOST_BAND_PLACES = 500, 250
-"""Log points at which single runs, and bands, are drawn: about one a pixel, and one every two."""
+_MOST_PLACES = 250
+"""Log points at which single runs and bands are drawn: one every two or three pixels of a panel."""
 
 
 def curves(
@@ -207,7 +207,7 @@ def _draw_point(
         has_band = values.shape[0] >= MIN_RUNS
         # Of fewer runs the single ones are all that says how sure the middle is.
         alpha = np.clip(0.9 / np.sqrt(num_points), 0.25, 0.45) if has_band else 0.55
-        shown = _spread(steps.size, _MOST_PLACES)
+        shown = _spread(steps.size)
         runs = [np.column_stack([steps[shown], row]) for row in values[:, shown]]
         thin = LineCollection(
             runs,
@@ -220,7 +220,6 @@ def _draw_point(
         )
         ax.add_collection(thin, autolim=False)
         if has_band:
-            shown = _spread(steps.size, _MOST_BAND_PLACES)
             low, high = bootstrap_interval(values[:, shown], iqm, num_resamples=1000)
             alpha = np.clip(0.3 / np.sqrt(num_points), 0.1, 0.2)
             ax.fill_between(steps[shown], low, high, color=colour, alpha=alpha, linewidth=0)
@@ -237,9 +236,9 @@ def _draw_point(
             ax.plot(*mark, "x", color=colour, markersize=5, markeredgewidth=1.4, zorder=5, clip_on=False)
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    """Places of at most so many log points, evenly spread, the first and the last among them; all of few."""
-    return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).round().astype(int))
+def _spread(count: int) -> np.ndarray:
+    """Places of at most 250 of so many log points, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, _MOST_PLACES)).round().astype(int))
 
 
 def _share_limits(axes: Sequence[Axes], cells: Sequence[Cell | None], dataset: xr.Dataset, is_shared: bool) -> None:

@@ -89,8 +89,8 @@ def _set_symlog(ax: Axes, finite: np.ndarray, is_vertical: bool) -> tuple[float,
     bottom = max(int(np.floor(np.log10(np.quantile(sizes, 0.1)))), top - _MOST_DECADES)
     linear = 10.0**bottom
     (ax.set_yscale if is_vertical else ax.set_xscale)("symlog", linthresh=linear, linscale=0.5)
-    stride = -(-(top - bottom + 1) // 4)
-    powers = [10.0**power for power in range(top, bottom - 1, -stride)]
+    largest = int(np.floor(np.log10(sizes.max()) + 1e-9))
+    powers = [10.0**power for power in range(largest, bottom - 1, -max(1, -(-(largest - bottom + 1) // 4)))]
     low, high = float(finite.min()), float(finite.max())
     axis = ax.yaxis if is_vertical else ax.xaxis
     ticks = [-power for power in powers if low < 0] + [0.0] + [power for power in powers if high > 0]
