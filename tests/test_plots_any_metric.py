@@ -352,6 +352,15 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     assert panels_of(figure)[1].get_ylabel() == "ratio to 0 (log)"
 
 
+def test_the_level_of_reference_keeps_its_label_where_others_give_way():
+    levels = [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+    figure = sensitivity(made_up({"pfo_coef": levels}, num_seeds=1), sheet=PAPER)
+    figure.draw_without_rendering()
+    shown = [text.get_text() for text in panels_of(figure)[-1].get_xticklabels()]
+    assert shown[0] == "0"
+    assert 2 < len(shown) < 10
+
+
 def test_sensitivity_needs_a_number_and_levels_that_there_are():
     assert swept_number(made_up({"pfo_coef": [0.0, 1.0]})) is None
     assert swept_number(made_up({"num_epochs": [1, 2, 4, 8], "pfo_coef": [0.0, 1.0, 10.0]}, 1)) == "pfo_coef"

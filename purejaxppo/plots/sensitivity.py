@@ -158,7 +158,7 @@ def _draw_column(
             say_empty(ax)
         return
     is_ratio = set_scale(axes[0], panel, finite) == "log"
-    places = dict(zip(levels, _places(levels), strict=True))
+    places = dict(zip(levels, _places(levels, base), strict=True))
     differences = []
     for point, at in lines:
         style = line_style(channels, point) | {"label": describe(point)}
@@ -185,14 +185,18 @@ def _name_difference(ax: Axes, panel: Panel, shown: np.ndarray, base: float | No
     ax.set_ylabel(f"difference from {against}")
 
 
-def _places(levels: Sequence[float]) -> list[float]:
-    """Where levels stand: at their order of magnitude where they span more than one, 0 a step before the smallest."""
+def _places(levels: Sequence[float], base: float | None) -> list[float]:
+    """Where levels stand, that of reference at 0: at their order of magnitude where they span more than one;
+    0 a step before the smallest.
+    """
     positive = [level for level in levels if level > 0]
     if not positive or min(levels) < 0 or max(positive) / min(positive) < 10:
         span = (max(levels) - min(levels)) / max(1, len(levels) - 1) or 1.0
-        return [level / span for level in levels]
-    first = np.log10(min(positive))
-    return [float(np.log10(level)) if level > 0 else float(first - 1) for level in levels]
+        places = np.array(levels) / span
+    else:
+        first = np.log10(min(positive))
+        places = np.array([np.log10(level) if level > 0 else first - 1 for level in levels])
+    return (places - (places[list(levels).index(base)] if base in levels else 0.0)).tolist()
 
 
 def _summary(values: np.ndarray) -> tuple[Estimate, np.ndarray]:
