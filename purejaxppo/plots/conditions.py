@@ -106,6 +106,8 @@ def arrange(everything: Sequence[Point], facet: str | None = None) -> tuple[list
     that makes the fewest. What is left with more than six points is cut into parts of similar size; each begins with
     plain PPO, if that is among them.
     """
+    if not everything:
+        return [Facet(name="", points=())], []
     swept = [point for point, _ in everything]
     bundle = bundled_fields(swept)
     groups = [bundle] * bool(bundle) + [(field,) for field in varying_fields(swept) if field not in bundle]

@@ -15,7 +15,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_sweep, say_bands
 from purejaxppo.plots.channels import Channel, describe, is_intervention, is_number, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
-from purejaxppo.plots.conditions import Facet, arrange, check_field, select
+from purejaxppo.plots.conditions import arrange, check_field, select
 from purejaxppo.plots.panels import NORM, POLICY_RANK, RETURN, Panel, panel_of
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
@@ -61,7 +61,7 @@ def sensitivity(
     lines, levels = ([], []) if field is None else _lines(chosen, field)
     base = _reference(field, levels, reference)
     members = [(rest, np.array([number])) for number, (rest, _) in enumerate(lines)]
-    facets, channels = arrange(members) if members else ([Facet(name="", points=())], [])
+    facets, channels = arrange(members)
     legends, caption = list(channels), _caption(chosen, field, base, lines)
     if field and "return_mean" in [panel.metric for panel in panels]:
         everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
