@@ -21,7 +21,8 @@ import purejaxppo as pjp
 from purejaxppo.plots.figures import draw_figure, file_name
 from purejaxppo.plots.files import as_small_png, lost_colours
 from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_6, OVERVIEW
-from purejaxppo.results.dataset import by_environment, save
+from purejaxppo.results.dataset import by_environment
+from purejaxppo.results.files import save
 from purejaxppo.statistics.correlations import RANKS
 
 RESULTS = Path(__file__).parent / "results"

@@ -163,18 +163,22 @@ def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "tex
     print(_tabulate(load_results(directory), directory, format))
 
 
-def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, inconclusive or not tested.
+def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+    """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
         directory: Directory of a sweep.
+        format: text, markdown or latex.
     """
-    from purejaxppo.claims.verdicts import evaluate_claims, format_claims
+    from purejaxppo.claims.table import format_claims
+    from purejaxppo.claims.verdicts import evaluate_claims
+    from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
+    check_format(format)
     table = evaluate_claims(load_results(directory))
     path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
-    print(f"{format_claims(table)}\nTable: {path}")
+    print(f"{format_claims(table, format)}\nTable: {path}")
 
 
 def compare(

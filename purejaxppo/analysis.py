@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from purejaxppo._moved import MOVED
 
 if TYPE_CHECKING:
-    from purejaxppo.claims.verdicts import evaluate_claims, format_claims
+    from purejaxppo.claims.table import format_claims
+    from purejaxppo.claims.verdicts import evaluate_claims
     from purejaxppo.plots.curves import overview
     from purejaxppo.plots.figures import FIGURES, draw_figure
     from purejaxppo.plots.style import save_figure
@@ -57,7 +58,7 @@ __path__: list[str] = []
 
 _HOME = {
     "evaluate_claims": "claims.verdicts",
-    "format_claims": "claims.verdicts",
+    "format_claims": "claims.table",
     "comparison_table": "statistics.comparison",
     "format_comparison": "statistics.comparison",
     "CollapseCount": "statistics.collapse",

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.claims.verdicts import EXPLANATION as VERDICTS
-from purejaxppo.claims.verdicts import TITLES, evaluate_claims, format_effect
+from purejaxppo.claims.table import EXPLANATION as VERDICTS
+from purejaxppo.claims.table import HEADER, cells, filled, how_far
+from purejaxppo.claims.verdicts import evaluate_claims
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.figures import draw_figure
 from purejaxppo.plots.files import as_small_png
@@ -139,17 +140,12 @@ def _claims(dataset: xr.Dataset) -> str:
         table = evaluate_claims(dataset)
     except ConfigError as error:
         return _paragraph(f"Not evaluated: {error}")
-    rows, heads = [], []
-    for row in table.to_dict("records"):
-        heads.append(not row["part"])
-        note = f" ({row['note']})" if row["note"] else ""
-        if not row["part"]:
-            rows.append([row["claim"], row["verdict"], TITLES[row["claim"]] + note, "", "", ""])
-            continue
-        effect = [format_effect(row), f"> {format_value(row['threshold'])}", row["runs"]]
-        rows.append(["", row["verdict"], row["part"] + note, *(["", "", ""] if row["note"] else effect)])
-    header = ["claim", "verdict", "what the paper says", "effect [95 % interval]", "needs", "runs"]
-    return _table(header, rows, texts=(2,), heads=heads) + _paragraph(VERDICTS)
+    parts = []
+    for _, part in table.groupby("env", sort=False):
+        rows = [filled(cells(row)) for row in part.to_dict("records")]
+        heads = [row[0] != "" for row in rows]
+        parts.append(_paragraph(how_far(part)) + _table(HEADER, rows, texts=(2,), heads=heads))
+    return "".join(parts) + _paragraph(VERDICTS)
 
 
 def _runs(dataset: xr.Dataset) -> str:

@@ -220,9 +220,13 @@ def test_claims_are_printed_and_kept(swept: tuple[Path, Any], environment: dict[
     table = pd.read_csv(folder / "runs" / "tiny" / "claims.csv")
     verdicts = {row["claim"]: row["verdict"] for row in table.to_dict("records") if pd.isna(row["part"])}
     assert list(verdicts) == ["C1", "C2", "C3", "C4", "C5", "C6"]
-    assert set(verdicts.values()) <= {"INCONCLUSIVE", "NOT TESTED"}
+    assert set(verdicts.values()) <= {"INCONCLUSIVE", "NOT OBSERVED", "NOT TESTED"}
     assert verdicts["C2"] == "NOT TESTED"
     assert "C2     NOT TESTED" in process.stdout
+    assert process.stdout.splitlines()[0].endswith("% of the paper's length")
+    process = call(["claims", "runs/tiny", "--format", "markdown"], folder, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "| C2 | NOT TESTED |" in process.stdout
 
 
 def test_a_comparison_is_printed_and_kept(swept: tuple[Path, Any], environment: dict[str, str]) -> None:

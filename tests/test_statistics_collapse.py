@@ -155,6 +155,14 @@ def test_a_run_that_never_learned_has_nothing_to_lose(kind):
     assert np.mean(found.has_learned) < 0.02
 
 
+def test_slow_wandering_is_no_learning():
+    """Half of these rise by more than five of their own jumps; but their level goes up and down all along."""
+    rng, returns = np.random.default_rng(1), np.zeros((200, 300))
+    for t in range(1, 300):
+        returns[:, t] = 0.95 * returns[:, t - 1] + rng.normal(size=200)
+    assert np.mean(outcomes(dataset(num_runs=200, num_logs=300, return_mean=returns)).has_learned) < 0.1
+
+
 @pytest.mark.parametrize("num_logs", [20, 100, 1000])
 def test_a_run_that_gained_eight_times_its_noise_and_lost_it_has_collapsed(num_logs):
     """As sure as the others are of having none: learned in a fifth of the run, lost in a tenth of it."""
@@ -256,6 +264,8 @@ def test_the_count_has_the_exact_interval_and_tells_who_never_learned():
     np.testing.assert_allclose((count.low, count.high), (interval.low, interval.high), rtol=1e-12)
     assert (count.num_diverged, count.num_unlearned) == (1, 1)
     assert count.label == "collapsed 2 of 4 [7 %, 93 %], 1 never learned"
+    # A run that diverged before it learned anything has collapsed, and is not counted twice.
+    assert outcomes(dataset(num_runs=2, status=[2, 0])).count().label == "collapsed 1 of 2 [1 %, 99 %]"
     assert found.count(np.array([3])).label == "collapsed 0 of 1 [0 %, 98 %]"
     assert found.count(np.zeros(0, dtype=int)).cell == "0 of 0"
     with pytest.raises(ConfigError, match="return_mean is not in these results"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purejaxppo.plots.sheets import house_style, sheet_of
-from purejaxppo.results.dataset import sync_and_rename
+from purejaxppo.results.files import sync_and_rename
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

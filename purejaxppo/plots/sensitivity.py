@@ -196,7 +196,7 @@ def _places(levels: Sequence[float], base: float | None) -> list[float]:
     else:
         first = np.log10(min(positive))
         places = np.array([np.log10(level) if level > 0 else first - 1 for level in levels])
-    return (places - (places[list(levels).index(base)] if base in levels else 0.0)).tolist()
+    return (places - (0.0 if base is None else places[list(levels).index(base)])).tolist()
 
 
 def _summary(values: np.ndarray) -> tuple[Estimate, np.ndarray]:

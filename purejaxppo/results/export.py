@@ -21,7 +21,8 @@ import xarray as xr
 
 from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError, RunError
-from purejaxppo.results.dataset import recorded_fields, swept_fields, sync_and_rename
+from purejaxppo.results.dataset import recorded_fields, swept_fields
+from purejaxppo.results.files import sync_and_rename
 from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.results.tidy import tidy
 

@@ -51,7 +51,6 @@ __getattr__, __dir__ = lazy(
         "contrasts": ("Difference", "Selection", "difference", "holm", "probability_of_best", "select_best"),
         "correlations": (),
         "estimates": (
-            "Difference",
             "Estimate",
             "bootstrap_interval",
             "exact_interval",
