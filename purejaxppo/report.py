@@ -7,11 +7,10 @@ printed. Whatever comes from the results is escaped.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -21,15 +20,13 @@ from purejaxppo.claims.table import HEADER, cells, filled, how_far
 from purejaxppo.claims.verdicts import evaluate_claims
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.figures import draw_figure
-from purejaxppo.plots.style import as_png
+from purejaxppo.plots.files import as_small_png
+from purejaxppo.plots.sensitivity import swept_number
 from purejaxppo.results.dataset import by_environment, recorded_fields, swept_fields
 from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.results.runs import describe_runs, diverged_steps, steps_of_runs, steps_reached
 from purejaxppo.statistics.summary import EXPLANATION, summary_table, table_cells
 from purejaxppo.statistics.tables import MISSING, compact, format_value
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Figure -> (heading, the metric without which it would be empty).
 _FIGURES = {
@@ -42,9 +39,9 @@ _FIGURES = {
     "7": ("Figure 7: agreement of the rank measures", "policy_effective_rank"),
     "spectrum": ("Spectrum of the features", "policy_singular_values"),
     "survival": ("Survival", "policy_rank"),
+    "sensitivity": ("Sensitivity: final values against a swept number", "return_mean"),
 }
-_DPI = 140
-_COLOURS = 255
+_WIDTH = 1540  # pixels
 _MOST_ROWS = 200
 
 _STYLE = """
@@ -80,7 +77,8 @@ figure { margin: 0 0 2rem; }
 def html_report(dataset: xr.Dataset) -> str:
     """The page: summary, figures that the data allow, claims, runs that diverged, configuration, provenance."""
     name = dataset.attrs.get("name", "") or "Sweep"
-    shown = [key for key, (_, metric) in _FIGURES.items() if _has_values(dataset, metric)]
+    offered = {key: figure for key, figure in _FIGURES.items() if key != "sensitivity" or swept_number(dataset)}
+    shown = [key for key, (_, metric) in offered.items() if _has_values(dataset, metric)]
     sections = [
         ("summary", "Summary", _summary(dataset)),
         ("figures", "Figures", _figures(dataset, shown)),
@@ -125,23 +123,16 @@ def _figures(dataset: xr.Dataset, shown: Sequence[str]) -> str:
         images = []
         for part in by_environment(dataset).values():
             alt = escape(f"{_FIGURES[key][0]}; {describe_runs(part)}")
-            data = base64.b64encode(_png(draw_figure(part, key))).decode()
+            data = base64.b64encode(as_small_png(draw_figure(part, key), _WIDTH)).decode()
             images.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
         parts.append(f'<figure class="wide" id="figure-{key}">{"".join(images)}</figure>\n')
-    missing = [f"{title} (no {metric})" for key, (title, metric) in _FIGURES.items() if key not in shown]
+    missing = [
+        f"{title} (no {metric})"
+        for key, (title, metric) in _FIGURES.items()
+        if key not in shown and not _has_values(dataset, metric)
+    ]
     note = _paragraph(f"Not drawn, as the results lack what they show: {'; '.join(missing)}.") if missing else ""
     return "".join(parts) + note
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as PNG with few colours: a third of the size, with no difference to see."""
-    from PIL import Image
-
-    small = io.BytesIO()
-    Image.open(io.BytesIO(as_png(figure, _DPI))).convert("RGB").quantize(_COLOURS).save(
-        small, format="PNG", optimize=True
-    )
-    return small.getvalue()
 
 
 def _claims(dataset: xr.Dataset) -> str:

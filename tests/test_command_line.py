@@ -159,6 +159,16 @@ def test_several_environments_get_a_figure_each(tmp_path: Path, environment: dic
     assert len({(tmp_path / figure).read_bytes() for figure in figures}) == 2
 
 
+def test_any_metric_is_drawn_where_one_says(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    options = "--metric kl policy_srank --by pfo_coef --where seed=1 --out picture.png"
+    process = call(["plot", "runs/tiny", *options.split()], swept[0], environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: picture.png\n", "")
+    process = call(["plot", "runs/tiny", "--metric", "kl", "--facet", "pfo_coef", "--paper"], swept[0], environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: runs/tiny/kl.pdf\n", "")
+    for suffix, begin in {"pdf": b"%PDF", "svg": b"<?xml", "txt": b"KL(old || new) over training. tiny: "}.items():
+        assert (swept[0] / f"runs/tiny/kl.{suffix}").read_bytes().startswith(begin)
+
+
 def test_a_report_is_written_into_the_directory(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
     process = call(["report", "runs/tiny"], swept[0], environment)
     assert (process.returncode, process.stdout, process.stderr) == (0, "Report: runs/tiny/report.html\n", "")
@@ -418,6 +428,9 @@ MISTAKES = [
     command("plot nothing --figure 1", "nothing", "no results"),
     command("plot nothing --figure 8", "figure '8' is unknown", "spectrum"),
     command("plot nothing --figure spectum", "figure 'spectum' is unknown", "did you mean spectrum"),
+    command("plot nothing --figure 1 --metric kl", "figure is 1, which shows metrics of its own"),
+    command("plot nothing --by pfo_coef", "by and facet go with metric"),
+    command("plot nothing --metric kl --where pfo_coef", "where is 'pfo_coef', but must be FIELD=VALUE"),
     command("report nothing", "nothing", "no results"),
     command("report empty", "empty", "no results", files={"empty/": ""}),
     command("toy --learning-rate 0", "learning_rate is 0.0", "greater than 0"),

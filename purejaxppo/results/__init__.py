@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from purejaxppo._lazy import lazy
 
 if TYPE_CHECKING:
-    from purejaxppo.results import dataset, export, files, registry, runs
+    from purejaxppo.results import dataset, export, files, registry, runs, tidy
     from purejaxppo.results.dataset import GroupResult, by_environment, points, swept_fields, to_dataset
     from purejaxppo.results.export import long_table
     from purejaxppo.results.files import load, save
@@ -21,6 +21,7 @@ __getattr__, __dir__ = lazy(
         "files": ("load", "save"),
         "registry": ("HEADLINE", "METRICS", "Metric", "markdown_table"),
         "runs": (),
+        "tidy": (),
     },
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "runs",
     "save",
     "swept_fields",
+    "tidy",
     "to_dataset",
 ]
