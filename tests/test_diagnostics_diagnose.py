@@ -348,14 +348,18 @@ def test_no_gradient_flows_through_a_diagnosis() -> None:
     np.testing.assert_array_equal(gradient, 1)
 
 
-def test_one_qr_and_one_svd_for_all_spectra_and_one_qr_for_all_probes(inputs: dict[str, Any]) -> None:
-    """Each on a single matrix: several LAPACK calls on batches in one program can deadlock XLA's CPU runtime."""
-    text = jax.jit(jax.vmap(diagnose_one)).lower(inputs).as_text()
-    calls = [line for line in text.splitlines() if "@lapack_s" in line]
-    assert sum("@lapack_sgeqrf" in line for line in calls) == 2
-    assert sum("@lapack_sgesdd" in line for line in calls) == 1
-    for line in calls:
-        assert max(shape.count("x") for shape in re.findall(r"tensor<([0-9x]+)xf32>", line)) == 1, line
+def test_a_library_call_takes_one_matrix_on_a_cpu_and_all_on_a_gpu(inputs: dict[str, Any]) -> None:
+    """Several LAPACK calls on batches in one program can deadlock XLA's CPU runtime; jaxlib loops over QRs and SVDs."""
+    on_cpu = {"lapack_sgeqrf_ffi", "lapack_sorgqr_ffi", "lapack_sgesdd_ffi", "lapack_dpotrf_ffi"}
+    for platform, kinds, num_matrices in (
+        ("cpu", on_cpu, 1),
+        ("cuda", {"cusolver_syevd_ffi", "cusolver_potrf_ffi"}, 2 * 2 * RUNS),
+    ):
+        text = jax.jit(jax.vmap(diagnose_one)).trace(inputs).lower(lowering_platforms=(platform,)).as_text()
+        calls = re.findall(r"custom_call @((?:lapack|cu)\w+)\(.* : \(tensor<([0-9x]+)xf", text)
+        assert {name for name, _ in calls if "trsm" not in name} == kinds
+        for _, shape in calls:
+            assert np.prod([int(size) for size in shape.split("x")[:-2]]) == num_matrices, calls
 
 
 def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_update_does() -> None:

@@ -194,7 +194,7 @@ def test_dead_networks_end_at_the_best_constant() -> None:
     hparams = dataclasses.replace(HPARAMS, learning_rate=2e-2, max_grad_norm=10.0)
     many = dataclasses.replace(learner, config=dataclasses.replace(learner.config, num_plasticity_epochs=20))
     losses = plasticity.plasticity_losses(many, hparams, dataclasses.replace(state, params=dead), task)[-1]
-    np.testing.assert_allclose(losses, task.constant_loss, rtol=0.3)
+    np.testing.assert_allclose(losses, task.constant_loss, rtol=0.5)
 
 
 def test_a_network_with_half_of_its_units_dead_fits_worse() -> None:

@@ -13,9 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_diagnostics_spectral import public_matrices, with_spectrum
 
-from purejaxppo.diagnostics.probe import explained_variance, probe_r2
+from purejaxppo.diagnostics.probe import centred, explained_variance, probe_r2
+from purejaxppo.diagnostics.routes import regression_r2
 
-probe = jax.jit(probe_r2)
+# gram32, a TPU's, tells units apart that differ by more than 1e-3 of their norm: tests of smaller differences leave it
+# out or compare it to its own formula.
+PROBES = {
+    route: jax.jit(lambda features, target, route=route: regression_r2(features, centred(target), route))
+    for route in ("gram", "gram32")
+} | {None: jax.jit(probe_r2)}
+every_route = pytest.mark.parametrize("route", PROBES)
+probe = PROBES[None]
 
 
 def targets_of(features: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -80,7 +88,9 @@ def test_any_features(
     assert float(probe(features, target)) == pytest.approx(slow.probe_r2(features, target), rel=1e-3, abs=2e-5)
 
 
-def test_limits() -> None:
+@every_route
+def test_limits(route: str | None) -> None:
+    probe = PROBES[route]
     rng = np.random.default_rng(0)
     features = rng.normal(size=(100, 7)).astype(np.float32)
     target = rng.normal(size=100).astype(np.float32)
@@ -108,6 +118,32 @@ def test_nothing_depends_on_scale_order_or_copies_of_units() -> None:
     # Two units that differ by 1e-3 of their norm, and a third one that is made of them.
     near = np.c_[features[:, :1], features[:, :1] + 1e-3 * features[:, 1:2], features[:, 1:2], features[:, 2:]]
     assert float(probe(near, target)) == pytest.approx(expected, rel=1e-3)
+
+
+def r2_with_floor(features: np.ndarray, target: np.ndarray, floor: float) -> float:
+    """Of a ridge regression in float64 on units of norm 1: what R^2 with a floor under the eigenvalues is."""
+    x, y = np.float64(features), np.float64(target)
+    x, y = x - x.mean(axis=0), y - y.mean()
+    norms = np.linalg.norm(x, axis=0)
+    u, sigma, _ = np.linalg.svd(x[:, norms > 0] / norms[norms > 0], full_matrices=False)
+    return float(np.sum((u.T @ y) ** 2 * sigma**2 / (sigma**2 + floor)) / np.sum(y**2))
+
+
+@pytest.mark.parametrize(("route", "floor", "atol"), [("gram", 1e-12, 2e-5), ("gram32", 1e-6, 2e-3)])
+@pytest.mark.parametrize("rank", [1, 3, 16, 64])
+@pytest.mark.parametrize("kind", ["linear", "relu", "copies"])
+def test_collapsed_features_and_a_floor(route: str, floor: float, atol: float, rank: int, kind: str) -> None:
+    """64 units of float32: rounding leaves some eigenvalues of their correlations below 0."""
+    rng = np.random.default_rng(rank)
+    basis = rng.normal(size=(1024, rank))
+    features = basis @ rng.normal(size=(rank, 64))
+    if kind == "relu":
+        features = np.maximum(features, 0)
+    if kind == "copies":
+        features = np.repeat(features[:, :16], 4, axis=1)
+    features, target = np.float32(features), np.float32(basis[:, 0] + 2 * rng.normal(size=1024))
+    expected = r2_with_floor(features, target, floor)
+    assert float(PROBES[route](features, target)) == pytest.approx(expected, abs=atol)
 
 
 def test_explained_variance() -> None:

@@ -16,8 +16,8 @@ import xarray as xr
 
 import purejaxppo as pjp
 from purejaxppo import blas, networks
-from purejaxppo.diagnostics import probe
 from purejaxppo.diagnostics.probe import probe_r2
+from purejaxppo.diagnostics.routes import singular_values_and_r2
 from purejaxppo.diagnostics.spectral import singular_values, spectral_measures
 from purejaxppo.evaluate import evaluate
 from purejaxppo.ppo import state as state_module
@@ -199,21 +199,22 @@ def test_the_route_for_accelerators_gives_the_same_results(
     assert sorted(run.index for policies in load_policies(tmp_path / "out") for run in policies.runs) == list(range(16))
 
 
-def both_branches(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-    """What a function gives on a CPU, and what its branch for all other platforms gives there."""
-    here = jax.jit(lambda *x: function(*x))(*arguments)
-    chosen: list[Any] = []
+def all_branches(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function gives on a CPU, and what its branches for a TPU and all other platforms give there."""
+    found = [jax.jit(lambda *x: function(*x))(*arguments)]
+    for platform in ("default", "tpu"):
+        chosen: list[Any] = []
 
-    def others(*arguments: Any, cpu: Any, default: Any) -> Any:
-        chosen.append(default)
-        return default(*arguments)
+        def other(*arguments: Any, platform: str = platform, chosen: list[Any] = chosen, **branches: Any) -> Any:
+            chosen.append(branches.get(platform, branches["default"]))
+            return chosen[-1](*arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(jax.lax, "platform_dependent", others)
-        patch.setattr(blas, "is_cpu", lambda: False)
-        there = jax.jit(lambda *x: function(*x))(*arguments)
-    assert chosen
-    return here, there
+        with monkeypatch.context() as patch:
+            patch.setattr(jax.lax, "platform_dependent", other)
+            patch.setattr(blas, "is_cpu", lambda: False)
+            found.append(jax.jit(lambda *x: function(*x))(*arguments))
+        assert chosen
+    return found
 
 
 def normal(*shape: int) -> jax.Array:
@@ -225,8 +226,8 @@ PLATFORM_DEPENDENT = {
     "singular values": (singular_values, normal(3, 20, 6)),
     "singular values of wide matrices": (singular_values, normal(2, 2, 6, 20)),
     "spectral measures": (spectral_measures, normal(3, 20, 6)),
-    # R^2 itself does not depend on a scale: also what it is read off.
-    "probe": (jax.vmap(lambda x, y: (probe_r2(x, y), probe._factor(x))), normal(3, 20, 6), normal(3, 20)),
+    "probe": (jax.vmap(probe_r2), normal(3, 20, 6), normal(3, 20)),
+    "singular values and R^2": (jax.vmap(singular_values_and_r2), normal(3, 20, 6), normal(3, 20)),
     "orthonormal": (jax.vmap(networks._orthonormal), normal(3, 8, 5)),
     "orthogonal initialization": (
         jax.vmap(make_learner(pjp.TrainConfig(initialization="orthogonal", hidden_sizes=(8, 6))).networks.init),
@@ -236,9 +237,10 @@ PLATFORM_DEPENDENT = {
 
 
 @pytest.mark.parametrize("name", PLATFORM_DEPENDENT)
-def test_both_branches_of_what_depends_on_the_platform(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, there = both_branches(monkeypatch, *PLATFORM_DEPENDENT[name])
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), here, there)
+def test_all_branches_of_what_depends_on_the_platform(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, *elsewhere = all_branches(monkeypatch, *PLATFORM_DEPENDENT[name])
+    for there in elsewhere:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), here, there)
 
 
 def test_a_rollout_a_minibatch_at_a_time_is_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,15 @@ Prints a table and writes OUT/gpu_PIECE.json: machine, versions and every raw nu
 far are in OUT/gpu_PIECE.json.part. A rate is aggregate environment steps a second of a whole run with diagnostics at
 its (up to) 100 log points and plasticity measurements at 40, without compilation.
 
-rates_*          rate, memory and operations for 1, 16, 64, 256 and 1024 runs: CartPole (4 environments x 128 steps, MLP
-                 64-64), Breakout (64 x 128, flat, MLP 64-64), Breakout with the paper's settings and a convolution,
-                 brax's hopper with the paper's settings
+rates_*          rate, memory and operations for more and more runs: CartPole (4 environments x 128 steps, MLP 64-64),
+                 Breakout (64 x 128, flat, MLP 64-64), Breakout with the paper's settings and a convolution, brax's
+                 hopper with the paper's settings; rates_hopper_graphs is for XLA_FLAGS that make loops CUDA graphs
 breakout_300     a sweep of 300 Breakout runs of 1M steps, from nothing to the result file
+breakout_300_training   the training of those runs alone: with diagnostics, without, and with TF32
 singular_values  milliseconds per matrix and accuracy of several routes
 diagnostics      what diagnostics and plasticity measurements add to 64 runs
 deterministic    what deterministic kernels cost, and whether they give equal bits
-profile          a trace of two updates of Breakout with the paper's settings, 64 runs
+profile          a trace of two updates of those 300 runs
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from purejaxppo.sweep.provenance import provenance
 Row = dict[str, Any]
 PIECES: dict[str, Callable[[Options], Iterator[Row]]] = {
     **{f"rates_{name}": partial(gpu_programs.rates, name) for name in SWEEPS},
+    "rates_hopper_graphs": partial(gpu_programs.rates, "hopper"),
     "breakout_300": gpu_programs.breakout_300,
+    "breakout_300_training": gpu_programs.breakout_300_training,
     "singular_values": gpu_spectra.piece,
     "diagnostics": gpu_programs.diagnostics,
     "deterministic": gpu_programs.deterministic,

@@ -6,6 +6,7 @@ Pieces of gpu.py, which writes the rows that they yield.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import gc
 import gzip
 import hashlib
@@ -17,7 +18,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,8 @@ from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import make_groups
 from purejaxppo.sweep.program import GroupProgram
 
-RUNS = (1, 16, 64, 256, 1024)
+RUNS = {"cartpole": (1, 16, 256, 2048), "hopper": (64, 1024)}
+OTHER_RUNS = (1, 16, 64, 256, 1024)
 LONGEST_SEGMENT = 60.0  # seconds; a program whose first segment takes longer is timed once
 ENOUGH = 3.0  # seconds of timed segments
 PUBLISHED_SECONDS_A_RUN = 0.2  # rejax, 300 runs x 1M steps of Breakout on an A100
@@ -50,6 +54,13 @@ class Options:
     runs: tuple[int, ...] | None = None
     updates: int | None = None
     start: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The GPU for this process alone: pieces compile side by side, and are timed one after the other."""
+        with (self.out / "gpu.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -98,8 +109,17 @@ class Program:
         begin = time.perf_counter()
         self.state, metrics = self.program.segment(self.runs, self.state)
         if is_plasticity_point:
+            assert self.tasks is not None
             metrics = metrics.joined(self.program.plasticity(self.runs, self.state, self.tasks))
         jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - begin
+
+    def train(self) -> float:
+        """Seconds of a whole run from its start, measurements of the plasticity loss included; nothing is written."""
+        begin = time.perf_counter()
+        self.state = self.program.init(self.runs)
+        for log_point in range(1, self.config.num_logs + 1):
+            self.segment(self.config.is_plasticity_point(log_point))
         return time.perf_counter() - begin
 
     def operations(self) -> dict[str, int]:
@@ -122,16 +142,17 @@ class Program:
 def rates(name: str, options: Options) -> Iterator[dict[str, Any]]:
     """Environment steps a second, memory and operations, for more and more runs."""
     config, hparams = setting(name, options)
+    all_runs = options.runs or ((1, 2) if options.is_tiny else RUNS.get(name, OTHER_RUNS))
     last, growth = None, 1.0
-    for num_runs in options.runs or ((1, 2) if options.is_tiny else RUNS):
-        if last and last["seconds_before_rate"] + 3 * growth * last["first_segment_seconds"] > options.left():
+    for num_runs, program in zip(
+        all_runs, compiled([(config, hparams, num_runs) for num_runs in all_runs]), strict=True
+    ):
+        if last and 3 * growth * last["first_segment_seconds"] > options.left():
             yield {"setting": name, "runs": num_runs, "stopped": "expected to take too long"}
             return
-        begin = time.perf_counter()
         try:
-            program = Program(config, hparams, num_runs)
-            before = time.perf_counter() - begin
-            row = {"setting": name, "runs": num_runs, **rate(program), "seconds_before_rate": before}
+            with options.turn():
+                row = {"setting": name, "runs": num_runs, **rate(program())}
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -141,8 +162,13 @@ def rates(name: str, options: Options) -> Iterator[dict[str, Any]]:
         if last:
             growth = max(row["first_segment_seconds"] / last["first_segment_seconds"], 1.0)
         last = row
-        del program
         gc.collect()
+
+
+def compiled(programs: Sequence[tuple[TrainConfig, HyperParams, int]]) -> list[Callable[[], Program]]:
+    """Programs, compiled side by side; each is there when it is called for, or raises what its compilation raised."""
+    pool = ThreadPoolExecutor(len(programs))
+    return [pool.submit(Program, *program).result for program in programs]
 
 
 def rate(program: Program) -> dict[str, Any]:
@@ -180,34 +206,55 @@ def rate(program: Program) -> dict[str, Any]:
 
 
 def breakout_300(options: Options) -> Iterator[dict[str, Any]]:
-    """Seconds of a whole sweep of 300 runs x 1M steps, files and compilation included: bare, and with diagnostics."""
+    """Seconds of a whole sweep of 300 runs x 1M steps with all diagnostics, files and compilation included."""
     config, hparams = setting("breakout", options)
     num_runs = 2 if options.is_tiny else 300
-    seconds = 0.0
-    for variant, is_diagnosed in (("diagnostics", True), ("bare", False)):
-        if seconds > options.left():
-            yield {"variant": variant, "stopped": "expected to take too long"}
+    sweep = Sweep(name="breakout_300", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
+    with tempfile.TemporaryDirectory() as folder, options.turn():
+        begin = time.perf_counter()
+        dataset = run_sweep(sweep, folder, is_quiet=True)
+        seconds = time.perf_counter() - begin
+        known = store.read_json(Path(folder) / store.PROVENANCE)
+        layout = store.read_layout(Path(folder)) or []
+    yield {
+        "runs": num_runs,
+        "seconds": seconds,
+        "compile_seconds": known["seconds_compiling"],
+        "seconds_per_run": seconds / num_runs,
+        "published": PUBLISHED_SECONDS_A_RUN,
+        "steps_per_second": num_runs * config.num_updates * config.batch_size / seconds,
+        "runs_at_once": max(chunk.width for chunk in layout),
+        "final_return": float(dataset["return_mean"].isel(log=-1).mean()),
+        "config": dataclasses.asdict(config),
+    }
+
+
+def breakout_300_training(options: Options) -> Iterator[dict[str, Any]]:
+    """Seconds of the training of those 300 runs alone: with diagnostics, without, and with quick products (TF32)."""
+    config, hparams = setting("breakout", options)
+    num_runs = 2 if options.is_tiny else 300
+    variants = {
+        "diagnostics": config,
+        "bare": dataclasses.replace(config, diagnostics=False),
+        "diagnostics, default precision": dataclasses.replace(config, matmul_precision="default"),
+        "bare, default precision": dataclasses.replace(config, diagnostics=False, matmul_precision="default"),
+    }
+    programs = compiled([(config, hparams, num_runs) for config in variants.values()])
+    for (variant, own), program in zip(variants.items(), programs, strict=True):
+        if options.is_over():
+            yield {"variant": variant, "stopped": "time is up"}
             return
-        config = dataclasses.replace(config, diagnostics=is_diagnosed)
-        sweep = Sweep(name="breakout_300", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
-        with tempfile.TemporaryDirectory() as folder:
-            begin = time.perf_counter()
-            dataset = run_sweep(sweep, folder, is_quiet=True)
-            seconds = time.perf_counter() - begin
-            known = store.read_json(Path(folder) / store.PROVENANCE)
-            layout = store.read_layout(Path(folder)) or []
-        steps = num_runs * config.num_updates * config.batch_size
+        made = program()
+        with options.turn():
+            made.segment()
+            seconds = made.train()
         yield {
             "variant": variant,
             "runs": num_runs,
             "seconds": seconds,
-            "compile_seconds": known["seconds_compiling"],
-            "seconds_per_run": seconds / num_runs,
-            "published": PUBLISHED_SECONDS_A_RUN,
-            "steps_per_second": steps / seconds,
-            "runs_at_once": max(chunk.width for chunk in layout),
-            "final_return": float(dataset["return_mean"].isel(log=-1).mean()),
-            "config": dataclasses.asdict(config),
+            "compile_seconds": made.compile_seconds,
+            "steps_per_second": num_runs * own.num_updates * own.batch_size / seconds,
+            "gib": made.program.needed_memory / 2**30,
         }
 
 
@@ -223,11 +270,12 @@ def diagnostics(options: Options) -> Iterator[dict[str, Any]]:
         full = Program(config, hparams, num_runs)
         turns = {"bare": (bare, False), "diagnostics": (full, False), "plasticity": (full, True)}
         seconds: dict[str, list[float]] = {variant: [] for variant in turns}
-        while sum(map(sum, seconds.values())) < 5 * ENOUGH or len(seconds["bare"]) < 3:
-            for variant, (program, is_plasticity_point) in turns.items():
-                seconds[variant].append(program.segment(is_plasticity_point))
-            if options.is_tiny and len(seconds["bare"]) == 3:
-                break
+        with options.turn():
+            while sum(map(sum, seconds.values())) < 5 * ENOUGH or len(seconds["bare"]) < 3:
+                for variant, (program, is_plasticity_point) in turns.items():
+                    seconds[variant].append(program.segment(is_plasticity_point))
+                if options.is_tiny and len(seconds["bare"]) == 3:
+                    break
         median = {variant: statistics.median(times[1:]) for variant, times in seconds.items()}
         yield {
             "setting": name,
@@ -284,14 +332,14 @@ def _rate_in_a_process(name: str, runs: int, flag: str, is_tiny: bool) -> dict[s
 
 def profile(options: Options) -> Iterator[dict[str, Any]]:
     """A trace of one segment of two updates into OUT/profile, and the ten operations that took most of its time."""
-    name, runs = ("cartpole", 1) if options.is_tiny else ("breakout_conv", 64)
+    name, runs = ("cartpole", 1) if options.is_tiny else ("breakout", 300)
     config, hparams = setting(name, dataclasses.replace(options, updates=options.updates or 2))
     program = Program(config, hparams, runs)
     program.segment()
     trace_options = ProfileOptions()
     trace_options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder, profiler_options=trace_options):
+        with options.turn(), jax.profiler.trace(folder, profiler_options=trace_options):
             wall = program.segment()
         kept = _keep_trace(Path(folder), options.out / "profile")
     calls, seconds = device_time(ProfileData.from_serialized_xspace(gzip.decompress(kept.read_bytes())))

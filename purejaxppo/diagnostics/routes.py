@@ -8,8 +8,8 @@ gram: the Gram matrix in float64, of float32 features; its eigenvalues, and for 
 qr: QR in float32 and the SVD of R, backward stable like the SVD of the matrix itself: singular values are right to some
     1e-7 of the largest. Quicker for other matrices on a CPU, and the one for a TPU, whose compiler has units for it and
     no float64.
-A TPU's regression is by the Gram matrix in float32, of features that are centred and scaled: it tells units apart that
-differ by more than a thousandth of their norm, where float64 does so by a millionth.
+A TPU's regression is by the Gram matrix in float32, of features that are centred and scaled, and its eigenvectors: it
+tells units apart that differ by more than a thousandth of their norm, where float64 does so by a millionth.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ Out = TypeVar("Out")
 _TALL = 32
 _ROWS = {True: 256, False: 2048}  # converted to float64 at a time, on a CPU: what its cache holds, and elsewhere
 _TINY = 1e-14  # of a unit's squares, the share of its variance up to which it counts as constant: float32 rounding
+_FLOOR = {"float64": 1e-12, "float32": 1e-6}  # the share of a unit's variance up to which it adds nothing
 
 
 def singular_values(matrix: Array, route: str | None = None) -> Array:
@@ -65,7 +66,7 @@ def singular_values_and_r2(features: Array, target: Array) -> tuple[Array, Array
             gram, mean = _gram_about_mean(tall, target)
             moments, sums, num_samples = gram[:-2, :-2], gram[-1, :-2], gram[-1, -1]
             cross = jnp.outer(sums + num_samples / 2 * mean, mean)
-            return _roots(moments + cross + cross.T), _r2_of_gram(gram, mean, floor=1e-12)
+            return _roots(moments + cross + cross.T), _r2_by_cholesky(gram, mean)
 
     def by_qr(tall: Array, target: Array) -> tuple[Array, Array]:
         return _singular_values_by_qr(tall), _r2_by_gram(tall, target)
@@ -122,13 +123,19 @@ def _singular_values_by_qr(tall: Array) -> Array:
 
 def _r2_by_gram(features: Array, target: Array) -> Array:
     with jax.enable_x64(True):
-        return _r2_of_gram(*_gram_about_mean(features, target), floor=1e-12)
+        return _r2_by_cholesky(*_gram_about_mean(features, target))
 
 
 def _r2_by_gram32(features: Array, target: Array) -> Array:
+    """By eigenvalues, where rounding leaves some of collapsed features below 0 and a Cholesky factor would be NaN."""
     largest = jnp.abs(features - features.mean(axis=0)[None]).max(axis=0)  # float32 squares overflow early
     features = features / jnp.where(largest == 0, 1, largest)[None]
-    return _r2_of_gram(*_gram_about_mean(features, target, "float32"), floor=1e-6)
+    correlations, with_target, total = _correlations(*_gram_about_mean(features, target, "float32"))
+    is_finite = jnp.isfinite(correlations).all()
+    eigenvalues, vectors = jnp.linalg.eigh(jnp.where(is_finite, correlations, 0))
+    explained = jnp.square(jnp.matmul(with_target, vectors, precision=jax.lax.Precision.HIGHEST))
+    r2 = (explained / (jnp.maximum(eigenvalues, 0) + _FLOOR["float32"])).sum() / total
+    return jnp.where(is_finite, r2, jnp.nan)
 
 
 def _gram_about_mean(features: Array, target: Array, dtype: str = "float64") -> tuple[Array, Array]:
@@ -138,18 +145,25 @@ def _gram_about_mean(features: Array, target: Array, dtype: str = "float64") -> 
     return _gram(jnp.concatenate([features, target[:, None], jnp.ones_like(target)[:, None]], axis=1), shift), mean
 
 
-def _r2_of_gram(gram: Array, mean: Array, floor: float) -> Array:
-    """R^2 [], float32, from what `_gram_about_mean` gives.
+def _r2_by_cholesky(gram: Array, mean: Array) -> Array:
+    """R^2 [], float32, from what `_gram_about_mean` gives in float64: ||L^-1 b||^2 with L L^T = C + floor I."""
+    correlations, with_target, total = _correlations(gram, mean)
+    factor = jnp.linalg.cholesky(correlations + _FLOOR["float64"] * jnp.eye(len(mean), dtype=gram.dtype))
+    explained = jax.scipy.linalg.solve_triangular(factor, with_target, lower=True)
+    return (jnp.square(explained).sum() / total).astype("float32")
 
-    ||L^-1 b||^2 with L L^T = C + floor I, of the correlations C of the units, and b with the target: a unit counts as
-    far as the others leave more than the root of `floor` of its norm, and adds nothing where they leave less.
+
+def _correlations(gram: Array, mean: Array) -> tuple[Array, Array, Array]:
+    """Correlations C [D, D] of the units, b [D] of units and target times its norm, and that norm's square [].
+
+    From what `_gram_about_mean` gives; rows of constant units are 0. R^2 is b^T (C + floor I)^-1 b over the square: a
+    unit counts as far as the others leave more than the root of `floor` of its norm, and adds nothing where they leave
+    less.
     """
     num_samples, sums = gram[-1, -1], gram[-1, :-1]  # small sums: what the mean's rounding left
     covariance = gram[:-1, :-1] - jnp.outer(sums, sums) / num_samples
     squares = jnp.diagonal(covariance)[:-1]
     is_unit = squares > _TINY * (squares + num_samples * jnp.square(mean))
     scale = jnp.where(is_unit, jax.lax.rsqrt(jnp.where(is_unit, squares, 1)), 0)
-    correlations = covariance[:-1, :-1] * scale[:, None] * scale[None, :] + jnp.diag(jnp.where(is_unit, floor, 1))
-    factor = jnp.linalg.cholesky(correlations)
-    explained = jax.scipy.linalg.solve_triangular(factor, covariance[:-1, -1] * scale, lower=True)
-    return (jnp.square(explained).sum() / covariance[-1, -1]).astype("float32")
+    correlations = covariance[:-1, :-1] * scale[:, None] * scale[None, :]
+    return correlations, covariance[:-1, -1] * scale, covariance[-1, -1]
