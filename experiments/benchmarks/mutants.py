@@ -144,7 +144,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "task_of_another_seed": ("run(learner, key,", "run(learner, jax.random.key(7),", "diagnostics_plasticity"),
         "same_order_every_pass": ("[shuffled_indices(key, size)", "[jnp.arange(size)", "diagnostics_plasticity"),
         "fitted_without_clipping": (" * clip_scale(hparams, jnp.linalg.norm(gradient))", "", "diagnostics_plasticity"),
-        "loss_of_the_first_minibatch": ("losses[-1, i]", "losses[0, i]", "diagnostics_plasticity"),
+        "loss_of_the_first_minibatch": ("losses[-1],", "losses[0],", "diagnostics_plasticity"),
+        "fresh_networks_not_fitted": ("state, task)))[-1]", "state, task)))[0]", "diagnostics_plasticity"),
+        "constant_over_all_minibatches": ("task.rows(_minibatches(learner)[-1])", "task", "diagnostics_plasticity"),
     },
     "diagnostics/diagnose.py": {
         "entropy_before_from_after": ("(entropy, moments,", "(entropy.at[0].set(entropy[1]), moments,", "[cartpole]"),
