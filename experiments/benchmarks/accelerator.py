@@ -61,6 +61,7 @@ from purejaxppo.sweep.provenance import provenance
 
 RESULTS = HERE / "results" / "accelerator.json"
 COMPILED_RUNS = {"h100": (300,), "tpu-v5e": (64,)}  # the last of them is what everything else is told of
+SETTINGS = ["cartpole", "breakout_128", "breakout_conv", "hopper"]
 _CHECK = (dataclasses.replace(SWEEPS["cartpole"][0], hidden_sizes=(128,)), HyperParams())
 _CHECK_RUNS = 16
 _LONGEST = 8  # steps of a program that are named with their time
@@ -71,7 +72,7 @@ def main() -> None:
     """Compile, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--target", choices=list(TARGETS), required=True)
-    parser.add_argument("--settings", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
+    parser.add_argument("--settings", nargs="+", choices=list(SWEEPS), default=SETTINGS)
     parser.add_argument("--runs", type=int, nargs="+", help="numbers of runs to compile for, the one to tell of last")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of TrainConfig to change")
     parser.add_argument("--no-rejax", action="store_true")

@@ -153,14 +153,19 @@ class Learner:
         obs = self.network_input(state.observation_statistics, obs)
         return self.networks.both(state.params, obs, self.activation(state.choices))
 
+    def passed_at_once(self, obs: Array) -> int:
+        """How many of a rollout's observations [T * N, *obs] the networks get at a time: a minibatch, if large."""
+        size = self.config.minibatch_size
+        return obs.shape[0] if 4 * obs.size <= _LARGE or obs.shape[0] % size else size
+
     def both_of_rollout(self, state: RunState, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
         """Policy and critic on a rollout's observations [T * N, *obs], many large ones a minibatch at a time.
 
         What lies between observations and outputs, floats and patches, then stays in a processor's cache, and does not
         fill an accelerator's memory.
         """
-        size = self.config.minibatch_size
-        if 4 * obs.size <= _LARGE or obs.shape[0] % size:
+        size = self.passed_at_once(obs)
+        if size == obs.shape[0]:
             return self.both(state, obs)
         outputs = jax.lax.map(lambda obs: self.both(state, obs), obs.reshape(-1, size, *obs.shape[1:]))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)

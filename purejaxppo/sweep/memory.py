@@ -16,11 +16,13 @@ from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep.plan import Group
+from purejaxppo.training.diagnosis import DIAGNOSED_BYTES, diagnosed_together
 from purejaxppo.training.plasticity import make_task
 
 _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
 _HOST_COPIES = 1  # the one that a checkpoint is written from
+_OF_OUTPUTS = 1.25  # of a pass' outputs, what lies between them and the observations included
 _SHARE = 0.8  # of the memory that is free: the rest is for what the program itself does not see
 
 
@@ -94,24 +96,28 @@ def _free_in_control_groups() -> list[int]:
 def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
-    The batch (twice where an update follows the one before a log point: the diagnosis has its own), the rollout, the
-    state with its gradients, the plasticity task; on a CPU the copy that a checkpoint is written from, elsewhere the
-    activations of runs diagnosed side by side.
+    The batch, the rollout, the state with its gradients, the plasticity task. On a CPU also a second batch where an
+    update follows the one before a log point, and the copy that a checkpoint is written from. On an accelerator also
+    its part of a block of runs that is diagnosed, or what the networks make of what they are passed at once if that is
+    more; a TPU pads every array.
     """
-    learner = make_learner(group.config)
+    config, learner = group.config, make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: init_run(learner, key), key)
     _, rollout = jax.eval_shape(lambda state, key: collect(learner, state, key), state, key)
     batch = jax.eval_shape(lambda state, rollout: prepare_batch(learner, hparams, state, rollout), state, rollout)
-    num_batches = 1 if group.config.updates_per_log == 1 else 2
-    size = num_batches * bytes_of(batch) + bytes_of(rollout) + 3 * bytes_of(state)
-    if group.config.measures_plasticity:
+    size = bytes_of(batch) + bytes_of(rollout) + 3 * bytes_of(state)
+    if config.measures_plasticity:
         size += bytes_of(jax.eval_shape(lambda key: make_task(learner, HyperParams(), key), key))
     if jax.default_backend() == "cpu":
-        size += _HOST_COPIES * bytes_of(state)
-    else:
-        size += 16 * 4 * group.config.batch_size * max(group.config.hidden_sizes)
-    return int(1.2 * size)
+        size += bytes_of(batch) * (config.updates_per_log > 1) + _HOST_COPIES * bytes_of(state)
+        return int(1.2 * size)
+    passed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((learner.passed_at_once(batch.obs), *x.shape[1:]), x.dtype), batch.obs
+    )
+    outputs = _OF_OUTPUTS * bytes_of(jax.eval_shape(learner.both, state, passed))
+    diagnosed = DIAGNOSED_BYTES // max(len(group.runs), diagnosed_together(learner)) if config.diagnostics else 0
+    return int(size + max(outputs, diagnosed))
 
 
 def needed_memory(compiled: Any, num_devices: int) -> int:

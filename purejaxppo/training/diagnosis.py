@@ -14,7 +14,7 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, layer_weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-_TOGETHER = 2**30  # bytes of what is diagnosed at a time on an accelerator
+DIAGNOSED_BYTES = 2**30  # bytes of what is diagnosed at a time on an accelerator
 
 
 def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, after: RunState, batch: Batch) -> Metrics:
@@ -47,7 +47,7 @@ def diagnosed_together(learner: Learner) -> int:
     """How many runs to diagnose side by side on an accelerator, by the bytes of their features and pre-activations."""
     config = learner.config
     a_sample = 4 * 2 * len(learner.networks.networks) * (sum(config.hidden_sizes) + config.hidden_sizes[-1])
-    return max(_TOGETHER // (a_sample * config.batch_size), 1)
+    return max(DIAGNOSED_BYTES // (a_sample * config.batch_size), 1)
 
 
 def snapshot(learner: Learner, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput], key: Array) -> Snapshot:
