@@ -13,11 +13,12 @@ from purejaxppo import _moved
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from purejaxppo import analysis, claims, diagnostics, envs, plots, ppo, report, results, statistics
+    from purejaxppo import analysis, claims, diagnostics, envs, plot, plots, ppo, report, results, statistics
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
     from purejaxppo.presets import preset
+    from purejaxppo.results.tidy import tidy
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.plan import Sweep
@@ -37,10 +38,11 @@ _HOME = {
     "make_trainer": "training.train",
     "preset": "presets",
     "run_sweep": "sweep.engine",
+    "tidy": "results.tidy",
     "use_cache": "sweep.devices",
     "use_cpu_cores": "sweep.devices",
 }
-_ROOMS = ("analysis", "claims", "diagnostics", "envs", "plots", "ppo", "report", "results", "statistics")
+_ROOMS = ("analysis", "claims", "diagnostics", "envs", "plot", "plots", "ppo", "report", "results", "statistics")
 
 _moved.install()
 
@@ -59,6 +61,7 @@ __all__ = [
     "load_results",
     "make_train",
     "make_trainer",
+    "plot",
     "plots",
     "ppo",
     "preset",
@@ -66,6 +69,7 @@ __all__ = [
     "results",
     "run_sweep",
     "statistics",
+    "tidy",
     "use_cache",
     "use_cpu_cores",
 ]

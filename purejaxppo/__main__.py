@@ -102,61 +102,111 @@ def resume(
     _run(read_sweep(directory), directory, options, False)
 
 
-def plot(directory: Annotated[Path, tyro.conf.Positional], figure: str = "overview") -> None:
+def plot(
+    directory: Annotated[Path, tyro.conf.Positional],
+    figure: str | None = None,
+    metric: tuple[str, ...] = (),
+    by: tuple[str, ...] = (),
+    facet: str | None = None,
+    where: tuple[str, ...] = (),
+    paper: bool = False,
+    out: Path | None = None,
+) -> None:
     """Draw a figure of a sweep's directory, finished or still running, as PNG and PDF; one per environment.
 
     Args:
         directory: Directory of a sweep.
-        figure: 1 to 7 for the paper's figures, overview, spectrum or survival.
+        figure: 1 to 7 for the paper's figures, overview (the default), spectrum, survival or sensitivity.
+        metric: Any metrics over training (with figure sensitivity: at its end), in place of a figure of the paper.
+        by: With metric: swept fields whose combinations make the lines, all by default; other runs are pooled.
+        facet: With metric: a swept field with panels of its own for each value.
+        where: Only runs with these values, FIELD=VALUE or FIELD=VALUE,VALUE.
+        paper: For a paper: 5.5 inches wide, without title, as PDF and SVG, its caption in a text file.
+        out: File to write, in place of one in the directory named after what it shows.
     """
+    from purejaxppo.plots.conditions import check_options, parse_where, select
     from purejaxppo.plots.figures import check_figure
+    from purejaxppo.plots.sheets import PAPER, SCREEN
     from purejaxppo.sweep.store import load_results
 
-    check_figure(figure)
-    print(_draw(load_results(directory), directory, figure))
+    check_options(figure, metric, by, facet)
+    name = check_figure("overview" if figure is None else figure)
+    conditions = parse_where(where)
+    dataset = select(load_results(directory), conditions)
+    sheet = PAPER if paper else SCREEN
+    if not metric:
+        print(_draw(dataset, directory, name, sheet, out))
+        return
+    from purejaxppo.plots.curves import curves
+    from purejaxppo.plots.sensitivity import sensitivity
+
+    def draw(part: Any) -> Any:
+        if figure == "sensitivity":
+            return sensitivity(part, metric, sheet=sheet)
+        return curves(part, metric, by or None, facet, sheet=sheet)
+
+    stem = "_".join(([figure] if figure else []) + [*metric])[:80]
+    print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Print the summary table of a sweep's directory: IQM over seeds with 95 % bootstrap intervals.
+def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+    """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
         directory: Directory of a sweep.
+        format: text, markdown or latex.
     """
+    from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
-    print(_tabulate(load_results(directory), directory))
+    check_format(format)
+    print(_tabulate(load_results(directory), directory, format))
 
 
-def claims(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, inconclusive or not tested.
+def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+    """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
         directory: Directory of a sweep.
+        format: text, markdown or latex.
     """
-    from purejaxppo.claims.verdicts import evaluate_claims, format_claims
+    from purejaxppo.claims.table import format_claims
+    from purejaxppo.claims.verdicts import evaluate_claims
+    from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
+    check_format(format)
     table = evaluate_claims(load_results(directory))
     path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
-    print(f"{format_claims(table)}\nTable: {path}")
+    print(f"{format_claims(table, format)}\nTable: {path}")
 
 
 def compare(
-    directory: Annotated[Path, tyro.conf.Positional], metric: str = "return_mean", lowest: bool = False
+    directory: Annotated[Path, tyro.conf.Positional],
+    metric: str = "return_mean",
+    lowest: bool = False,
+    against: str | None = None,
+    within: tuple[str, ...] = (),
+    format: str = "text",
 ) -> None:
-    """Which point of a sweep is best, how sure that is, and how far each is from the first, run by run of equal seed.
+    """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
     Args:
         directory: Directory of a sweep.
         metric: What to compare, at the end of the runs.
         lowest: Whether the lowest value is the best one.
+        against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
+        within: Fields at whose values to compare, each by itself, such as num_epochs.
+        format: text, markdown or latex.
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
+    from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
-    table = comparison_table(load_results(directory), metric, lowest)
+    check_format(format)
+    table = comparison_table(load_results(directory), metric, lowest, against, within)
     path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / f"compare_{metric}.csv")
-    print(f"{format_comparison(table, metric, lowest)}\nTable: {path}")
+    print(f"{format_comparison(table, metric, lowest, format)}\nTable: {path}")
 
 
 def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -360,28 +410,46 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 
 
-def _tabulate(dataset: Any, directory: Path) -> str:
-    from purejaxppo.statistics.summary import format_csv, format_table, summary_table
+def _tabulate(dataset: Any, directory: Path, format: str = "text") -> str:
+    from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
     table = summary_table(dataset)
     _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
-    return format_table(table)
+    return {"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table)
 
 
-def _draw(dataset: Any, directory: Path, figure: str = "overview") -> str:
-    """Save a figure, of several environments one each; and say where."""
+def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
+    """Save a figure of the paper or of ours, of several environments one each; and say where."""
     from purejaxppo.plots.figures import draw_figure, file_name
+    from purejaxppo.plots.sheets import SCREEN
+
+    def draw(part: Any) -> Any:
+        return draw_figure(part, figure, sheet or SCREEN)
+
+    is_apart = figure != "5"  # which is of no results
+    return _draw_parts(dataset, directory, file_name(figure), draw, out, is_apart)
+
+
+def _draw_parts(
+    dataset: Any, directory: Path, stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
+) -> str:
+    """Save a figure, of several environments one each if they are to be apart; and say where."""
+    from purejaxppo.plots.figures import with_environment
     from purejaxppo.results.dataset import by_environment
 
-    parts = {"": dataset} if figure == "5" else by_environment(dataset)  # figure 5 is of no results
-    paths = {_folder(directory) / f"{file_name(figure, env)}.png": part for env, part in parts.items()}
-    return "\n".join(f"Figure: {_save(draw_figure(part, figure), path)}" for path, part in paths.items())
+    base = _folder(directory) / f"{stem}.png" if out is None else out
+    parts = by_environment(dataset) if is_apart else {"": dataset}
+    paths = {base.with_name(with_environment(base.name, env)): part for env, part in parts.items()}
+    return "\n".join(f"Figure: {_save(draw(part), path)}" for path, part in paths.items())
 
 
 def _save(figure: Any, path: Path) -> Path:
-    from purejaxppo.plots.style import save_figure
+    """Write the figure's files; the first of them."""
+    from purejaxppo.plots.files import save_figure
 
-    return _write(lambda path: save_figure(figure, path), path)
+    written: list[Path] = []
+    _write(lambda path: written.extend(save_figure(figure, path)), path)
+    return written[0]
 
 
 def _folder(path: Path) -> Path:

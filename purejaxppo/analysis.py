@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from purejaxppo._moved import MOVED
 
 if TYPE_CHECKING:
-    from purejaxppo.claims.verdicts import evaluate_claims, format_claims
+    from purejaxppo.claims.table import format_claims
+    from purejaxppo.claims.verdicts import evaluate_claims
     from purejaxppo.plots.curves import overview
     from purejaxppo.plots.figures import FIGURES, draw_figure
     from purejaxppo.plots.style import save_figure
@@ -27,32 +28,45 @@ if TYPE_CHECKING:
         swept_fields,
         to_dataset,
     )
-    from purejaxppo.statistics.collapse import SurvivalCurve, detect_collapse, survival, survival_by_point
+    from purejaxppo.statistics.collapse import CollapseCount, Outcomes, detect_collapse, outcomes, survival_by_point
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
+    from purejaxppo.statistics.contrasts import (
+        Difference,
+        Selection,
+        difference,
+        holm,
+        probability_of_best,
+        select_best,
+    )
     from purejaxppo.statistics.estimates import (
         Estimate,
         bootstrap_interval,
+        exact_interval,
         iqm,
         kendall_tau,
         mean_over_settings,
         paired_difference,
-        probability_of_best,
         probability_of_improvement,
         spearman_rho,
     )
-    from purejaxppo.statistics.summary import final_values, format_csv, format_markdown, format_table, summary_table
+    from purejaxppo.statistics.finals import comparable_values, final_values
+    from purejaxppo.statistics.kaplan_meier import SurvivalCurve, survival
+    from purejaxppo.statistics.summary import format_csv, format_markdown, format_table, summary_table
 
 __path__: list[str] = []
 """No folder, but modules are found below this one: those that moved, under their old names (`_moved.py`)."""
 
 _HOME = {
     "evaluate_claims": "claims.verdicts",
-    "format_claims": "claims.verdicts",
+    "format_claims": "claims.table",
     "comparison_table": "statistics.comparison",
     "format_comparison": "statistics.comparison",
-    "SurvivalCurve": "statistics.collapse",
+    "CollapseCount": "statistics.collapse",
+    "Outcomes": "statistics.collapse",
+    "SurvivalCurve": "statistics.kaplan_meier",
     "detect_collapse": "statistics.collapse",
-    "survival": "statistics.collapse",
+    "outcomes": "statistics.collapse",
+    "survival": "statistics.kaplan_meier",
     "survival_by_point": "statistics.collapse",
     "FIGURES": "plots.figures",
     "draw_figure": "plots.figures",
@@ -67,16 +81,23 @@ _HOME = {
     "save": "results.dataset",
     "swept_fields": "results.dataset",
     "to_dataset": "results.dataset",
+    "Difference": "statistics.contrasts",
+    "Selection": "statistics.contrasts",
+    "difference": "statistics.contrasts",
+    "holm": "statistics.contrasts",
+    "probability_of_best": "statistics.contrasts",
+    "select_best": "statistics.contrasts",
     "bootstrap_interval": "statistics.estimates",
+    "exact_interval": "statistics.estimates",
     "iqm": "statistics.estimates",
     "Estimate": "statistics.estimates",
     "kendall_tau": "statistics.estimates",
     "mean_over_settings": "statistics.estimates",
     "paired_difference": "statistics.estimates",
-    "probability_of_best": "statistics.estimates",
     "probability_of_improvement": "statistics.estimates",
     "spearman_rho": "statistics.estimates",
-    "final_values": "statistics.summary",
+    "comparable_values": "statistics.finals",
+    "final_values": "statistics.finals",
     "format_csv": "statistics.summary",
     "format_markdown": "statistics.summary",
     "format_table": "statistics.summary",
@@ -86,26 +107,35 @@ _OLD_MODULES = {name.removeprefix(f"{__name__}.") for name in MOVED if name.star
 
 __all__ = [
     "FIGURES",
+    "CollapseCount",
+    "Difference",
     "Estimate",
     "GroupResult",
+    "Outcomes",
+    "Selection",
     "SurvivalCurve",
     "bootstrap_interval",
     "by_environment",
+    "comparable_values",
     "comparison_table",
     "detect_collapse",
+    "difference",
     "draw_figure",
     "evaluate_claims",
+    "exact_interval",
     "final_values",
     "format_claims",
     "format_comparison",
     "format_csv",
     "format_markdown",
     "format_table",
+    "holm",
     "html_report",
     "iqm",
     "kendall_tau",
     "load",
     "mean_over_settings",
+    "outcomes",
     "overview",
     "paired_difference",
     "points",
@@ -113,6 +143,7 @@ __all__ = [
     "probability_of_improvement",
     "save",
     "save_figure",
+    "select_best",
     "spearman_rho",
     "summary_table",
     "survival",

@@ -16,10 +16,19 @@ from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
-from purejaxppo.statistics.estimates import bootstrap_interval, iqm
-from purejaxppo.statistics.tables import align, format_interval, format_number, format_value
+from purejaxppo.statistics.collapse import outcomes
+from purejaxppo.statistics.estimates import bootstrap_interval, estimate_columns, exact_interval
+from purejaxppo.statistics.tables import (
+    align,
+    estimate_cells,
+    format_count,
+    format_interval,
+    format_number,
+    format_value,
+)
 from purejaxppo.sweep.plan import MAX_SEED, Run
 from purejaxppo.sweep.policies import choose_action, load_policies
+from purejaxppo.sweep.store import load_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +71,9 @@ def evaluate(
     there and counted as they are. runs: places in the sweep; None takes all that have finished.
 
     Columns: run, the swept fields, seed, return_mean with its 95 % bootstrap interval over episodes (return_low,
-    return_high), length_mean (steps), episodes, cut (number of episodes), diverged. Returns are raw sums of rewards. A
-    run that diverged plays with the policy of its last good log point: what it did while it was well, not its end.
+    return_high), length_mean (steps), episodes, cut (number of episodes), diverged, collapsed (in training; missing
+    where the directory has no results any more). Returns are raw sums of rewards. A run that diverged plays with the
+    policy of its last good log point: what it did while it was well, not its end.
 
     Raises ConfigError for numbers out of range and as `load_policies` does.
     """
@@ -82,7 +92,19 @@ def evaluate(
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
             rows += _rows(policies.runs[some], policies.status[some] != 0, *arrays)
-    return pd.DataFrame(rows).sort_values("run", ignore_index=True)
+    table = pd.DataFrame(rows).sort_values("run", ignore_index=True)
+    known = _collapsed_runs(out)
+    return table.assign(collapsed=[known.get(run, np.nan) for run in table["run"]])
+
+
+def _collapsed_runs(out: str | Path) -> dict[int, bool]:
+    """Whether each run of a directory collapsed in training, by its number; nothing where that is not known."""
+    try:
+        dataset = load_results(out)
+        found = outcomes(dataset).is_collapsed.tolist()
+    except ConfigError:
+        return {}
+    return dict(zip(dataset["run_index"].values.tolist(), found, strict=True))
 
 
 def begin(learner: Learner, num_episodes: int, key: Array) -> Episodes:
@@ -174,11 +196,12 @@ def _rows(
 def format_evaluation(table: pd.DataFrame) -> str:
     """What `evaluate` found as text: a line per run (up to 32 runs) and, per point, the IQM over its runs.
 
-    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point. Runs that diverged are
-    marked, and left out of what is said of points.
+    Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point; of fewer than five runs
+    their values. A run that diverged is marked, and counts in its point's return as the worst run of its environment.
     """
     swept = [str(name) for name in table.columns[1 : list(table.columns).index("seed")]]
     episodes = f"{table['episodes'].iloc[0]} episodes per run"
+    table = table.assign(counted=_worst_for_diverged(table))
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
     has_diverged = bool(table["diverged"].any())
     lines = [_point_line(swept, members, has_diverged) for members in points]
@@ -198,22 +221,29 @@ def format_evaluation(table: pd.DataFrame) -> str:
 def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
     """The cells of one point of the axes, from the rows of its runs; `has_diverged`: whether any point has lost one."""
     sound = members.loc[~members["diverged"]]
-    means = sound["return_mean"].to_numpy()
+    estimate = pd.DataFrame([estimate_columns("return", members["counted"].to_numpy())])
+    counts = {"runs": str(len(members))}
+    if members["collapsed"].notna().to_numpy().all():
+        collapsed = int(members["collapsed"].to_numpy(dtype=bool).sum())
+        counts["collapsed"] = format_count(collapsed, len(members), *exact_interval(collapsed, len(members)))
     return (
         {name: format_value(members[name].iloc[0]) for name in swept}
-        | {"runs": str(len(sound))}
+        | counts
         | ({"diverged": str(len(members) - len(sound))} if has_diverged else {})
         | {
-            "return": _iqm_cell(means) if means.size else "-",
-            "length": format_number(sound["length_mean"].mean()) if means.size else "-",
+            "return": estimate_cells(estimate, "return")[0],
+            "length": format_number(sound["length_mean"].mean()) if len(sound) else "-",
             "cut": str(sound["cut"].sum()),
         }
     )
 
 
-def _iqm_cell(values: np.ndarray) -> str:
-    low, high = bootstrap_interval(values)
-    return format_interval(float(iqm(values)), float(low), float(high))
+def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
+    """Mean return of each run; of one that diverged the lowest of the others in its environment, NaN without any."""
+    is_diverged = table["diverged"].to_numpy(dtype=bool)
+    returns = np.where(is_diverged, np.nan, table["return_mean"].to_numpy())
+    environments = table["env"].to_numpy() if "env" in table else np.zeros(len(table))
+    return np.where(is_diverged, pd.Series(returns).groupby(environments).transform("min"), returns)
 
 
 def _cell(value: Any) -> Any:

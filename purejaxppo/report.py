@@ -7,28 +7,26 @@ printed. Whatever comes from the results is escaped.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from purejaxppo.claims.verdicts import EXPLANATION as VERDICTS
-from purejaxppo.claims.verdicts import TITLES, evaluate_claims, format_effect
+from purejaxppo.claims.table import EXPLANATION as VERDICTS
+from purejaxppo.claims.table import HEADER, cells, filled, how_far
+from purejaxppo.claims.verdicts import evaluate_claims
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.figures import draw_figure
-from purejaxppo.plots.style import as_png
+from purejaxppo.plots.files import as_small_png
+from purejaxppo.plots.sensitivity import swept_number
 from purejaxppo.results.dataset import by_environment, recorded_fields, swept_fields
 from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.results.runs import describe_runs, diverged_steps, steps_of_runs, steps_reached
 from purejaxppo.statistics.summary import EXPLANATION, summary_table, table_cells
 from purejaxppo.statistics.tables import MISSING, compact, format_value
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Figure -> (heading, the metric without which it would be empty).
 _FIGURES = {
@@ -41,9 +39,9 @@ _FIGURES = {
     "7": ("Figure 7: agreement of the rank measures", "policy_effective_rank"),
     "spectrum": ("Spectrum of the features", "policy_singular_values"),
     "survival": ("Survival", "policy_rank"),
+    "sensitivity": ("Sensitivity: final values against a swept number", "return_mean"),
 }
-_DPI = 140
-_COLOURS = 255
+_WIDTH = 1540  # pixels
 _MOST_ROWS = 200
 
 _STYLE = """
@@ -79,7 +77,8 @@ figure { margin: 0 0 2rem; }
 def html_report(dataset: xr.Dataset) -> str:
     """The page: summary, figures that the data allow, claims, runs that diverged, configuration, provenance."""
     name = dataset.attrs.get("name", "") or "Sweep"
-    shown = [key for key, (_, metric) in _FIGURES.items() if _has_values(dataset, metric)]
+    offered = {key: figure for key, figure in _FIGURES.items() if key != "sensitivity" or swept_number(dataset)}
+    shown = [key for key, (_, metric) in offered.items() if _has_values(dataset, metric)]
     sections = [
         ("summary", "Summary", _summary(dataset)),
         ("figures", "Figures", _figures(dataset, shown)),
@@ -124,23 +123,16 @@ def _figures(dataset: xr.Dataset, shown: Sequence[str]) -> str:
         images = []
         for part in by_environment(dataset).values():
             alt = escape(f"{_FIGURES[key][0]}; {describe_runs(part)}")
-            data = base64.b64encode(_png(draw_figure(part, key))).decode()
+            data = base64.b64encode(as_small_png(draw_figure(part, key), _WIDTH)).decode()
             images.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
         parts.append(f'<figure class="wide" id="figure-{key}">{"".join(images)}</figure>\n')
-    missing = [f"{title} (no {metric})" for key, (title, metric) in _FIGURES.items() if key not in shown]
+    missing = [
+        f"{title} (no {metric})"
+        for key, (title, metric) in _FIGURES.items()
+        if key not in shown and not _has_values(dataset, metric)
+    ]
     note = _paragraph(f"Not drawn, as the results lack what they show: {'; '.join(missing)}.") if missing else ""
     return "".join(parts) + note
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as PNG with few colours: a third of the size, with no difference to see."""
-    from PIL import Image
-
-    small = io.BytesIO()
-    Image.open(io.BytesIO(as_png(figure, _DPI))).convert("RGB").quantize(_COLOURS).save(
-        small, format="PNG", optimize=True
-    )
-    return small.getvalue()
 
 
 def _claims(dataset: xr.Dataset) -> str:
@@ -148,17 +140,12 @@ def _claims(dataset: xr.Dataset) -> str:
         table = evaluate_claims(dataset)
     except ConfigError as error:
         return _paragraph(f"Not evaluated: {error}")
-    rows, heads = [], []
-    for row in table.to_dict("records"):
-        heads.append(not row["part"])
-        note = f" ({row['note']})" if row["note"] else ""
-        if not row["part"]:
-            rows.append([row["claim"], row["verdict"], TITLES[row["claim"]] + note, "", "", ""])
-            continue
-        effect = [format_effect(row), f"> {format_value(row['threshold'])}", row["runs"]]
-        rows.append(["", row["verdict"], row["part"] + note, *(["", "", ""] if row["note"] else effect)])
-    header = ["claim", "verdict", "what the paper says", "effect [95 % interval]", "needs", "runs"]
-    return _table(header, rows, texts=(2,), heads=heads) + _paragraph(VERDICTS)
+    parts = []
+    for _, part in table.groupby("env", sort=False):
+        rows = [filled(cells(row)) for row in part.to_dict("records")]
+        heads = [row[0] != "" for row in rows]
+        parts.append(_paragraph(how_far(part)) + _table(HEADER, rows, texts=(2,), heads=heads))
+    return "".join(parts) + _paragraph(VERDICTS)
 
 
 def _runs(dataset: xr.Dataset) -> str:

@@ -29,6 +29,7 @@ READING = {
     "statistics": WITHOUT_JAX | {"results"},
     "claims": WITHOUT_JAX | {"results", "statistics"},
     "plots": WITHOUT_JAX | {"results", "statistics", "claims"},
+    "plot": WITHOUT_JAX | {"plots"},
     "report": WITHOUT_JAX | {"results", "statistics", "claims", "plots"},
 }
 # Room -> the rooms that it may import; a room is a folder of the package, or a file at its top.

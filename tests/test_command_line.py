@@ -159,6 +159,16 @@ def test_several_environments_get_a_figure_each(tmp_path: Path, environment: dic
     assert len({(tmp_path / figure).read_bytes() for figure in figures}) == 2
 
 
+def test_any_metric_is_drawn_where_one_says(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    options = "--metric kl policy_srank --by pfo_coef --where seed=1 --out picture.png"
+    process = call(["plot", "runs/tiny", *options.split()], swept[0], environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: picture.png\n", "")
+    process = call(["plot", "runs/tiny", "--metric", "kl", "--facet", "pfo_coef", "--paper"], swept[0], environment)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: runs/tiny/kl.pdf\n", "")
+    for suffix, begin in {"pdf": b"%PDF", "svg": b"<?xml", "txt": b"KL(old || new) over training. tiny: "}.items():
+        assert (swept[0] / f"runs/tiny/kl.{suffix}").read_bytes().startswith(begin)
+
+
 def test_a_report_is_written_into_the_directory(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
     process = call(["report", "runs/tiny"], swept[0], environment)
     assert (process.returncode, process.stdout, process.stderr) == (0, "Report: runs/tiny/report.html\n", "")
@@ -210,9 +220,13 @@ def test_claims_are_printed_and_kept(swept: tuple[Path, Any], environment: dict[
     table = pd.read_csv(folder / "runs" / "tiny" / "claims.csv")
     verdicts = {row["claim"]: row["verdict"] for row in table.to_dict("records") if pd.isna(row["part"])}
     assert list(verdicts) == ["C1", "C2", "C3", "C4", "C5", "C6"]
-    assert set(verdicts.values()) <= {"INCONCLUSIVE", "NOT TESTED"}
+    assert set(verdicts.values()) <= {"INCONCLUSIVE", "NOT OBSERVED", "NOT TESTED"}
     assert verdicts["C2"] == "NOT TESTED"
     assert "C2     NOT TESTED" in process.stdout
+    assert process.stdout.splitlines()[0].endswith("% of the paper's length")
+    process = call(["claims", "runs/tiny", "--format", "markdown"], folder, environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "| C2 | NOT TESTED |" in process.stdout
 
 
 def test_a_comparison_is_printed_and_kept(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
@@ -220,8 +234,41 @@ def test_a_comparison_is_printed_and_kept(swept: tuple[Path, Any], environment: 
     process = call(["compare", "runs/tiny", "--metric", "policy_rank", "--lowest"], folder, environment)
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.endswith("Table: runs/tiny/compare_policy_rank.csv\n")
-    assert process.stdout.splitlines()[0].split()[:4] == ["point", "runs", "diverged", "policy_rank"]
+    assert process.stdout.splitlines()[0].split()[:5] == ["point", "collapsed", "never", "learned", "policy_rank"]
     assert pd.read_csv(folder / "runs" / "tiny" / "compare_policy_rank.csv")["best"].sum() == pytest.approx(1)
+
+
+def test_a_comparison_is_made_against_a_point_and_written_as_latex(
+    swept: tuple[Path, Any], environment: dict[str, str]
+) -> None:
+    arguments = ["compare", "runs/tiny", "--against", "pfo_coef=1", "--format", "latex", "--within"]
+    process = call(arguments, swept[0], environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("\\begin{tabular}")
+    table = pd.read_csv(swept[0] / "runs" / "tiny" / "compare_return_mean.csv")
+    assert table["pfo_coef"].tolist() == [1.0, 0.0]
+    assert table["is_base"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["compare", "runs/tiny", "--against", "pfo_coef=7"], ("against is 'pfo_coef=7'", "they have pfo_coef: 0, 1")),
+        (["compare", "runs/tiny", "--within", "num_epoch"], ("swept field 'num_epoch'", "allowed are pfo_coef")),
+        (["compare", "runs/tiny", "--format", "html"], ("format 'html'", "allowed are text, markdown, latex")),
+        (["summary", "runs/tiny", "--format", "markdwn"], ("format 'markdwn'", "did you mean markdown")),
+    ],
+)
+def test_what_a_table_cannot_be_is_refused(
+    swept: tuple[Path, Any], arguments: list[str], fragments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    assert_refused(call(arguments, swept[0], environment), fragments)
+
+
+def test_the_summary_is_printed_in_markdown(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
+    process = call(["summary", "runs/tiny", "--format", "markdown"], swept[0], environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("| pfo_coef | collapsed | never learned | return |")
 
 
 def test_claims_about_an_unknown_sweep_are_refused(
@@ -381,6 +428,9 @@ MISTAKES = [
     command("plot nothing --figure 1", "nothing", "no results"),
     command("plot nothing --figure 8", "figure '8' is unknown", "spectrum"),
     command("plot nothing --figure spectum", "figure 'spectum' is unknown", "did you mean spectrum"),
+    command("plot nothing --figure 1 --metric kl", "figure is 1, which shows metrics of its own"),
+    command("plot nothing --by pfo_coef", "by and facet go with metric"),
+    command("plot nothing --metric kl --where pfo_coef", "where is 'pfo_coef', but must be FIELD=VALUE"),
     command("report nothing", "nothing", "no results"),
     command("report empty", "empty", "no results", files={"empty/": ""}),
     command("toy --learning-rate 0", "learning_rate is 0.0", "greater than 0"),

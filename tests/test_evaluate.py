@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import purejaxppo as pjp
@@ -10,6 +11,7 @@ from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.evaluate import EVALUATION, evaluate, format_evaluation
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
+from purejaxppo.results.dataset import GroupResult, save, to_dataset
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import choose_action, load_policies, save_policies
@@ -150,7 +152,7 @@ def test_equals_environments_played_one_by_one(tmp_path):
     assert table["return_mean"].tolist()[3] == pytest.approx(returns.mean())
     assert table["length_mean"].tolist()[3] == pytest.approx(lengths.mean())
     alone = evaluate(tmp_path, episodes=3, seed=7, runs=[3])
-    assert alone.to_dict("records") == [table.to_dict("records")[3]]
+    pd.testing.assert_frame_equal(alone, table.loc[[3]].reset_index(drop=True))
     other = evaluate(tmp_path, episodes=3, seed=8, runs=[3])
     assert other["return_mean"].tolist() != alone["return_mean"].tolist()
 
@@ -180,13 +182,13 @@ def test_keys_are_none_of_trainings():
 def test_text(tmp_path):
     content = {**probe("ActionByObservation"), "seeds": 2, "axes": {"pfo_coef": [0.0, 0.5], "num_epochs": [1]}}
     save_sweep(tmp_path, content, lambda config, run: logits_times_obs([40, 40, -40, -40][run.index])(config, run))
-    table = evaluate(tmp_path, episodes=4)
+    table = evaluate(tmp_path, episodes=5)
     text = format_evaluation(table).splitlines()
-    assert "4 episodes per run" in text[0]
+    assert "5 episodes per run" in text[0]
     assert [line.split() for line in text[2:5]] == [
         ["pfo_coef", "num_epochs", "runs", "return", "length", "cut"],
-        ["0", "1", "2", "1.00", "[1.00,", "1.00]", "1.00", "0"],
-        ["0.5", "1", "2", "-1.00", "[-1.00,", "-1.00]", "1.00", "0"],
+        ["0", "1", "2", "1.00", "(1.00,", "1.00)", "1.00", "0"],  # two runs have no interval
+        ["0.5", "1", "2", "-1.00", "(-1.00,", "-1.00)", "1.00", "0"],
     ]
     assert [line.split() for line in text[8:]] == [
         ["run", "pfo_coef", "num_epochs", "seed", "return", "length", "cut"],
@@ -232,7 +234,7 @@ def test_groups_keep_their_own_environment(tmp_path):
     assert table["env"].tolist() == ["probe/Discounting", "probe/ValueOnly"]
 
 
-def test_runs_that_diverged_are_marked_and_left_out(tmp_path):
+def test_runs_that_diverged_are_marked_and_count_as_the_worst(tmp_path):
     """Their policies are those of the last good log point, or untrained: no result of their settings."""
     save_sweep(tmp_path, probe("ValueOnly"), zeros)
     path = tmp_path / "policies" / "0.npz"
@@ -244,10 +246,30 @@ def test_runs_that_diverged_are_marked_and_left_out(tmp_path):
     assert table["diverged"].tolist() == [False, True]
     points, runs = format_evaluation(table).split("Mean of each run")
     assert points.splitlines()[2].split() == ["runs", "diverged", "return", "length", "cut"]
-    assert points.splitlines()[3].split()[:2] == ["1", "1"]
+    assert points.splitlines()[3].split()[:2] == ["2", "1"]
     assert [line.endswith("diverged") for line in runs.splitlines()[3:]] == [False, True]
     save_policies(path, [0, 1], policies.params, policies.statistics, np.array([1, 3]))
-    assert format_evaluation(evaluate(tmp_path, episodes=4)).splitlines()[3].split() == ["0", "2", "-", "-", "0"]
+    assert format_evaluation(evaluate(tmp_path, episodes=4)).splitlines()[3].split() == ["2", "2", "-", "-", "0"]
+    worst = table.assign(return_mean=[3.0, 9.0]).loc[[0, 0, 1]].reset_index(drop=True)
+    assert "3.00 (3.00, 3.00, 3.00)" in format_evaluation(worst)
+
+
+def test_runs_that_collapsed_in_training_are_counted(tmp_path):
+    save_sweep(tmp_path, probe("ValueOnly"), zeros)
+    returns = np.stack([np.minimum(40.0, np.arange(40.0)), np.where(np.arange(40) < 20, np.arange(40.0), 0.0)])
+    result = GroupResult(
+        metrics={"return_mean": returns},
+        env_steps=np.arange(1, 41),
+        seeds=np.arange(2),
+        swept={},
+        status=np.zeros(2),
+        run_index=np.arange(2),
+    )
+    assert evaluate(tmp_path, episodes=2)["collapsed"].isna().all()
+    save(to_dataset([result], {}), tmp_path / "results.nc")
+    table = evaluate(tmp_path, episodes=2)
+    assert table["collapsed"].tolist() == [False, True]
+    assert "1 of 2 [1 %, 99 %]" in format_evaluation(table)
 
 
 def test_policies_of_older_files_say_nothing_of_divergence(tmp_path):

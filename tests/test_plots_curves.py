@@ -63,9 +63,13 @@ EPOCHS_PFO = grid(num_epochs=[4, 32], pfo_coef=[0.0, 1.0])
 
 def panel_axes(figure):
     """The six panels by metric, without a colour bar."""
-    axes = [ax for ax in figure.axes if ax.get_label() != "colour bar"]
+    axes = shown_axes(figure)
     assert len(axes) == 6
     return dict(zip(NAMES, axes, strict=True))
+
+
+def shown_axes(figure):
+    return [ax for ax in figure.axes if ax.get_label() != "colour bar" and ax.get_visible()]
 
 
 def main_lines(ax):
@@ -87,12 +91,13 @@ def test_six_panels_say_what_they_show():
     assert [ax.get_yscale() for ax in axes.values()] == ["linear", "linear", "log", "linear", "linear", "linear"]
     assert [ax.get_xlabel() for ax in axes.values()] == [""] * 3 + ["environment steps"] * 3
     assert axes["entropy"].get_xlim() == (0, 300_000)
-    assert next(text.get_text() for text in figure.texts) == "gymnax/Acrobot-v1, 16 runs"
+    assert next(text.get_text() for text in figure.texts) == "Return and representation over training"
+    assert "gymnax/Acrobot-v1, 300k steps, seeds 0 to 15, 16 runs" in figure.get_label()
     assert "over 4 runs" in figure.texts[1].get_text()
 
 
 def test_lines_are_interquartile_means_within_their_bands_over_all_runs():
-    dataset = sweep(EPOCHS_PFO)
+    dataset = sweep(grid(6, num_epochs=[4, 32], pfo_coef=[0.0, 1.0]))
     for name, ax in panel_axes(overview(dataset)).items():
         lines = main_lines(ax)
         assert list(lines) == [f"num_epochs={e}, pfo_coef={p}" for e in (4, 32) for p in (0, 1)]
@@ -100,7 +105,7 @@ def test_lines_are_interquartile_means_within_their_bands_over_all_runs():
         thin = [found for found in ax.collections if isinstance(found, LineCollection)]
         assert len(bands) == len(thin) == 4
         for number, (line, band, runs) in enumerate(zip(lines.values(), bands, thin, strict=True)):
-            values = dataset[name].values[4 * number : 4 * number + 4]
+            values = dataset[name].values[6 * number : 6 * number + 6]
             np.testing.assert_allclose(line.get_ydata(), iqm(values))
             np.testing.assert_array_equal(line.get_xdata(), dataset["env_steps"])
             np.testing.assert_allclose([segment[:, 1] for segment in runs.get_segments()], values)
@@ -115,9 +120,36 @@ def test_lines_are_interquartile_means_within_their_bands_over_all_runs():
             assert top > values.max()
 
 
+def test_bands_of_many_log_points_are_drawn_at_some_of_them():
+    """1,000 log points on 600 pixels: the middle has all of them, bands and single runs enough."""
+    dataset = sweep({"pfo_coef": [1.0] * 6}, num_logs=1000)
+    ax = panel_axes(overview(dataset))["entropy"]
+    (line,) = main_lines(ax).values()
+    np.testing.assert_allclose(line.get_ydata(), iqm(dataset["entropy"].values))
+    (thin,) = [found for found in ax.collections if isinstance(found, LineCollection)]
+    assert len(thin.get_segments()) == 6
+    for segment, values in zip(thin.get_segments(), dataset["entropy"].values, strict=True):
+        assert 200 < len(segment) <= 250
+        assert set(segment[:, 1]) <= set(values)
+        assert segment[-1, 1] == values[-1]
+    (band,) = [found for found in ax.collections if isinstance(found, FillBetweenPolyCollection)]
+    outline = band.get_paths()[0].vertices
+    low, high = bootstrap_interval(dataset["entropy"].values[:, -1:], num_resamples=1000)
+    edges = outline[outline[:, 0] == 25_000_000, 1]
+    np.testing.assert_allclose([edges.min(), edges.max()], [low[0], high[0]])
+
+
+def test_few_runs_have_no_band():
+    figure = overview(sweep(EPOCHS_PFO))
+    for ax in panel_axes(figure).values():
+        assert not [found for found in ax.collections if isinstance(found, FillBetweenPolyCollection)]
+        assert len([found for found in ax.collections if isinstance(found, LineCollection)]) == 4
+    assert "Fewer than 5 runs have no interval." in figure.texts[1].get_text().replace("\n", " ")
+
+
 def test_dead_neurons_show_their_maximum_when_it_is_known():
     def maximum(dataset):
-        ax = panel_axes(overview(dataset))["policy_dead_neurons"]
+        ax = next(ax for ax in shown_axes(overview(dataset)) if "Dead" in ax.get_title(loc="left"))
         return ax.get_title(loc="left"), [
             y for line in ax.lines for y in line.get_ydata() if len(line.get_ydata()) == 2
         ]
@@ -136,14 +168,17 @@ def test_dead_neurons_show_their_maximum_when_it_is_known():
 
 def test_two_axes_are_colour_and_dash_with_a_legend_each():
     figure = overview(sweep(EPOCHS_PFO))
-    assert [legend.get_title().get_text() for legend in figure.legends] == ["num_epochs", "pfo_coef"]
-    assert [[text.get_text() for text in legend.get_texts()] for legend in figure.legends] == [["4", "32"], ["0", "1"]]
+    *channels, counts = figure.legends
+    assert [legend.get_title().get_text() for legend in channels] == ["pfo_coef", "num_epochs"]
+    assert [[text.get_text() for text in legend.get_texts()] for legend in channels] == [["0", "1"], ["4", "32"]]
+    assert counts.get_title().get_text().startswith("pfo_coef, num_epochs: collapsed runs")
+    assert [text.get_text().split(": ")[0] for text in counts.get_texts()] == ["0, 4", "1, 4", "0, 32", "1, 32"]
     lines = main_lines(panel_axes(figure)["entropy"])
     styles = {label: (to_hex(line.get_color()).upper(), line.is_dashed()) for label, line in lines.items()}
     assert styles == {
         "num_epochs=4, pfo_coef=0": (COLOURS[0], False),
-        "num_epochs=4, pfo_coef=1": (COLOURS[0], True),
-        "num_epochs=32, pfo_coef=0": (COLOURS[1], False),
+        "num_epochs=4, pfo_coef=1": (COLOURS[1], False),
+        "num_epochs=32, pfo_coef=0": (COLOURS[0], True),
         "num_epochs=32, pfo_coef=1": (COLOURS[1], True),
     }
 
@@ -153,7 +188,7 @@ def test_two_axes_are_colour_and_dash_with_a_legend_each():
     [
         ({"pfo_coef": [1.0]}, []),
         ({"pfo_coef": [0.0, 1.0]}, ["colour"]),
-        ({"pfo_coef": [0.1 * i for i in range(12)]}, ["colour_bar"]),
+        ({"pfo_coef": [0.1 * i for i in range(12)]}, ["colour"]),
         ({"env": [f"env {i}" for i in range(12)]}, ["colour"]),
         ({"env": [f"env {i}" for i in range(50)]}, ["colour"]),
         ({"env": ["a"], "num_epochs": [4, 8], "pfo_coef": [0.0, 1.0]}, ["colour", "dash"]),
@@ -229,7 +264,7 @@ def test_nothing_is_cut_off_or_covered(swept):
     renderer = figure.canvas.get_renderer()
     figure.draw(renderer)
     sheet = figure.bbox
-    panels = [ax.get_tightbbox(renderer) for ax in panel_axes(figure).values()]
+    panels = [ax.get_tightbbox(renderer) for ax in shown_axes(figure)]
     others = [legend.get_window_extent(renderer) for legend in figure.legends]
     others += [ax.get_tightbbox(renderer) for ax in figure.axes if ax.get_label() == "colour bar"]
     others += [text.get_window_extent(renderer) for text in figure.texts]
@@ -244,8 +279,9 @@ def test_nothing_is_cut_off_or_covered(swept):
 
 def test_a_single_run_is_one_line():
     figure = overview(sweep({"pfo_coef": [1.0]}))
-    assert not figure.legends
-    assert figure.texts[0].get_text() == "gymnax/Acrobot-v1, 1 run"
+    (counts,) = figure.legends
+    assert [text.get_text() for text in counts.get_texts()] == ["all runs: 0 of 1 [0 %, 98 %]"]
+    assert "seed 0, 1 run." in figure.texts[1].get_text()
     for ax in panel_axes(figure).values():
         assert not ax.collections
         assert len(main_lines(ax)) == 1

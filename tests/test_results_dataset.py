@@ -1,9 +1,11 @@
 """Results: groups of runs become one labelled Dataset, and the Dataset survives the disk."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.dataset import GroupResult, load, points, save, swept_fields, to_dataset
+from purejaxppo.results import files
+from purejaxppo.results.dataset import GroupResult, points, swept_fields, to_dataset
+from purejaxppo.results.files import load, save
 from purejaxppo.results.registry import METRICS
 
 
@@ -258,7 +262,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, kind):
     path = save(dataset[["status", "policy_singular_values"]], tmp_path / "results.nc")
     damaged(path, kind)
     with pytest.raises(ConfigError, match=r"^Results file '.*results\.nc' is damaged or not netCDF, and .*\.$"):
-        load(path)
+        load(path).load()  # numbers are read, and checked, when they are asked for
 
 
 def test_what_is_no_results_file_is_one_sentence(tmp_path):
@@ -272,6 +276,101 @@ def test_what_is_no_results_file_is_one_sentence(tmp_path):
     xr.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="netcdf4")
     with pytest.raises(ConfigError, match="is no results file"):
         load(tmp_path / "other.nc")
+
+
+class OnDisk:
+    """Numbers that can only be read in slices."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def __getitem__(self, key):
+        assert all(isinstance(part, slice) for part in key)
+        return self.values[key]
+
+
+def large(num_logs=200, width=8):
+    """Two groups of different lengths whose metrics are on disk, and the same in memory; two stretches of writing."""
+    rng = np.random.default_rng(0)
+    groups = []
+    for first, length in ((0, num_logs), (3, num_logs - 70)):
+        part = group([first + 1, first, first + 2], {"a": [1, 2, 3]}, num_logs=length, width=width)
+        noise = {name: rng.normal(size=values.shape).astype(values.dtype) for name, values in part.metrics.items()}
+        groups.append(dataclasses.replace(part, metrics=noise))
+    away = [
+        dataclasses.replace(one, metrics={name: OnDisk(values) for name, values in one.metrics.items()})
+        for one in groups
+    ]
+    return to_dataset(away, {}), to_dataset(groups, {})
+
+
+def slices(size):
+    """Any but those that go backwards over nothing, at which xarray itself fails, as old versions do at empty lists."""
+    return st.slices(size).filter(lambda key: (key.step or 1) > 0 or len(range(size)[key]) > 0)
+
+
+KEYS = st.one_of(
+    st.integers(-6, 5),
+    slices(6),
+    st.lists(st.integers(-6, 5), min_size=1, max_size=4),
+    st.lists(st.booleans(), min_size=6, max_size=6).filter(any).map(np.array),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(run=KEYS, log=st.one_of(st.integers(-100, 99), slices(100)), width=st.one_of(st.just(0), slices(8)))
+def test_what_is_read_when_asked_for_is_what_was_written(tmp_path_factory, run, log, width):
+    away, here = large(num_logs=100)
+    stored = load(save(here, tmp_path_factory.mktemp("disk") / "results.nc"))
+    for name, index in (("return_mean", {}), ("policy_singular_values", {"D": width})):
+        expected = here[name].isel(run=run, log=log, **index)
+        for dataset in (away, stored):
+            xr.testing.assert_identical(dataset[name].isel(run=run, log=log, **index), expected)
+
+
+def test_metrics_on_disk_are_written_some_log_points_at_a_time(tmp_path):
+    away, here = large()
+    path = save(away, tmp_path / "results.nc")
+    assert load(path).identical(here)
+    assert away.identical(here)
+
+
+def test_a_metric_is_read_once_and_its_neighbours_not_at_all(tmp_path, monkeypatch):
+    _, here = large()
+    read, original = [], files._Stored.__getitem__
+
+    def get(self, key):
+        read.append((self.variable.attrs["long_name"], key))
+        return original(self, key)
+
+    monkeypatch.setattr(files._Stored, "__getitem__", get)
+    dataset = load(save(here, tmp_path / "results.nc"))
+    assert read == []
+    for _ in range(2):
+        np.testing.assert_array_equal(dataset["return_mean"].values, here["return_mean"].values)
+    dataset["return_mean"][0, 0] = 7.0  # in memory alone
+    assert len(read) == 1
+    assert load(tmp_path / "results.nc").identical(here)
+
+
+def test_writing_needs_little_memory(tmp_path):
+    """100 metrics x 64 runs x 1024 log points are 26 MB; a stretch of one metric 16 kB, of all of them 1.6 MB."""
+
+    class Zeros:
+        shape, dtype = (64, 1024), np.dtype(np.float32)
+
+        def __getitem__(self, key):
+            return np.zeros(self.shape, self.dtype)[key].copy()
+
+    one = group(range(64), {}, num_logs=1024)
+    tracemalloc.start()
+    try:
+        dataset = to_dataset([dataclasses.replace(one, metrics={f"m{i}": Zeros() for i in range(100)})], {})
+        save(dataset, tmp_path / "results.nc")
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+    assert load(tmp_path / "results.nc")["m99"].shape == (64, 1024)
 
 
 def test_reading_results_loads_neither_jax_nor_matplotlib():

@@ -1,16 +1,16 @@
-"""Collapse: every definition on made-up runs whose steps are known, and survival curves worked out by hand."""
+"""Collapse: every definition on made-up runs whose steps are known, and which runs had nothing to lose."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import stats
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.curves import feature_width
 from purejaxppo.results.dataset import GroupResult, to_dataset
-from purejaxppo.statistics.collapse import collapse_steps, detect_collapse, policy_widths, survival, survival_by_point
+from purejaxppo.results.runs import policy_widths
+from purejaxppo.statistics.collapse import EVENTS, collapse_steps, detect_collapse, outcomes, survival_by_point
 
 L = 40
 WIDTH = 20
@@ -75,11 +75,11 @@ def test_healthy_runs_never_collapse():
     [
         (changed(30, L, 49.0, RISE), 3100),  # below 50, half of the way from 0 to 100
         (changed(30, L, 51.0, RISE), np.nan),
-        (changed(30, 38, 0.0, RISE), np.nan),  # recovers
-        (changed(38, L, 0.0, RISE), 3900),  # 2 of 40 points, 5 %
-        (changed(39, L, 0.0, RISE), np.nan),  # one bad point at the end is none
-        (changed(30, L, -300.0, changed(0, 30, 90.0, RISE)), 3100),  # learned before the first log point
-        (changed(30, L, -50.0, RISE - 200), np.nan),  # higher still
+        (changed(30, 37, 0.0, RISE), np.nan),  # recovers, for the last three log points
+        (changed(35, 36, 90.0, changed(30, L, 0.0, RISE)), 3100),  # one good log point is no recovery
+        (changed(38, L, 0.0, RISE), 3900),  # two of the last three
+        (changed(39, L, 0.0, RISE), np.nan),  # one bad log point at the end is none
+        (changed(30, L, -50.0, RISE), 3100),
         (np.zeros(L), np.nan),  # never learned
     ],
 )
@@ -87,15 +87,90 @@ def test_the_return_collapses_where_half_of_what_was_gained_is_lost_for_good(ret
     np.testing.assert_array_equal(step_of("return", return_mean=returns), step)
 
 
+def test_what_untrained_networks_get_is_where_the_gain_begins():
+    """Learned before the first log point after the start, and lost: log point 0 tells it from never having learned."""
+    fallen = changed(30, L, -300.0, np.full(L, 90.0))
+    one = group(return_mean=fallen)
+    at_start = {name: np.concatenate([x[:, :1], x], axis=1) for name, x in one.metrics.items()}
+    at_start["return_mean"][:, 0] = -300.0
+    learned = dataclasses.replace(one, metrics=at_start, env_steps=np.concatenate([[0], one.env_steps]))
+    np.testing.assert_array_equal(collapse_steps(to_dataset([learned], {}), "return"), [3100])
+    unknown = dataset(return_mean=fallen)
+    np.testing.assert_array_equal(collapse_steps(unknown, "return"), [np.nan])
+    assert outcomes(unknown).count().num_unlearned == 1
+
+
+def test_untrained_networks_are_those_of_the_environment_and_no_single_run_decides():
+    """One run starts by luck at 60; in another environment untrained networks get 1000."""
+    returns = np.tile(changed(30, L, 35.0, RISE), (5, 1))
+    returns[0, 0] = 60.0
+    returns[4] += 1000
+    both = dataset(num_runs=5, swept={"env": ["a"] * 4 + ["b"]}, return_mean=returns)
+    np.testing.assert_array_equal(collapse_steps(both, "return"), [3100] * 5)
+
+
 def test_one_point_never_makes_a_collapse():
     returns = changed(9, 10, 0.0, RISE[:10])
     assert np.isnan(step_of("return", num_logs=10, return_mean=returns))
 
 
-def test_noise_has_nothing_to_lose():
-    noise = np.random.default_rng(0).normal(size=(300, 100))
-    steps = collapse_steps(dataset(num_runs=300, num_logs=100, return_mean=noise), "return")
-    assert np.mean(np.isnan(steps)) > 0.99
+CASES = {
+    "return": ("return_mean", RISE, changed(20, L, 0.0, RISE)),
+    "rank": ("policy_rank", np.full(L, 10.0), changed(20, L, 1.0, np.full(L, 10.0))),
+    "dead": ("policy_dead_neurons", np.zeros(L), changed(20, L, WIDTH, np.zeros(L))),
+    "variance": ("policy_variance", np.full(L, 0.1), changed(20, L, 0.0, np.full(L, 0.1))),
+}
+
+
+@pytest.mark.parametrize("event", CASES)
+@pytest.mark.parametrize("outlier", [-1e4, 0.0, 1e4])
+def test_no_single_log_point_decides_a_run(event, outlier):
+    """Whichever log point reads anything else, runs that live live and runs that collapsed have collapsed there."""
+    metric, living, lost = CASES[event]
+    for place in range(L):
+        both = np.stack([changed(place, place + 1, outlier, values) for values in (living, lost)] + [living] * 3)
+        lives, is_lost, *_ = collapse_steps(dataset(num_runs=5, **{metric: both}), event)
+        assert np.isnan(lives), place
+        assert abs(is_lost - 2100) <= 200, place
+
+
+def never_learned(kind, num_runs, num_logs):
+    """Returns of runs that learn nothing, [S, L]."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(num_runs, num_logs))
+    if kind == "rare success":
+        return -500.0 + 100 * rng.random((num_runs, num_logs)) * (rng.random((num_runs, num_logs)) < 0.1)
+    if kind == "autocorrelated":
+        for t in range(1, num_logs):
+            noise[:, t] = 0.7 * noise[:, t - 1] + np.sqrt(1 - 0.49) * noise[:, t]
+    drift = {"worse and worse": -np.linspace(0, 10, num_logs), "worse at once": -10.0 * (np.arange(num_logs) > 50)}
+    return noise + drift.get(kind, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["noise", "rare success", "autocorrelated", "worse and worse", "worse at once"])
+def test_a_run_that_never_learned_has_nothing_to_lose(kind):
+    """The rule of version 0.2 called 72 % collapsed of those that rarely succeed, and all of those that get worse."""
+    found = outcomes(dataset(num_runs=300, num_logs=100, return_mean=never_learned(kind, 300, 100)))
+    assert np.mean(found.is_collapsed) < 0.02
+    assert np.mean(found.has_learned) < 0.02
+
+
+def test_slow_wandering_is_no_learning():
+    """Half of these rise by more than five of their own jumps; but their level goes up and down all along."""
+    rng, returns = np.random.default_rng(1), np.zeros((200, 300))
+    for t in range(1, 300):
+        returns[:, t] = 0.95 * returns[:, t - 1] + rng.normal(size=200)
+    assert np.mean(outcomes(dataset(num_runs=200, num_logs=300, return_mean=returns)).has_learned) < 0.1
+
+
+@pytest.mark.parametrize("num_logs", [20, 100, 1000])
+def test_a_run_that_gained_eight_times_its_noise_and_lost_it_has_collapsed(num_logs):
+    """As sure as the others are of having none: learned in a fifth of the run, lost in a tenth of it."""
+    rng, time = np.random.default_rng(0), np.linspace(0, 1, num_logs)
+    returns = np.clip(time / 0.2, 0, 1) * np.clip((0.7 - time) / 0.1, 0, 1) * 8 + rng.normal(size=(100, num_logs))
+    steps = collapse_steps(dataset(num_runs=100, num_logs=num_logs, return_mean=returns), "return")
+    assert np.mean(np.isfinite(steps)) > 0.97
+    assert np.nanmedian(steps) == pytest.approx(0.65 * 100 * num_logs, abs=0.04 * 100 * num_logs + 100)
 
 
 def test_log_points_without_a_return_count_neither_way():
@@ -110,11 +185,12 @@ def test_log_points_without_a_return_count_neither_way():
     [
         (changed(20, L, 2.0, np.full(L, 10)), 2100),  # a quarter of 10 is 2.5
         (changed(20, L, 3.0, np.full(L, 10)), np.nan),
-        (changed(20, 22, 2.0, np.full(L, 10)), 2100),  # a warning may be taken back
+        (changed(20, 22, 2.0, np.full(L, 10)), 2100),  # two of three; a warning may be taken back
         (changed(20, 21, 2.0, np.full(L, 10)), np.nan),  # but must last
         (changed(20, L, 1.0, np.full(L, 2)), 2100),  # 1 is collapse whatever it was
         (changed(0, 10, 1.0, np.full(L, 10)), np.nan),  # it starts at 1, and grows
-        (np.ones(L), np.nan),  # nothing fell
+        (np.ones(L), 100),  # fell before anybody looked
+        (changed(25, 26, 2.0, np.ones(L)), 100),
     ],
 )
 def test_the_rank_collapses_below_a_quarter_of_its_maximum_or_to_one(ranks, step):
@@ -166,13 +242,34 @@ def test_who_warned_first_and_by_how_much():
     assert (calm["rank_collapse_step"].item(), calm["first_warning"].item()) == (2100, "none")
 
 
-def test_a_run_that_diverged_has_lost_its_return_and_is_censored_for_the_rest():
+def test_a_run_that_diverged_has_collapsed_in_everything():
     found = detect_collapse(dataset(num_runs=3, status=[15, 1, 0]))
-    np.testing.assert_array_equal(found["return_collapse_step"], [1500, 100, np.nan])
-    np.testing.assert_array_equal(found["rank_collapse_step"], [np.nan] * 3)
+    for event in EVENTS:
+        np.testing.assert_array_equal(found[f"{event}_collapse_step"], [1500, 100, np.nan])
     np.testing.assert_array_equal(found["last_step"], [1400, np.nan, 4000])
+    assert found["first_warning"].values.tolist() == ["none"] * 3  # all at once is no warning
     before = detect_collapse(dataset(status=[30], return_mean=changed(20, L, 0.0, RISE)))
     assert before["return_collapse_step"].item() == 2100
+    assert before["rank_collapse_step"].item() == 3000
+
+
+def test_the_count_has_the_exact_interval_and_tells_who_never_learned():
+    returns = np.stack([changed(20, L, 0.0, RISE), RISE, np.zeros(L), RISE])
+    both = dataset(num_runs=4, status=[0, 9, 0, 0], return_mean=returns)
+    found = outcomes(both)
+    assert found.is_collapsed.tolist() == [True, True, False, False]
+    assert found.has_learned.tolist() == [True, True, False, True]
+    count = found.count()
+    interval = stats.binomtest(2, 4).proportion_ci(method="exact")
+    np.testing.assert_allclose((count.low, count.high), (interval.low, interval.high), rtol=1e-12)
+    assert (count.num_diverged, count.num_unlearned) == (1, 1)
+    assert count.label == "collapsed 2 of 4 [7 %, 93 %], 1 never learned"
+    # A run that diverged before it learned anything has collapsed, and is not counted twice.
+    assert outcomes(dataset(num_runs=2, status=[2, 0])).count().label == "collapsed 1 of 2 [1 %, 99 %]"
+    assert found.count(np.array([3])).label == "collapsed 0 of 1 [0 %, 98 %]"
+    assert found.count(np.zeros(0, dtype=int)).cell == "0 of 0"
+    with pytest.raises(ConfigError, match="return_mean is not in these results"):
+        outcomes(both.drop_vars("return_mean"))
 
 
 def test_groups_with_steps_of_their_own():
@@ -197,78 +294,6 @@ def test_what_cannot_be_told_is_told():
 def test_no_runs_and_no_log_points():
     assert detect_collapse(dataset(num_runs=2, num_logs=0))["first_warning"].values.tolist() == ["none", "none"]
     assert detect_collapse(dataset(num_runs=2).isel(run=slice(0, 0))).sizes["run"] == 0
-
-
-# --- Survival
-
-
-def test_kaplan_meier_by_hand():
-    # Freireich et al. 1963, 6-MP arm: the textbook example; values as in Kalbfleisch & Prentice, and R's survfit.
-    events = [6, 6, 6, 7, 10, 13, 16, 22, 23] + [np.nan] * 12
-    ends = [np.nan] * 9 + [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
-    curve = survival(np.array(events, dtype=float), np.array(ends, dtype=float))
-    assert (curve.num_runs, curve.num_events) == (21, 9)
-    at = {step: i for i, step in enumerate(curve.steps)}
-    expected = {0: 1.0, 6: 18 / 21, 7: 18 / 21 * 16 / 17, 10: 18 / 21 * 16 / 17 * 14 / 15}
-    for step, probability in expected.items():
-        np.testing.assert_allclose(curve.probability[at[step]], probability, rtol=1e-12)
-    np.testing.assert_allclose(
-        [curve.probability[at[s]] for s in (13, 16, 22, 23)], [0.690, 0.627, 0.538, 0.448], atol=5e-4
-    )
-    # survfit(..., conf.type = "log-log"): 0.620 to 0.952 at 6; 0.188 to 0.680 at 23.
-    np.testing.assert_allclose([curve.low[at[6]], curve.high[at[6]]], [0.620, 0.952], atol=5e-4)
-    np.testing.assert_allclose([curve.low[at[23]], curve.high[at[23]]], [0.188, 0.680], atol=5e-4)
-    np.testing.assert_array_equal([curve.low[0], curve.high[0]], [1, 1])
-
-
-def test_greenwoods_interval_by_hand():
-    # Of 4 runs one fails at 5: S = 3/4, Greenwood's sum = 1/(4 * 3); on the log-log scale S^exp(+-z se).
-    curve = survival(np.array([5, np.nan, np.nan, np.nan]), np.array([9.0] * 4))
-    np.testing.assert_array_equal(curve.steps, [0, 5, 9])
-    error = np.sqrt(1 / 12) / np.log(0.75)
-    np.testing.assert_allclose(curve.low[1:], 0.75 ** np.exp(-1.959964 * error), rtol=1e-6)
-    np.testing.assert_allclose(curve.high[1:], 0.75 ** np.exp(1.959964 * error), rtol=1e-6)
-
-
-def test_curves_without_events_without_survivors_without_runs():
-    nothing = survival(np.full(3, np.nan), np.array([5.0, 5.0, 7.0]))
-    np.testing.assert_array_equal(nothing.steps, [0, 5, 7])
-    for values in (nothing.probability, nothing.low, nothing.high):
-        np.testing.assert_array_equal(values, [1, 1, 1])
-    everything = survival(np.array([5.0, 7.0]), np.array([9.0, 9.0]))
-    np.testing.assert_array_equal(everything.probability, [1, 0.5, 0])
-    assert np.isnan(everything.low[-1])
-    assert np.isnan(everything.high[-1])
-    unmeasured = survival(np.array([np.nan, np.nan]), np.array([np.nan, 4.0]))
-    assert (unmeasured.num_runs, unmeasured.steps.tolist()) == (1, [0, 4])
-    assert survival(np.zeros(0), np.zeros(0)).num_runs == 0
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=12))
-def test_survival_falls_from_one_inside_its_interval(runs):
-    events = np.array([step if has_event else np.nan for step, has_event in runs])
-    curve = survival(events, np.array([step for step, _ in runs], dtype=float))
-    assert curve.probability[0] == 1
-    assert np.all(np.diff(curve.probability) <= 0)
-    assert np.all(np.diff(curve.steps) > 0)
-    known = ~np.isnan(curve.low)
-    assert np.all(curve.low[known] <= curve.probability[known])
-    assert np.all(curve.high[known] >= curve.probability[known])
-    assert np.all(known == (curve.probability > 0))
-
-
-@pytest.mark.parametrize(
-    ("events", "ends", "options", "message"),
-    [
-        ([1.0], [1.0, 2.0], {}, r"shape \(1,\) and last_steps \(2,\)"),
-        ([-1.0], [1.0], {}, "below 0"),
-        ([1.0], [1.0], {"level": 1.0}, "level is 1.0"),
-    ],
-)
-def test_impossible_curves_are_told(events, ends, options, message):
-    with pytest.raises(ValueError, match=message):
-        survival(np.array(events), np.array(ends), **options)
 
 
 def test_a_curve_per_point_of_the_axes():

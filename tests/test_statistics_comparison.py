@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,8 @@ from scipy import stats
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.statistics.comparison import comparison_table, format_comparison
-from purejaxppo.statistics.estimates import iqm, probability_of_best
+from purejaxppo.statistics.contrasts import difference, holm, probability_of_best
+from purejaxppo.statistics.estimates import iqm
 
 
 def results(values: np.ndarray, status: np.ndarray | None = None, **swept: list[object]) -> xr.Dataset:
@@ -28,43 +31,28 @@ def results(values: np.ndarray, status: np.ndarray | None = None, **swept: list[
     return to_dataset([one], {})
 
 
-def test_the_probability_of_being_best_is_the_share_of_resamples() -> None:
-    values = np.random.default_rng(0).normal([0.0, 0.3, 0.5], 1.0, (12, 3))
-    rng, wins = np.random.default_rng(1), np.zeros(3)
-    for _ in range(4000):
-        rows = values[rng.integers(0, 12, 12)]
-        wins[np.argmax([stats.trim_mean(rows[:, point], 0.25) for point in range(3)])] += 1
-    found = probability_of_best(values, num_resamples=4000)
-    np.testing.assert_allclose(found, wins / 4000, atol=0.03)
-    assert found.sum() == pytest.approx(1)
-
-
-def test_the_best_in_every_seed_is_best_for_sure_and_equals_share() -> None:
-    better = np.arange(8.0)[:, None] + np.array([0.0, 1.0, 1.0])
-    np.testing.assert_array_equal(probability_of_best(better), [0, 0.5, 0.5])
-    np.testing.assert_array_equal(probability_of_best(-better), [1, 0, 0])
-
-
-def test_seeds_without_a_value_are_left_out_and_one_seed_decides_nothing() -> None:
-    values = np.array([[0.0, 1.0], [0.0, 1.0], [9.0, np.nan]])
-    np.testing.assert_array_equal(probability_of_best(values), [0, 1])
-    assert np.isnan(probability_of_best(values[1:])).all()
-
-
-def test_the_table_holds_differences_of_equal_seeds_and_scipys_probability() -> None:
+def test_the_table_holds_differences_of_its_values_and_scipys_probability() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(3, 8)) + np.array([[0.0], [0.5], [5.0]])
     table = comparison_table(results(values, pfo_coef=[0.0, 1.0, 10.0]))
     assert list(table["pfo_coef"]) == [0, 1, 10]
     assert list(table["runs"]) == [8, 8, 8]
+    assert list(table["is_base"]) == [True, False, False]
     np.testing.assert_allclose(table["value"], [stats.trim_mean(row, 0.25) for row in values])
     assert table["best"][2] == 1
-    assert table.loc[0, ["difference", "improvement"]].isna().all()
+    assert list(table["is_candidate"]) == [False, False, True]
+    assert table.loc[0, ["difference", "improvement", "p", "p_holm"]].isna().all()
     for point in (1, 2):
-        np.testing.assert_allclose(table["difference"][point], iqm(values[point] - values[0]))
+        np.testing.assert_allclose(table["difference"][point], table["value"][point] - table["value"][0])
+        alone = difference(values[point], values[0], np.arange(8), np.arange(8))
+        assert table["p"][point] == alone.p
+        assert table["correlation"][point] == alone.correlation
         u = stats.mannwhitneyu(values[point], values[0]).statistic
         np.testing.assert_allclose(table["improvement"][point], u / 64)
     assert (table["difference_low"][1:] <= table["difference"][1:]).all()
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"].to_numpy()))
+    assert table["improvement"][2] == 1
+    assert 0.5 < table["improvement_low"][2] < 0.9  # never of width 0
 
 
 def test_the_lowest_is_best_where_that_is_asked_for() -> None:
@@ -78,7 +66,8 @@ def test_the_lowest_is_best_where_that_is_asked_for() -> None:
 def test_a_run_without_a_value_is_no_win() -> None:
     values = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, np.nan]])
     table = comparison_table(results(values, pfo_coef=[0.0, 1.0]))
-    assert list(table["runs"]) == [4, 3]
+    assert list(table["runs"]) == [4, 4]
+    assert table["value_runs"][1] == "2.0 2.0 2.0"
     assert list(table["best"]) == [0, 1]
 
 
@@ -86,24 +75,27 @@ def test_a_point_without_values_leaves_the_chances_of_the_others() -> None:
     values = np.array([[0.0, np.nan, 1.0], [0.0, np.nan, 1.0]])
     np.testing.assert_array_equal(probability_of_best(values), [0, np.nan, 1])
     lines = format_comparison(comparison_table(results(values.T, pfo_coef=[0.0, 1.0, 2.0])), "return_mean").splitlines()
-    assert lines[3].split() == ["pfo_coef=1", "0", "0", "-", "-", "-", "-"]
+    assert re.split("  +", lines[3]) == ["pfo_coef=1", "0 of 2 [0 %, 84 %]", "2", "-", "-", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize("is_lowest", [False, True])
 def test_runs_that_diverged_are_the_worst_of_all(is_lowest: bool) -> None:
     """Seven of eight runs of the second point diverge; the one that does not is better than all of the first."""
-    values = np.array([[1.0] * 8, [2.0] + [np.nan] * 7]) * (-1 if is_lowest else 1)
+    sign = -1 if is_lowest else 1
+    values = np.array([[1.0] * 7 + [0.0], [2.0] + [np.nan] * 7]) * sign
     table = comparison_table(results(values, np.isnan(values).astype(int), pfo_coef=[0.0, 1.0]), is_lowest=is_lowest)
-    assert list(table["runs"]) == [8, 1]
+    assert list(table["runs"]) == [8, 8]
     assert list(table["diverged"]) == [0, 7]
+    assert list(table["collapsed"]) == [0, 7]
     assert table["best"][0] > 0.9
-    assert table["improvement"][1] == 1 / 8
-    assert abs(table["difference"][1]) == 1
+    # They stand where the worst that was measured does: below seven runs of the first point, beside the eighth.
+    assert table["improvement"][1] == (8 + 7 * 0.5) / 64
+    assert abs(table["value"][1]) == 0
+    assert table["difference"][1] == -sign
+    assert table["p"][1] < 0.05
     nobody = comparison_table(results(np.full((2, 4), np.nan), np.ones((2, 4)), pfo_coef=[0.0, 1.0]))
-    assert list(nobody["best"]) == [0.5, 0.5]
-    # Infinite unless three of eight draws are -inf: P(Binomial(8, 1/2) <= 2) = 37 / 256.
-    both = probability_of_best(np.array([[np.inf, 0.0], [-np.inf, 0.0]] * 4))
-    np.testing.assert_allclose(both, [37 / 256, 219 / 256], atol=0.03)
+    assert np.isnan(nobody["value"]).all()
+    assert "7 of 8 [47 %, 100 %]" in format_comparison(table, "return_mean")
 
 
 def test_environments_are_compared_each_by_itself() -> None:
@@ -114,13 +106,18 @@ def test_environments_are_compared_each_by_itself() -> None:
     table = comparison_table(results(values, env=envs, pfo_coef=coefs))
     assert list(zip(table["env"], table["pfo_coef"], strict=True)) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
     assert list(table["best"]) == [0, 1, 1, 0]
-    np.testing.assert_allclose(table["difference"][[1, 3]], [iqm(values[2] - values[0]), iqm(values[3] - values[1])])
+    gaps = [iqm(values[2]) - iqm(values[0]), iqm(values[3]) - iqm(values[1])]
+    np.testing.assert_allclose(table["difference"][[1, 3]], gaps)
     assert table.loc[[0, 2], ["difference", "improvement"]].isna().all(axis=None)
     lines = format_comparison(table, "return_mean").splitlines()
     names = ["env=a, pfo_coef=0", "pfo_coef=1", "env=b, pfo_coef=0", "pfo_coef=1"]
     assert [line.split("  ")[0] for line in lines[2:6]] == names
     alone = comparison_table(results(values[[1, 3]], pfo_coef=[0.0, 1.0]))
-    pd.testing.assert_frame_equal(table.iloc[2:, 1:].reset_index(drop=True), alone)
+    without = ["block", "p_holm"]  # of two contrasts, and of one
+    pd.testing.assert_frame_equal(
+        table.iloc[2:, 1:].reset_index(drop=True).drop(columns=without), alone.drop(columns=without)
+    )
+    np.testing.assert_allclose(table["p_holm"][[1, 3]], holm(table["p"][[1, 3]].to_numpy()))
 
 
 def test_an_unknown_metric_is_refused() -> None:
@@ -139,7 +136,7 @@ def test_the_text_names_points_by_what_differs_from_the_first() -> None:
         "pfo_coef=1",
         "pfo_coef=1, pfo_layers=all",
     ]
-    assert "9500 [8" in lines[4]
+    assert "9500 (8000, 9000, 10000, 11000)" in lines[4]
     assert isinstance(table, pd.DataFrame)
     alone = comparison_table(results(values[:1]))
     assert format_comparison(alone, "return_mean").splitlines()[2].startswith("all runs")
@@ -163,3 +160,93 @@ def test_points_at_different_steps_are_said_to_be() -> None:
     assert "different steps, 3,000 to 10,000" in format_comparison(table, "return_mean")
     even = comparison_table(to_dataset(groups[:1], {}))
     assert "different steps" not in format_comparison(even, "return_mean")
+
+
+GRID = {"num_epochs": [4, 4, 16, 16], "pfo_coef": [0.0, 1.0, 0.0, 1.0]}
+
+
+def grid() -> tuple[np.ndarray, xr.Dataset]:
+    values = np.random.default_rng(0).normal(size=(4, 8)) + np.array([[0.0], [3.0], [10.0], [8.0]])
+    return values, results(values, **GRID)
+
+
+@pytest.mark.parametrize("against", ["pfo_coef=0", {"pfo_coef": 0.0}, " pfo_coef = 0.0 "])
+def test_a_contrast_within_a_field_is_made_at_each_of_its_values(against: object) -> None:
+    """PFO at each number of epochs: not 16 epochs with it against 4 without."""
+    values, dataset = grid()
+    table = comparison_table(dataset, against=against, within=["num_epochs"])  # pyright: ignore[reportArgumentType]
+    assert list(table["block"]) == [0, 0, 1, 1]
+    assert list(table["is_base"]) == [True, False, True, False]
+    gaps = [iqm(values[1]) - iqm(values[0]), iqm(values[3]) - iqm(values[2])]
+    np.testing.assert_allclose(table["difference"][[1, 3]], gaps)
+    np.testing.assert_allclose(table["p_holm"][[1, 3]], holm(table["p"][[1, 3]].to_numpy()))
+    assert (table["p_holm"][[1, 3]] > table["p"][[1, 3]]).any()
+    assert list(table["best"].round()) == [0, 1, 1, 0]
+    text = format_comparison(table, "return_mean")
+    names = ["num_epochs=4, pfo_coef=0", "pfo_coef=1", "num_epochs=16, pfo_coef=0", "pfo_coef=1"]
+    assert [line.split("  ")[0] for line in text.splitlines()[2:6]] == names
+    assert "Selected as the best of 2: pfo_coef=1 beside num_epochs=4, pfo_coef=0." in " ".join(text.split())
+
+
+def test_the_point_to_compare_against_need_not_be_the_first() -> None:
+    values, dataset = grid()
+    table = comparison_table(dataset, against="num_epochs=16,pfo_coef=0")
+    assert table["num_epochs"].tolist() == [16, 4, 4, 16]
+    np.testing.assert_allclose(table["difference"][3], iqm(values[3]) - iqm(values[2]))
+    np.testing.assert_allclose(table["difference"][1], iqm(values[0]) - iqm(values[2]))
+    rows = format_comparison(table, "return_mean").splitlines()[2:]
+    assert [row.split("  ")[0] for row in rows[:3]] == [
+        "num_epochs=16, pfo_coef=0",
+        "num_epochs=4",
+        "num_epochs=4, pfo_coef=1",
+    ]
+
+
+def test_a_block_without_that_point_has_no_contrasts() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 8))
+    dataset = results(values, num_epochs=[4, 4, 16], pfo_coef=[0.0, 1.0, 1.0])
+    table = comparison_table(dataset, against="pfo_coef=0", within=["num_epochs"])
+    assert table["difference"].isna().tolist() == [True, False, True]
+    assert format_comparison(table, "return_mean").splitlines()[4].startswith("num_epochs=16, pfo_coef=1")
+
+
+@pytest.mark.parametrize(
+    ("against", "within", "message"),
+    [
+        ("pfo_coef", (), "^against is 'pfo_coef', but must be field=value"),
+        ("pfo_coeff=0", (), "^swept field 'pfo_coeff' is unknown; did you mean pfo_coef"),
+        ("pfo_coef=0", ("num_epoch",), "^swept field 'num_epoch' is unknown; did you mean num_epochs"),
+        ("pfo_coef=7", (), "no point of these results is set so; they have pfo_coef: 0, 1"),
+        ("pfo_coef=0", (), "fits 2 points, which differ in num_epochs; it must fit one: name num_epochs=... too, or"),
+        ("pfo_coef=0", ("pfo_coef",), "^field 'pfo_coef' is in against and in within"),
+    ],
+)
+def test_what_names_no_point_is_told(against: str, within: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        comparison_table(grid()[1], against=against, within=within)
+
+
+def test_switches_and_words_are_matched_as_people_write_them() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 8))
+    dataset = results(values, share_trunk=[True, False], activation=["relu", "tanh"])
+    for against in ("share_trunk=false", "activation=tanh", {"share_trunk": False}):
+        assert comparison_table(dataset, against=against)["activation"].tolist() == ["tanh", "relu"]
+    with pytest.raises(ConfigError, match="no point of these results"):
+        comparison_table(dataset, against="share_trunk=1")
+
+
+def test_a_winner_is_reported_as_selected_with_what_it_was_selected_from() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 8)) + np.array([[-300.0], [0.0], [0.2], [0.1]])
+    text = " ".join(format_comparison(comparison_table(results(values, pfo_coef=[0.0, 1.0, 2.0, 3.0])), "x").split())
+    assert re.search(r"Selected as the best of 4: pfo_coef=\d\. Its value is biased, as it was selected for it\.", text)
+    assert re.search(r"Its share is 0\.\d\d; of equal points the leader has more than 0\.\d\d in 5 % of sweeps\.", text)
+    assert re.search(r"Not distinguishable from it: pfo_coef=\d(; pfo_coef=\d)*\.", text)
+    assert "no probability" in text
+
+
+def test_the_table_is_also_written_in_markdown_and_latex() -> None:
+    table = comparison_table(grid()[1])
+    assert format_comparison(table, "return_mean", kind="markdown").startswith("| point | collapsed | never learned |")
+    lines = format_comparison(table, "return_mean", kind="latex").splitlines()
+    assert lines[4].startswith(r"num\_epochs=4, pfo\_coef=0 & 0 of 8 [0 \%, 37 \%] &")
+    assert all(line.startswith(("%", "\\", "pfo", "num", "point")) for line in lines if line)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from purejaxppo.analysis import (
     bootstrap_interval,
+    exact_interval,
     iqm,
     kendall_tau,
     mean_over_settings,
@@ -17,6 +18,7 @@ from purejaxppo.analysis import (
     spearman_rho,
     statistics,
 )
+from purejaxppo.statistics.estimates import estimate_columns, expanded_tails
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -67,9 +69,28 @@ def test_iqm_is_robust_to_infinite_outliers():
     assert iqm(np.array([np.inf, np.inf, np.inf, 1.0])) == np.inf
 
 
-def test_interval_equals_scipys_percentile_bootstrap():
+def expanded(level, num_runs, degrees=None):
+    """Level of the plain percentile interval that is as wide: Hesterberg 2015, section 5.2, by its formula."""
+    wide = np.sqrt(num_runs / (num_runs - 1)) * stats.t.ppf((1 + level) / 2, degrees or num_runs - 1)
+    return 1 - 2 * stats.norm.sf(wide)
+
+
+def test_expanded_tails_are_hesterbergs():
+    """By tables: sqrt(5 / 4) t(4) = 1.118 x 2.776 = 3.104, beyond which lie 0.00095 of a normal; and so on."""
+    for num_runs, t, tail in ((5, 2.776, 0.00095), (10, 2.262, 0.00856), (20, 2.093, 0.01588)):
+        low, high = expanded_tails(0.95, num_runs)
+        assert stats.norm.isf(low) == pytest.approx(np.sqrt(num_runs / (num_runs - 1)) * t, abs=1e-3)
+        assert low == pytest.approx(tail, abs=2e-5)
+        assert high == pytest.approx(1 - low)
+    np.testing.assert_allclose(expanded_tails(0.95, 10**7), (0.025, 0.975), atol=1e-6)
+    assert expanded_tails(0.95, 1) == pytest.approx((0.025, 0.975))
+    assert expanded_tails(0.95, 8, 14)[0] > expanded_tails(0.95, 8)[0]
+
+
+def test_interval_equals_scipys_expanded_percentile_bootstrap():
     x = np.sort(np.random.default_rng(2).normal(size=11))  # sorted, as then the draws are the same ones
-    expected = stats.bootstrap((x,), np.mean, method="percentile", n_resamples=3000, rng=np.random.default_rng(5))
+    options = {"method": "percentile", "n_resamples": 3000, "confidence_level": expanded(0.95, 11)}
+    expected = stats.bootstrap((x,), np.mean, rng=np.random.default_rng(5), **options)
     low, high = bootstrap_interval(x, mean, num_resamples=3000, seed=5)
     np.testing.assert_allclose([low, high], expected.confidence_interval, rtol=1e-12)
 
@@ -85,10 +106,38 @@ def test_interval_of_the_iqm_agrees_with_scipy(level):
             lambda values, axis: stats.trim_mean(values, 0.25, axis=axis),
             method="percentile",
             n_resamples=20_000,
-            confidence_level=level,
+            confidence_level=expanded(level, 12),
             rng=np.random.default_rng(7),
         )
         np.testing.assert_allclose([low[column], high[column]], expected.confidence_interval, rtol=0.04)
+
+
+def test_fewer_than_five_runs_have_no_interval():
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    x[4:, 0] = np.nan
+    low, high = bootstrap_interval(x)
+    assert np.isnan([low[0], high[0]]).all()
+    assert low[1] < high[1]
+    assert estimate_columns("a", x[:, 0])["a_runs"] == " ".join(map(repr, np.sort(x[:4, 0]).tolist()))
+    assert np.isnan(estimate_columns("a", x[:, 1])["a_runs"])
+    assert np.isnan(estimate_columns("a", np.full(3, np.nan))["a_runs"])
+
+
+@pytest.mark.parametrize(
+    ("num_events", "num_runs", "expected"),
+    # Clopper & Pearson 1934 by their definition, as in R's binom.test: 0 of 8, 3 of 8, 8 of 8.
+    [(0, 8, (0.0, 0.3694)), (3, 8, (0.0852, 0.7551)), (8, 8, (0.6306, 1.0)), (0, 0, (0.0, 1.0))],
+)
+def test_the_exact_interval_is_clopper_and_pearsons(num_events, num_runs, expected):
+    np.testing.assert_allclose(exact_interval(num_events, num_runs), expected, atol=5e-5)
+    if num_runs:
+        ends = stats.binomtest(num_events, num_runs).proportion_ci(confidence_level=0.9, method="exact")
+        np.testing.assert_allclose(exact_interval(num_events, num_runs, level=0.9), ends, rtol=1e-9)
+
+
+def test_impossible_counts_are_told():
+    with pytest.raises(ValueError, match="num_events is 3, but must be from 0 to num_runs, 2"):
+        exact_interval(3, 2)
 
 
 def test_the_fast_path_of_the_iqm_is_the_iqm():
@@ -154,12 +203,11 @@ def test_stratified_interval_equals_a_loop():
     x = np.random.default_rng(8).normal(size=9) + np.repeat([0.0, 5.0, 20.0], 3)
     strata = np.repeat([2, 0, 1], 3)
     rng = np.random.default_rng(0)
-    means = []
-    for _ in range(4_000):
-        drawn = [rng.choice(x[strata == label], 3) for label in (0, 1, 2)]
-        means.append(np.mean(np.concatenate(drawn)))
-    expected = np.quantile(means, [0.025, 0.975])
-    np.testing.assert_allclose(bootstrap_interval(x, mean, 4_000, strata=strata), expected, atol=0.04)
+    drawn = [rng.choice(x[strata == label], (40_000, 3)) for label in (0, 1, 2)]
+    means = np.mean(np.concatenate(drawn, axis=1), axis=1)
+    level = expanded(0.95, 9 - 3 + 1)  # two of nine degrees of freedom go into the strata's own means
+    expected = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    np.testing.assert_allclose(bootstrap_interval(x, mean, 40_000, strata=strata), expected, atol=0.02)
 
 
 def test_one_seed_gives_one_interval():
@@ -168,11 +216,12 @@ def test_one_seed_gives_one_interval():
     assert bootstrap_interval(x, seed=1) != bootstrap_interval(x, seed=2)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    x = np.random.default_rng(10).normal(size=(20, 500))
+@pytest.mark.parametrize("num_runs", [5, 8, 16])
+def test_interval_covers_the_truth_about_as_often_as_it_says(num_runs):
+    """95 % by name; plain percentiles would give 88 to 93."""
+    x = np.random.default_rng(10).normal(size=(num_runs, 2000))
     low, high = bootstrap_interval(x, iqm, num_resamples=500)
-    # 95 % by name; percentile intervals of 20 runs are known to be somewhat too narrow.
-    assert 0.88 < np.mean((low < 0) & (high > 0)) < 0.97
+    assert 0.92 < np.mean((low < 0) & (high > 0)) < 0.985
 
 
 @pytest.mark.parametrize(
@@ -198,33 +247,51 @@ def test_probability_of_improvement_by_hand():
 @settings(max_examples=100, deadline=None)
 @given(RUNS, RUNS)
 def test_probability_of_improvement_is_mann_whitneys_u_over_the_pairs(x, y):
-    found = probability_of_improvement(x, y, num_resamples=50)
+    found = probability_of_improvement(x, y)
     np.testing.assert_allclose(found.value, stats.mannwhitneyu(x, y).statistic / (x.size * y.size))
-    assert 0 <= found.low <= found.high <= 1
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 0.15  # it has a width whatever happened
     assert found.num_runs == min(x.size, y.size)
 
 
 @settings(max_examples=50, deadline=None)
 @given(RUNS, RUNS)
 def test_probability_of_improvement_is_antisymmetric_and_about_order_only(x, y):
-    found = probability_of_improvement(x, y, num_resamples=50)
-    np.testing.assert_allclose(found.value + probability_of_improvement(y, x, num_resamples=50).value, 1)
-    assert found == probability_of_improvement(np.exp(x), np.exp(y), num_resamples=50)
-    assert found == probability_of_improvement(3 * x**3 + 1, 3 * y**3 + 1, num_resamples=50)
-    downwards = probability_of_improvement(-x, -y, num_resamples=50)
-    np.testing.assert_allclose([downwards.low, downwards.high], [1 - found.high, 1 - found.low], atol=1e-12)
+    found = probability_of_improvement(x, y)
+    np.testing.assert_allclose(found.value + probability_of_improvement(y, x).value, 1)
+    assert found == probability_of_improvement(np.exp(x), np.exp(y))
+    assert found == probability_of_improvement(3 * x**3 + 1, 3 * y**3 + 1)
+    downwards = probability_of_improvement(-x, -y)
+    np.testing.assert_allclose([downwards.low, downwards.high], [1 - found.high, 1 - found.low], atol=1e-9)
 
 
-def test_its_interval_agrees_with_scipy():
-    rng = np.random.default_rng(11)
-    x, y = rng.normal(0.6, size=14), rng.normal(size=10)
+def test_its_interval_is_newcombes():
+    """The ends solve his equation: squared distance = z^2 times the variance under two exponentials, at the end."""
+    x, y = np.array([3.0, 5, 6, 7, 9, 11]), np.array([1.0, 2, 4, 8])
+    found = probability_of_improvement(x, y)
+    others = (6 + 4) / 2 - 1
+    for end in (found.low, found.high):
+        # Hanley & McNeil 1982: Q1 = P / (2 - P), Q2 = 2 P^2 / (1 + P), both sides of (m + n) / 2.
+        q1, q2 = end / (2 - end), 2 * end**2 / (1 + end)
+        variance = (end * (1 - end) + others * (q1 - end**2) + others * (q2 - end**2)) / (6 * 4)
+        np.testing.assert_allclose((found.value - end) ** 2, 1.959964**2 * variance, rtol=1e-5)
+    # Where all runs of x win, (1 - P) = z^2 P (1 + N (...)) / (m n), by bisection in a loop.
+    always = probability_of_improvement(np.arange(8.0) + 8, np.arange(8.0))
+    low, high = 0.0, 1.0 - 1e-12
+    for _ in range(60):
+        end = (low + high) / 2
+        spread = 1 + 7 * ((1 - end) / (2 - end) + end / (1 + end))
+        low, high = (end, high) if 1 - end > 1.959964**2 * end * spread / 64 else (low, end)
+    np.testing.assert_allclose((always.value, always.low, always.high), (1, low, 1), atol=1e-6)
 
-    def statistic(x, y, axis):
-        return np.mean(np.expand_dims(x, -1) > np.expand_dims(y, -2), axis=(-1, -2))
 
-    expected = stats.bootstrap((x, y), statistic, method="percentile", n_resamples=20_000, rng=rng)
-    found = probability_of_improvement(x, y, num_resamples=20_000)
-    np.testing.assert_allclose([found.low, found.high], expected.confidence_interval, atol=0.01)
+@pytest.mark.parametrize("num_runs", [4, 8, 16])
+@pytest.mark.parametrize("truth", [0.5, 0.9])
+def test_its_interval_covers_the_truth(num_runs, truth):
+    rng, shift = np.random.default_rng(0), stats.norm.ppf(truth) * np.sqrt(2)
+    samples = rng.normal(size=(500, 2, num_runs))
+    found = [probability_of_improvement(x + shift, y) for x, y in samples]
+    assert np.mean([estimate.low <= truth <= estimate.high for estimate in found]) > 0.925
 
 
 def test_strata_are_compared_within():
@@ -233,14 +300,17 @@ def test_strata_are_compared_within():
     labels = np.array(["a", "a", "b", "b"])
     assert probability_of_improvement(x, y).value == 4 / 16
     found = probability_of_improvement(x, y, strata=(labels, labels))
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert (found.value, found.low) == (0, 0)
+    # Two independent strata: their distances to the end are added in squares.
+    single = probability_of_improvement(x[:2], y[:2])
+    np.testing.assert_allclose(found.high, np.sqrt(2 * single.high**2) / 2)
     # Every stratum counts the same, whatever its size: 1 of 2 strata won, not 1 of 4 runs.
     uneven = probability_of_improvement(
         np.array([5, 0, 0, 0]), np.ones(4), (np.array([0, 1, 1, 1]), np.array([0, 1, 1, 1]))
     )
     assert uneven.value == 0.5
     half = probability_of_improvement(np.array([1, 3, 9, 9]), np.array([2, 2, 0, 0]), (labels, labels))
-    assert (half.value, half.low, half.high) == (0.75, 0.5, 1)  # one stratum is a toss-up, the other always won
+    assert half.value == 0.75  # one stratum is a toss-up, the other always won
     assert np.isnan(uneven.low)  # a stratum of one run has no spread to draw from
     assert np.isnan(probability_of_improvement(x, y, (labels, np.full(4, "c"))).value)
 
@@ -253,15 +323,15 @@ def test_missing_runs_do_not_compare():
 
 
 def test_paired_differences_are_matched_by_seed():
-    x, x_seeds = np.array([10.0, 21.0, 32.0, 43.0, 7.0]), np.array([0, 1, 2, 3, 9])
-    y, y_seeds = np.array([40.0, 30.0, 20.0, 10.0, np.nan, 1.0]), np.array([3, 2, 1, 0, 9, 8])
+    x, x_seeds = np.array([10.0, 21.0, 32.0, 43.0, 54.0, 7.0]), np.array([0, 1, 2, 3, 4, 9])
+    y, y_seeds = np.array([50.0, 40.0, 30.0, 20.0, 10.0, np.nan, 1.0]), np.array([4, 3, 2, 1, 0, 9, 8])
     found = paired_difference(x, y, x_seeds, y_seeds)
-    differences = np.array([0.0, 1.0, 2.0, 3.0])
-    assert (found.value, found.num_runs) == (iqm(differences), 4)
+    differences = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert (found.value, found.num_runs) == (iqm(differences), 5)
     assert (found.low, found.high) == bootstrap_interval(differences)
     back = paired_difference(y, x, y_seeds, x_seeds)
     np.testing.assert_allclose((back.value, back.low, back.high), (-found.value, -found.high, -found.low), atol=0.3)
-    assert paired_difference(x, y, x_seeds, y_seeds, statistic=mean).value == 1.5
+    assert paired_difference(x, y, x_seeds, y_seeds, statistic=mean).value == 2
     assert paired_difference(x, y, x_seeds, y_seeds + 100).num_runs == 0
 
 
@@ -271,7 +341,8 @@ def test_pairing_takes_out_what_seeds_share():
     x, y = luck + 1 + 0.1 * rng.normal(size=12), luck + 0.1 * rng.normal(size=12)
     found = paired_difference(x, y, seeds, seeds)
     assert 0.8 < found.low < 1 < found.high < 1.2
-    expected = stats.bootstrap((x - y,), mean, method="percentile", n_resamples=20_000, rng=rng)
+    options = {"method": "percentile", "n_resamples": 20_000, "confidence_level": expanded(0.95, 12)}
+    expected = stats.bootstrap((x - y,), mean, rng=rng, **options)
     of_mean = paired_difference(x, y, seeds, seeds, statistic=mean, num_resamples=20_000)
     np.testing.assert_allclose([of_mean.low, of_mean.high], expected.confidence_interval, atol=0.005)
 
@@ -329,7 +400,7 @@ def test_impossible_comparisons_are_told():
     with pytest.raises(ValueError, match="a seed comes twice"):
         paired_difference(np.zeros(2), np.zeros(2), np.array([1, 1]), np.array([1, 2]))
     for function in (
-        lambda: mean_over_settings(np.eye(3), level=1.0),
+        lambda: mean_over_settings(np.eye(5), level=1.0),
         lambda: probability_of_improvement(np.eye(3)[0], np.eye(3)[0], level=0.0),
     ):
         with pytest.raises(ValueError, match="level"):

@@ -6,15 +6,23 @@ import math
 
 import pytest
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.statistics.tables import (
+    FORMATS,
     align,
+    check_format,
     compact,
+    format_count,
     format_interval,
     format_intervals,
     format_number,
+    format_p,
     format_value,
+    latex,
     markdown,
     sides_of,
+    text,
+    with_notes,
     with_rule,
 )
 
@@ -67,7 +75,46 @@ def test_columns_are_aligned_and_a_last_cell_may_run_on() -> None:
 
 
 def test_cells_with_intervals_go_left_and_numbers_right() -> None:
-    assert sides_of([["runs", "5"], ["rank", "1.0 [0.5, 1.5]"]]) == "><"
+    columns = [["runs", "5"], ["rank", "1.0 [0.5, 1.5]"], ["p", "<0.001"], ["word", "relu"], ["x", "1.2e+05"]]
+    assert sides_of(columns) == "><><>"
+
+
+def test_few_values_stand_in_place_of_an_interval() -> None:
+    cells = format_intervals([(2.0, math.nan, math.nan), (-10.0, -12.0, -8.0)], [[1.0, 3.0], []])
+    assert cells == [" 2.00 (1.00, 3.00)", "-10.0 [-12.0, -8.0]"]
+    assert format_intervals([(2.0, math.nan, math.nan)], [[2.0]]) == ["2.00"]
+
+
+def test_a_count_has_the_interval_of_its_share() -> None:
+    assert format_count(3, 8, 0.0852, 0.7551) == "3 of 8 [9 %, 76 %]"
+    assert format_count(0, 0, 0.0, 1.0) == "0 of 0"
+
+
+@pytest.mark.parametrize(("p", "cell"), [(0.03125, "0.031"), (0.0004, "<0.001"), (1.0, "1.000"), (math.nan, "-")])
+def test_a_p_value_is_never_zero(p: float, cell: str) -> None:
+    assert format_p(p) == cell
+
+
+def test_a_table_is_written_in_three_ways() -> None:
+    header, rows = ["a_b", "r^2"], [["x & y", "-1.5 [-2.0, -1.0]"], ["50 %", "<0.001"]]
+    assert text(header, rows).splitlines()[2] == "x & y  -1.5 [-2.0, -1.0]"
+    assert markdown(header, rows).splitlines()[3] == "| 50 % | <0.001 |"
+    lines = latex(header, rows).splitlines()
+    assert lines == [
+        r"\begin{tabular}{ll}",
+        r"\toprule",
+        r"a\_b & r\textasciicircum{}2 \\",
+        r"\midrule",
+        r"x \& y & $-$1.5 [$-$2.0, $-$1.0] \\",
+        r"50 \% & \textless{}0.001 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert list(FORMATS) == ["text", "markdown", "latex"]
+    assert with_notes("table", "a\nb", "latex") == "table\n\n% a\n% b\n"
+    assert check_format("latex") == "latex"
+    with pytest.raises(ConfigError, match="format 'html' is unknown; allowed are text, markdown, latex"):
+        check_format("html")
 
 
 def test_markdown_escapes_what_would_end_a_cell() -> None:

@@ -280,10 +280,12 @@ def test_metrics_of_one_version_alone_are_kept_and_missing_elsewhere(
         run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     first, second = (tmp_path / "out/parts/0000-0000" / name for name in ("00000.npz", "00001.npz"))
     with np.load(first) as content:
-        np.savez(first, **{("old_rank" if name == "policy_rank" else name): content[name] for name in content.files})
+        old = dict(content) | {"names": np.char.replace(content["names"], b"policy_rank", b"old_rank")}
+        np.savez(first, **old)
     partial = store.load_results(tmp_path / "out")
     with np.load(second) as content:
-        np.testing.assert_array_equal(partial["policy_rank"][:, 1], content["policy_rank"])
+        column = content["names"].tolist().index(b"policy_rank")
+        np.testing.assert_array_equal(partial["policy_rank"][:, 1], content["values"][:, column])
     assert np.isnan(partial["policy_rank"][:, 0]).all()
     assert np.isfinite(partial["old_rank"][:, 0]).all()
     assert np.isnan(partial["old_rank"][:, 1]).all()
@@ -426,13 +428,13 @@ def test_a_stop_that_is_asked_for_before_the_first_point_leaves_nothing_to_lose(
 def test_a_running_sweep_is_read_from_the_point_before_training_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, read = store.write_part, []
+    original, read = engine.write_part, []
 
-    def write_part(out: Path, *arguments: Any) -> None:
-        original(out, *arguments)
-        read.append(store.load_results(out))
+    def write_part(folder: Path, *arguments: Any) -> None:
+        original(folder, *arguments)
+        read.append(store.load_results(tmp_path / "out").load())
 
-    monkeypatch.setattr(store, "write_part", write_part)
+    monkeypatch.setattr(engine, "write_part", write_part)
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     final = store.load_results(whole)
     assert [list(dataset["env_steps"].values) for dataset in read] == [[0], [0, 128], [0, 128, 256], [0, 128, 256, 384]]
@@ -545,16 +547,16 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_two_are_reported
 def test_a_full_disk_keeps_the_last_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
 
-    def full(out: Path, chunk: Any, log_point: int, metrics: Any) -> None:
+    def full(folder: Path, log_point: int, metrics: Any) -> None:
         if written:
             raise OSError(28, os.strerror(28))
         written.append(log_point)
-        write_part(out, chunk, log_point, metrics)
+        write_part(folder, log_point, metrics)
 
-    write_part = store.write_part
+    write_part = engine.write_part
     with monkeypatch.context() as patch:
         stop_after(patch, 99)
-        patch.setattr(store, "write_part", full)
+        patch.setattr(engine, "write_part", full)
         with pytest.raises(RunError, match=r"No space left on device; .*purejaxppo resume"):
             run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     assert (tmp_path / "out/checkpoints/0000-0000/00001.npz").is_file()
@@ -616,6 +618,43 @@ def test_an_unfinished_directory_of_an_earlier_version_is_refused_and_left_alone
         with pytest.raises(ConfigError, match=r"^directory .* was begun by an earlier version .*\.$"):
             call()
     assert {path: path.read_bytes() for path in out.glob("*/*/*.npz")} == files
+
+
+def test_parts_of_an_earlier_version_are_read_and_go_on(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They had an array for each metric; the log points that follow are written as they are now."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), out, is_quiet=True)
+    (folder,) = out.glob("parts/*")
+    parts = [folder / f"{point:05d}.npz" for point in range(2)]
+    for part in parts:
+        with np.load(part) as content:
+            arrays = dict(content)
+        numbers = dict(zip(arrays.pop("names").astype(str), arrays.pop("values").T, strict=True))
+        np.savez(part, **numbers, **arrays)
+    for name, values in store.load_results(out).data_vars.items():
+        if "log" in values.dims:
+            np.testing.assert_array_equal(values, store.load_results(whole)[name][:, :2], err_msg=str(name))
+    run_sweep(make_sweep(), out, is_quiet=True)
+    assert_same(whole, out)
+
+
+def test_who_looked_at_a_sweep_that_has_ended_meanwhile_is_told_to_look_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), out, is_quiet=True)
+    running = store.load_results(out)
+    run_sweep(make_sweep(), out, is_quiet=True)
+    with pytest.raises(ConfigError, match=r"is gone: the sweep has ended meanwhile; load its results again\.$"):
+        _ = running["return_mean"].values
 
 
 def test_finished_results_of_an_earlier_version_are_read(whole: Path, tmp_path: Path) -> None:

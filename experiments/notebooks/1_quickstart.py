@@ -92,8 +92,10 @@ print(dict(dataset.sizes), "and", len(dataset.data_vars), "metrics")
 print("coordinates:", ", ".join(map(str, dataset.coords)))
 
 # %% [markdown]
-# First the table: each cell is the interquartile mean over seeds, with a 95 % bootstrap interval,
-# of the last 10 % of training. With this few seeds an interval is a rough guide and no more.
+# First the table: each cell is the interquartile mean over seeds of the last 5 % of training. Fewer
+# than five seeds have no interval: their values stand in its place. `collapsed` counts the runs
+# that lost their return for good, with the exact interval of their share; a run that never learned
+# has nothing to lose.
 
 # %%
 print(pjp.analysis.format_table(pjp.analysis.summary_table(dataset)))
@@ -214,7 +216,8 @@ show("policy_plasticity_loss", "critic_plasticity_loss", log=True)
 # %% [markdown]
 # ## When did each run lose what?
 #
-# `detect_collapse` applies one fixed rule per quantity and tells at which step each run lost it;
+# `detect_collapse` applies one fixed rule per quantity and tells at which step each run lost it; a
+# run has collapsed where its return has. The others are to warn of it;
 # NaN means never. "Dead" is 95 % of the units, so a run may have
 # many dead neurons and still count as alive.
 

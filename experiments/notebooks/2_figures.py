@@ -78,8 +78,8 @@ print(
 pjp.analysis.draw_figure(dataset, "1")
 
 # %% [markdown]
-# The same in numbers, at the end of training. An interval that is as wide as the difference between
-# two rows says that these seeds do not settle which is larger.
+# The same in numbers, at the end of training. Values in brackets are single seeds: where those of
+# two rows overlap, these seeds do not settle which is larger.
 
 # %%
 print(pjp.analysis.format_table(pjp.analysis.summary_table(dataset)))
@@ -109,8 +109,9 @@ pjp.analysis.draw_figure(dataset, "3")
 # ## Survival: how many runs have not collapsed yet
 #
 # A curve that steps down at 40k says that a run collapsed there, by the rules that notebook 1
-# prints. With so few seeds each step is a large part of all runs, and the bands are wide. A curve
-# that stays at 1 means that no run was lost *within this time*.
+# prints. With so few seeds each step is a large part of all runs, and the bands are wide, also
+# where nothing happened: they are exact. A curve that stays at 1 means that no run was lost
+# *within this time*.
 
 # %%
 pjp.analysis.draw_figure(dataset, "survival")

@@ -38,7 +38,7 @@ num_cores = pjp.use_cpu_cores()  # before JAX computes anything: runs are split 
 
 # %%
 TOTAL_STEPS = 40_000  # the real study: 300_000
-SEEDS = 4  # the real study: 8
+SEEDS = 5  # the real study: 8; fewer than five give no verdict
 NUM_EPOCHS = 16  # the real study: 32
 
 # %% [markdown]
@@ -79,7 +79,7 @@ print(sweep.num_runs, "runs in", f"{float(dataset.attrs['seconds_total']):.0f} s
 # %% [markdown]
 # ## Figure 6: final values
 #
-# One box per intervention, over its seeds; `defaults` is plain PPO. A box made of four runs is four
+# One box per intervention, over its seeds; `defaults` is plain PPO. A box made of five runs is five
 # numbers: the box ends near the second lowest and the second highest. Boxes that overlap do not say
 # "no difference", and boxes that do not overlap are no test either. That is what the next section
 # is for.
@@ -130,9 +130,9 @@ differences = pd.DataFrame(rows)
 differences.round(2)
 
 # %% [markdown]
-# The same as a picture. An interval that crosses the dotted line leaves the direction open. These
-# intervals come from few pairs, and a bootstrap of few pairs is too narrow: it cannot know of the
-# kind of run that none of them was.
+# The same as a picture. An interval that crosses the dotted line leaves the direction open. Fewer
+# than five pairs have no interval, and no bootstrap of few pairs knows of the kind of run that none
+# of them was.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharey=True)
@@ -158,53 +158,56 @@ for name in list(names)[1:]:
 
 # %% [markdown]
 # `comparison_table` (`purejaxppo compare` in a terminal) does this for any metric, every point
-# against the first one. It adds two probabilities: that a point is the best of all, over resampled
-# seeds, and that one of its runs ends higher than one of the first point's, 0.5 where nothing
-# differs.
+# against the first one (or `against=` another, `within=` each value of a field). It uses pairs
+# where `correlation` says that they help, tests by ranks (`p_holm` is corrected for the number of
+# contrasts), and adds the probability that one of a point's runs ends higher than one of the first
+# point's. `best` is the share of resampled seeds in which a point leads: not the probability that
+# it is the best, as of equal points some one leads too (`best_level`); `is_candidate` marks those
+# that cannot be told from the leader.
 
 # %%
 table = pjp.analysis.comparison_table(dataset, "return_mean")
 table.insert(0, "point", list(names))
-table[["point", "value", "best", "difference", "improvement"]].round(2)
+table[["point", "collapsed", "value", "best", "is_candidate", "difference", "p_holm"]].round(2)
 
 # %% [markdown]
 # ## The paper's claims against these runs
 #
-# `evaluate_claims` breaks each claim into parts with a sign and a size, and gives each part a
-# verdict. The thresholds are fixed in the package, not chosen after looking.
+# `evaluate_claims` breaks each claim into parts, and gives each part a verdict; claim C6 has one
+# for each intervention. The thresholds are fixed in the package, not chosen after looking.
 
 # %%
 claims = pjp.analysis.evaluate_claims(dataset)
-claims.query("part == ''")[["claim", "verdict", "note"]]
+claims.query("part == ''")[["claim", "intervention", "verdict", "note"]]
 
 # %% [markdown]
 # And the parts, with what was measured. An effect above 0 is what the paper says; how large it must
-# be is in `purejaxppo/claims/effects.py`.
+# be is in `purejaxppo/claims/effects.py`. Of what happens in a run or not it is the share of runs.
 
 # %%
 parts = claims.query("part != ''")[
-    ["claim", "part", "verdict", "effect", "low", "high", "threshold"]
+    ["claim", "intervention", "part", "verdict", "effect", "low", "high", "threshold"]
 ]
 parts.round(2)
 
 # %% [markdown]
 # How to read the verdicts:
 #
-# - **SUPPORTED**: the whole interval lies beyond what the claim needs.
-# - **CONTRADICTED**: the whole interval lies on the wrong side of 0.
-# - **INCONCLUSIVE**: neither. This is *not* "no effect". Look at the interval: a wide one says that
-#   more seeds are needed; a narrow one below the threshold says that the effect, if there is
-#   one, is smaller than the claim needs.
+# - **SUPPORTED**: the effect is surely larger than the claim needs, or it happened in surely more
+#   than half of the runs.
+# - **CONTRADICTED**: the opposite is as sure.
+# - **NOT OBSERVED**: what the claim is about has not happened, or in too few runs. These runs are
+#   far shorter than the paper's (`length`), so that contradicts nothing.
+# - **NO DIFFERENCE**: the whole interval lies within what makes no difference to anyone.
+# - **INCONCLUSIVE**: none of these. This is *not* "no effect". Look at the interval: a wide one
+#   says that more seeds are needed.
 # - **NOT TESTED**: the sweep lacks what the part needs. This one has a single epoch count, so it
-#   can say nothing about C2, and C5 needs runs whose return has collapsed.
+#   can say nothing about C2.
 #
-# One contradicted part contradicts its claim. C6 has two parts per intervention, so it may be
-# contradicted as a whole and hold for some of them: read the parts.
-#
-# All these parts are judged at once, and the intervals are not corrected for that: one of them may
-# come out by chance. And this is a stress test: a verdict here is about Acrobot at 160 times the
-# paper's learning rate and a shorter time. It amplifies rounding, so on another processor a part
-# that is close to its limit may get another verdict: one more reason to want seeds.
+# All parts are judged at once, and their p-values are corrected for that (Holm). Still, this is a
+# stress test: a verdict here is about Acrobot at 160 times the paper's learning rate and a shorter
+# time. It amplifies rounding, so on another processor a part that is close to its limit may get
+# another verdict: one more reason to want seeds.
 
 # %%
 print(parts.verdict.value_counts().to_string())
@@ -212,9 +215,9 @@ print(parts.verdict.value_counts().to_string())
 # %% [markdown]
 # ## What fewer seeds do to it
 #
-# The same runs, the first three seeds only. With three seeds a bootstrap has ten different
-# resamples, from which no 95 % interval can be read, so every part that was tested must come out
-# INCONCLUSIVE, however large its effect. Effects are still printed; verdicts are not to be had.
+# The same runs, the first three seeds only. Three seeds that agree may agree by chance, so every
+# effect that was tested must come out INCONCLUSIVE, however large it is. Effects are still
+# printed; verdicts are not to be had.
 
 # %%
 three = dataset.isel(run=dataset.seed.values < 3)

@@ -1,4 +1,4 @@
-"""The paper's claims, held against results: which runs are plain PPO, the effects, and the verdicts."""
+"""The paper's claims, held against results: which runs are plain PPO, the effects, the verdicts, and their table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 from purejaxppo._lazy import lazy
 
 if TYPE_CHECKING:
-    from purejaxppo.claims import effects, interventions, verdicts
-    from purejaxppo.claims.verdicts import evaluate_claims, format_claims
+    from purejaxppo.claims import effects, environment, interventions, table, verdicts
+    from purejaxppo.claims.table import format_claims
+    from purejaxppo.claims.verdicts import evaluate_claims
 
 __getattr__, __dir__ = lazy(
-    __name__, {"effects": (), "interventions": (), "verdicts": ("evaluate_claims", "format_claims")}
+    __name__,
+    {
+        "effects": (),
+        "environment": (),
+        "interventions": (),
+        "table": ("format_claims",),
+        "verdicts": ("evaluate_claims",),
+    },
 )
 
-__all__ = ["effects", "evaluate_claims", "format_claims", "interventions", "verdicts"]
+__all__ = ["effects", "environment", "evaluate_claims", "format_claims", "interventions", "table", "verdicts"]

@@ -1,251 +1,276 @@
 """What the paper's claims C1 to C6 say, part by part: how each is measured in a run, and how large it must be.
 
-Every effect has a sign: above 0 is what the paper says. Parts that claim a size (grows, falls, goes to 0) have a
-threshold; parts that claim an order (more, faster, better) have 0. No number here was changed after a verdict was seen;
-but quickstart and CartPole runs had been looked at before the rules of collapse.py were settled, so that a claim's real
-test is a sweep on something else.
-What the paper says of entropy (saturates or dies: either way), of the critic's rank (need not fall), of recovery (there
-is none: that is in the definition of a collapse) and of sparse rewards makes no prediction that could fail here.
+Two kinds. A `Share` happens in a run or not, and is claimed of most runs. An `Effect` has a sign, above 0 is what the
+paper says, and a size that counts: of parts that claim an order (more, better) that is anything above 0.
 
-Start and end of a run are the first and last 5 % of the log points that have a value (the paper's figure 6), without
-log point 0, at which nothing has been learned. A run that diverged counts with what it measured before, its return with
-the lowest.
+What is said to come with a collapse is measured at the collapse and nowhere else: the mean over the 10 % of a run's log
+points from the collapse on, less the mean over the 10 % that end 10 % before it (most of the fall lies between), less
+the same difference in the neighbourhood of the collapse (`change_at`). So that what rises or falls all the time, with
+the rank or without, counts as nothing; and only runs that collapsed have an effect.
+
+What the paper says of entropy (saturates or dies: either way), of the critic's rank (need not fall), of recovery (there
+is none: that is in the definition of a collapse) and of sparse rewards makes no prediction that could fail here. Log
+point 0 is no part of training: at it nothing has been learned.
+
+These rules were settled on simulated sweeps (`experiments/benchmarks/verdicts_simulation.py`) after the stress tests on
+Acrobot and Pendulum had been seen: a claim's real test is a sweep on something else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from purejaxppo.claims.interventions import fields_of_runs
 from purejaxppo.results.runs import is_after_start, policy_widths, steps_of_runs
-from purejaxppo.statistics.collapse import LASTING_FRACTION, RETURN_JUMPS, collapse_steps, last_steps
-from purejaxppo.statistics.estimates import kendall_tau
+from purejaxppo.statistics.collapse import EVENTS, collapse_steps, has_learned, last_steps
+from purejaxppo.statistics.finals import FINAL_FRACTION, comparable_values
 
 Measure = Callable[[xr.Dataset], np.ndarray]
-"""Dataset -> one value per run [S], NaN where a run has none."""
+"""Dataset, `with_collapses` -> one value per run [S], NaN where a run has none."""
 
 # One doubling or halving: the paper draws the norm on a logarithmic axis (figure 1), on which less hardly shows.
 DOUBLING = 1.0
-# The return has fallen when half of what was gained is lost, as in collapse.py.
-HALF = 0.5
 # "Goes to 0": nine tenths are lost, an order of magnitude.
-NINE_TENTHS = 0.9
+ORDER = math.log2(10)
+# The share of its ability to fit that a policy has lost, as half of the gain for the return (collapse.py).
+HALF = 0.5
 # An order has no size: whatever is surely above 0 is on the claimed side.
 ANY = 0.0
-# Logarithms of what can be 0 stop at the smallest normal number of float32, in which it was measured.
+# What makes no difference to anyone: a fifth more or less (2**0.25), and a twentieth of a range.
+SAME_SIZE = 0.25
+SAME_SHARE = 0.05
+# What has fallen by two orders of magnitude is gone; further ones would outweigh what all other runs did.
+LEAST = 0.01
+# The smallest normal number of float32, in which everything was measured.
 TINY = 2.0**-126
+# A stretch around a collapse, as a share of a run's log points: four measurements of plasticity of the paper's forty.
+STRETCH = 0.1
 
 
 @dataclass(frozen=True)
-class Part:
-    """One effect: what the paper says, how it is measured in each run, and how large it must be."""
+class Share:
+    """Something that happens in a run or not (1, 0; NaN: not asked of this run), and is claimed of most runs."""
 
     text: str
     metrics: tuple[str, ...]
     """Metrics that it needs."""
     measure: Measure
-    """Its value in each run [S]; where runs are compared, the effect is the difference between two runs."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something with a size: how it is measured in each run, how large it must be, and below what it is nothing.
+
+    Where runs are compared, the effect is the difference between two runs.
+    """
+
+    text: str
+    metrics: tuple[str, ...]
+    measure: Measure
     threshold: float
+    margin: float
     unit: str
+    event: str = ""
+    """The collapse, of rank or return, that it is about: without runs in which that has happened it is not tested."""
 
 
-def values_of(dataset: xr.Dataset, name: str) -> list[np.ndarray]:
-    """The values of a metric that each run has after the start, in order; NaN and infinities are none."""
+def with_collapses(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with `last_step`, `rank_collapse_step`, `return_collapse_step` and `has_learned` of every run.
+
+    They are as in `detect_collapse`, NaN (False) where the dataset lacks the metric that they are told from.
+    """
+    found = {"last_step": last_steps(dataset)}
+    for event in ("rank", "return"):
+        is_told = has_metric(dataset, EVENTS[event][0])
+        found[f"{event}_collapse_step"] = collapse_steps(dataset, event) if is_told else found["last_step"] * np.nan
+    is_told = has_metric(dataset, "return_mean")
+    found["has_learned"] = has_learned(dataset) if is_told else np.zeros(dataset.sizes["run"], dtype=bool)
+    return dataset.assign({name: ("run", values) for name, values in found.items()})
+
+
+def has_metric(dataset: xr.Dataset, name: str) -> bool:
+    """Whether the dataset has a metric over runs and log points."""
+    return name in dataset and dataset[name].dims[:2] == ("run", "log")
+
+
+def has_collapsed(dataset: xr.Dataset, event: str) -> np.ndarray:
+    """Whether rank or return of each run has collapsed, [S]; NaN where nothing was measured."""
+    return np.where(np.isnan(dataset["last_step"]), np.nan, np.isfinite(dataset[f"{event}_collapse_step"]))
+
+
+def _return_follows(dataset: xr.Dataset) -> np.ndarray:
+    """Whether the return has collapsed too; NaN where the rank has not, and in runs that never had one to lose."""
+    has_fallen = has_collapsed(dataset, "return")
+    is_asked = (has_collapsed(dataset, "rank") == 1) & (dataset["has_learned"].values | (has_fallen == 1))
+    return np.where(is_asked, has_fallen, np.nan)
+
+
+def window_means(values: np.ndarray) -> np.ndarray:
+    """Means of every 5 % in a row of a run's values [L], without NaN; empty where there are fewer than two values."""
+    present = values[np.isfinite(values)]
+    width = max(1, math.ceil(round(FINAL_FRACTION * present.size, 9)))
+    sums = np.concatenate([np.zeros(1), np.cumsum(present)])
+    return (sums[width:] - sums[:-width]) / width if present.size > 1 else np.zeros(0)
+
+
+def learned_values(dataset: xr.Dataset, name: str) -> np.ndarray:
+    """A metric [S, L] in double precision, NaN at log point 0 and where it is not finite."""
     values = dataset[name].values.astype(np.float64)
-    has_value = np.isfinite(values) & is_after_start(dataset)
-    return [row[there] for row, there in zip(values, has_value, strict=True)]
+    return np.where(np.isfinite(values) & is_after_start(dataset), values, np.nan)
 
 
-def _window(values: np.ndarray) -> int:
-    """Log points in 5 % of a run's, at least one."""
-    return max(1, math.ceil(round(LASTING_FRACTION * values.size, 9)))
+def _norm_doubles(dataset: xr.Dataset) -> np.ndarray:
+    """Whether the last 5 % of a run's norms are at least twice its first 5 %, on average."""
+    means = map(window_means, learned_values(dataset, NORM))
+    return np.array([float(x[-1] >= 2 * x[0]) if x.size else np.nan for x in means], dtype=np.float64)
 
 
-def _start(values: np.ndarray) -> float:
-    return float(np.mean(values[: _window(values)])) if values.size > 1 else math.nan
+def change_at(values: np.ndarray, place: int) -> float:
+    """Change of the values of one run [L], NaN for none, at a log point, less the median change in its neighbourhood.
 
-
-def _end(values: np.ndarray) -> float:
-    return float(np.mean(values[-_window(values) :])) if values.size > 1 else math.nan
-
-
-def _best(values: np.ndarray, until: int) -> float:
-    """Largest mean of 5 % of a run's log points in a row, among the first `until` of them."""
-    width = _window(values)
-    sums = np.concatenate([np.zeros(1), np.cumsum(values[: max(until, width)])])
-    return float(np.max(sums[width:] - sums[:-width]) / width) if values.size > 1 else math.nan
-
-
-def _log2(values: Iterable[float]) -> np.ndarray:
-    return np.log2(np.maximum(np.fromiter(values, dtype=np.float64), TINY))
-
-
-def _growth(name: str) -> Measure:
-    """log2 of end over start."""
-    return lambda dataset: _log2(map(_end, values_of(dataset, name))) - _log2(map(_start, values_of(dataset, name)))
-
-
-def _shrinkage(name: str) -> Measure:
-    """log2 of start over end."""
-    return lambda dataset: -_growth(name)(dataset)
-
-
-def _end_log2(name: str, sign: int) -> Measure:
-    """log2 of the end, times `sign`."""
-    return lambda dataset: sign * _log2(map(_end, values_of(dataset, name)))
-
-
-def _rank_fall(dataset: xr.Dataset) -> np.ndarray:
-    """log2 of the rank's best 5 % of the first half over its end: below 0 where it goes on to grow."""
-    ranks = values_of(dataset, "policy_rank")
-    return _log2(_best(x, x.size // 2) for x in ranks) - _log2(map(_end, ranks))
-
-
-def _returns_end(dataset: xr.Dataset) -> np.ndarray:
-    """Return at the end; of a run that diverged the lowest that it had."""
-    returns = values_of(dataset, "return_mean")
-    is_diverged = dataset["status"].values != 0
-    ends = [x.min(initial=math.inf) if lost else _end(x) for x, lost in zip(returns, is_diverged, strict=True)]
-    return np.where(np.isfinite(ends), ends, np.nan)
-
-
-def _return_lost(dataset: xr.Dataset) -> np.ndarray:
-    """Return lost since the best 5 % of the first half, as a share of what the run had gained over its lower end.
-
-    Below 0 where it goes on to rise; of a run that diverged, since the best of all. NaN in runs that never gained more
-    than noise (collapse.py): they had nothing to lose.
+    The change is the mean over 10 % of the log points from `place` on, less the mean over the 10 % that end 10 % before
+    it; at the ends of the run, over what there is. In the neighbourhood: of the places 20 to 30 % of the log points
+    away, on either side, those at which the whole stretch of 30 % is there; it shares no log point with the 10 % before
+    `place`, in which the fall is. NaN where a mean has no value, or there is no such place.
     """
-    lost = np.full(dataset.sizes["run"], np.nan)
-    is_diverged, ends = dataset["status"].values != 0, _returns_end(dataset)
-    for run, values in enumerate(values_of(dataset, "return_mean")):
-        if values.size < 2:
-            continue
-        gained = _best(values, values.size) - min(_start(values), ends[run])
-        if gained / 2 > RETURN_JUMPS * np.median(np.abs(np.diff(values))):
-            best = _best(values, values.size if is_diverged[run] else values.size // 2)
-            lost[run] = (best - ends[run]) / gained
-    return lost
+    size = values.size
+    width = max(1, round(STRETCH * size))
+    sums = np.concatenate([np.zeros(1), np.cumsum(np.nan_to_num(values))])
+    counts = np.concatenate([np.zeros(1), np.cumsum(np.isfinite(values))])
+
+    def mean(begin: np.ndarray) -> np.ndarray:
+        end = np.clip(begin + width, 0, size)
+        begin = np.clip(begin, 0, size)
+        count = counts[end] - counts[begin]
+        return np.where(count > 0, (sums[end] - sums[begin]) / np.maximum(count, 1), np.nan)
+
+    at = np.arange(size)
+    change = mean(at) - mean(at - 2 * width)
+    is_near = (abs(at - place) >= 2 * width) & (abs(at - place) <= 3 * width)
+    nearby = change[is_near & (at >= 2 * width) & (at + width <= size)]
+    nearby = nearby[np.isfinite(nearby)]
+    return float(change[place] - np.median(nearby)) if nearby.size else math.nan
 
 
-def _association(name: str, sign: int) -> Measure:
-    """Kendall's tau-b over the log points of a run between its rank and another metric, times `sign`."""
+def _loss_at(event: str, measured: Measure) -> Measure:
+    """What is lost of something, dataset -> [S, L], where the rank or the return collapses: `change_at`, times -1."""
 
     def measure(dataset: xr.Dataset) -> np.ndarray:
-        pairs = zip(dataset["policy_rank"].values, dataset[name].values, is_after_start(dataset), strict=True)
-        return np.array([sign * kendall_tau(rank[on], other[on]) for rank, other, on in pairs], dtype=np.float64)
-
-    return measure
-
-
-def _sooner(dataset: xr.Dataset) -> np.ndarray:
-    """Share of what a run measured that came after the collapse of its rank; 0 where it never collapsed."""
-    steps, ends = collapse_steps(dataset, "rank"), last_steps(dataset)
-    return 1 - np.where(np.isnan(steps), ends, steps) / ends
-
-
-def _lost_in_collapse(measured: Measure) -> Measure:
-    """Share that is gone at the end of what a run measured, on average, before its return collapsed.
-
-    measured: dataset -> [S, L]. NaN without a collapse, without anything before it, and where it is divergence.
-    """
-
-    def measure(dataset: xr.Dataset) -> np.ndarray:
-        table, collapses = measured(dataset).astype(np.float64), collapse_steps(dataset, "return")
-        steps = steps_of_runs(dataset)
-        lost = np.full(len(table), np.nan)
-        for run, has_value in enumerate(np.isfinite(table) & is_after_start(dataset)):
-            values, is_before = table[run][has_value], steps[run][has_value] < collapses[run]
-            if is_before.any() and not is_before.all() and np.mean(values[is_before]) > 0:
-                lost[run] = 1 - _end(values) / np.mean(values[is_before])
+        values, steps, learned = measured(dataset), steps_of_runs(dataset), is_after_start(dataset)
+        lost = np.full(len(values), np.nan)
+        for run, step in enumerate(dataset[f"{event}_collapse_step"].values):
+            place = int(np.searchsorted(steps[run][learned[run]], step))
+            if place < learned[run].sum():  # elsewhere are runs without a collapse, and those that diverged
+                lost[run] = -change_at(values[run][learned[run]], place)
         return lost
 
     return measure
 
 
-WITHIN_RUNS: dict[str, tuple[Part, ...]] = {
+def _fit(dataset: xr.Dataset) -> np.ndarray:
+    """What the policy keeps of a fresh network's ability to fit new targets, [S, L], from 0 to 1.
+
+    (constant - loss) / (constant - fresh): 1 for a refit that ends as well as that of the run's initial network, 0 for
+    one that ends no better than the best constant output, however far away it began. NaN where a fresh network is no
+    better than that: nothing can be lost.
+    """
+    over_constant, over_fresh = (
+        dataset[f"policy_plasticity_excess_over_{other}"].values.astype(np.float64) for other in ("constant", "fresh")
+    )
+    room = over_fresh - over_constant
+    return np.clip(-over_constant / np.where(room > 0, room, np.nan), 0.0, 1.0)
+
+
+def _ratio_below(dataset: xr.Dataset) -> np.ndarray:
+    """Mean ratio below 1 - eps, [S, L]; 1 - eps where no sample is below it.
+
+    Such log points must not drop out: in collapsed policies they are most.
+    """
+    limit = 1 - fields_of_runs(dataset, "clip_eps").astype(np.float64)[:, None]
+    ratios, is_measured = dataset["ratio_below_mean"].values.astype(np.float64), np.isfinite(dataset[RANK].values)
+    return np.where(np.isfinite(ratios) | ~is_measured, ratios, limit)
+
+
+def _live_units(dataset: xr.Dataset) -> np.ndarray:
+    return policy_widths(dataset)[:, None] - dataset["policy_dead_neurons"].values.astype(np.float64)
+
+
+def _size(name: str) -> Measure:
+    return lambda dataset: np.abs(dataset[name].values.astype(np.float64))
+
+
+def _log2(measured: Measure) -> Measure:
+    """log2 of something that is not below 0, [S, L]; what is below a hundredth of a run's largest counts as that."""
+
+    def measure(dataset: xr.Dataset) -> np.ndarray:
+        values = measured(dataset)
+        largest = np.max(values, axis=1, keepdims=True, initial=TINY, where=np.isfinite(values))
+        return np.log2(np.maximum(values, LEAST * largest))
+
+    return measure
+
+
+def _end(name: str, sign: int, is_lowest_best: bool = False) -> Measure:
+    """log2 of a metric at the end of each run, of one that diverged the worst of all, times `sign`."""
+    return lambda dataset: sign * np.log2(np.maximum(comparable_values(dataset, name, is_lowest_best).values, TINY))
+
+
+def _time_collapsed(dataset: xr.Dataset) -> np.ndarray:
+    """Share of what a run measured that came after the collapse of its rank; 0 where it never collapsed."""
+    steps, ends = dataset["rank_collapse_step"].values, dataset["last_step"].values
+    return np.maximum(1 - np.where(np.isnan(steps), ends, steps) / ends, 0)
+
+
+NORM, RANK, RETURN, DEAD = "policy_preactivation_norm", "policy_rank", "return_mean", "policy_dead_neurons"
+EXCESSES = ("policy_plasticity_excess_over_constant", "policy_plasticity_excess_over_fresh")
+FIT, LIVE = _loss_at("rank", _fit), _loss_at("rank", _log2(_live_units))
+RATIO = _loss_at("rank", _log2(_ratio_below))
+RANGE = "of the range"
+"""The unit of returns, whose scale is that of an environment and a setting."""
+
+WITHIN_RUNS: dict[str, tuple[Share | Effect, ...]] = {
     "C1": (
-        Part(
-            "the norm of pre-activations grows",
-            ("policy_preactivation_norm",),
-            _growth("policy_preactivation_norm"),
-            DOUBLING,
-            "doublings",
-        ),
-        Part("the rank falls", ("policy_rank",), _rank_fall, DOUBLING, "halvings"),
-        Part("the return falls with it", ("return_mean",), _return_lost, HALF, "of the gain"),
+        Share("the norm of pre-activations doubles", (NORM,), _norm_doubles),
+        Share("the rank collapses", (RANK,), lambda dataset: has_collapsed(dataset, "rank")),
+        Share("the return collapses with it", (RANK, RETURN), _return_follows),
     ),
     "C3": (
-        Part(
-            "the policy's plasticity loss grows",
-            ("policy_plasticity_loss",),
-            _growth("policy_plasticity_loss"),
-            DOUBLING,
-            "doublings",
-        ),
-        Part(
-            "it grows as the rank falls",
-            ("policy_plasticity_loss", "policy_rank"),
-            _association("policy_plasticity_loss", -1),
-            ANY,
-            "-tau",
-        ),
+        Effect("the policy fits new targets worse", (*EXCESSES, RANK), FIT, HALF, SAME_SHARE, "of a fresh fit", "rank"),
+        Effect("and its units die", (DEAD, RANK), LIVE, DOUBLING, SAME_SIZE, "halvings", "rank"),
     ),
     "C4": (
-        Part(
+        Effect(
             "the mean ratio below 1 - eps falls",
-            ("ratio_below_mean",),
-            _shrinkage("ratio_below_mean"),
+            ("ratio_below_mean", RANK),
+            RATIO,
             DOUBLING,
+            SAME_SIZE,
             "halvings",
-        ),
-        Part(
-            "it falls as the rank falls",
-            ("ratio_below_mean", "policy_rank"),
-            _association("ratio_below_mean", 1),
-            ANY,
-            "tau",
+            "rank",
         ),
     ),
-    "C5": (
-        Part(
-            "the policy variance goes to 0",
-            ("policy_variance", "return_mean"),
-            _lost_in_collapse(lambda dataset: dataset["policy_variance"].values),
-            NINE_TENTHS,
-            "lost",
-        ),
-        Part(
-            "the live units go to 0",
-            ("policy_dead_neurons", "policy_singular_values", "return_mean"),
-            _lost_in_collapse(lambda dataset: policy_widths(dataset)[:, None] - dataset["policy_dead_neurons"].values),
-            NINE_TENTHS,
-            "lost",
-        ),
-        Part(
-            "|PPO objective| goes to 0",
-            ("policy_loss", "return_mean"),
-            _lost_in_collapse(lambda dataset: np.abs(dataset["policy_loss"].values)),
-            NINE_TENTHS,
-            "lost",
-        ),
+    "C5": tuple(
+        Effect(text, (metric, RETURN), _loss_at("return", measured), ORDER, SAME_SIZE, "halvings", "return")
+        for text, metric, measured in (
+            ("the policy variance goes to 0", "policy_variance", _log2(_size("policy_variance"))),
+            ("the live units go to 0", DEAD, _log2(_live_units)),
+            ("|PPO objective| goes to 0", "policy_loss", _log2(_size("policy_loss"))),
+        )
     ),
 }
 EPOCHS = (
-    Part(
-        "larger norm of pre-activations",
-        ("policy_preactivation_norm",),
-        _end_log2("policy_preactivation_norm", 1),
-        ANY,
-        "doublings",
-    ),
-    Part("lower rank", ("policy_rank",), _end_log2("policy_rank", -1), ANY, "halvings"),
-    Part("earlier collapse of the rank", ("policy_rank",), _sooner, ANY, "of the run"),
+    Effect("larger norm of pre-activations", (NORM,), _end(NORM, 1, True), ANY, SAME_SIZE, "doublings"),
+    Effect("lower rank", (RANK,), _end(RANK, -1), ANY, SAME_SIZE, "halvings", "rank"),
+    Effect("earlier collapse", (RANK,), _time_collapsed, ANY, SAME_SHARE, "of the run", "rank"),
 )
 HELP = (
-    Part("higher rank", ("policy_rank",), _end_log2("policy_rank", 1), ANY, "doublings"),
-    Part("higher return", ("return_mean",), _returns_end, ANY, "of the range"),
+    Effect("higher rank", (RANK,), _end(RANK, 1), ANY, SAME_SIZE, "doublings"),
+    Effect(
+        "higher return", (RETURN,), lambda dataset: comparable_values(dataset, RETURN).values, ANY, SAME_SHARE, RANGE
+    ),
 )

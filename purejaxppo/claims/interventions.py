@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from purejaxppo.config import TrainConfig
@@ -78,6 +79,27 @@ INTERVENTIONS = (
 )
 _FIELDS = tuple(field for intervention in INTERVENTIONS for field in intervention.fields)
 
+# Environments that pay at most steps, and differently for better and for worse. The paper says itself that a shared
+# trunk can hurt the return where reward is sparse.
+_DENSE = (
+    *("CartPole-v1", "Pendulum-v1", "Reacher-misc", "Swimmer-misc"),
+    *("Asterix-MinAtar", "Breakout-MinAtar", "Seaquest-MinAtar", "SpaceInvaders-MinAtar"),
+)
+
+
+def has_dense_reward(env: str) -> bool:
+    """Whether an environment is known to pay at most steps."""
+    suite, _, name = env.partition("/")
+    return suite == "brax" or (suite == "gymnax" and name in _DENSE)
+
+
+def paper_steps(env: str) -> int:
+    """Environment steps of a run of the paper: 100M frames, four a step, on Atari (here: MinAtar), 5M on MuJoCo.
+
+    For all other environments 5M, the shorter of the two.
+    """
+    return 25_000_000 if "MinAtar" in env else 5_000_000
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -89,10 +111,15 @@ class Setup:
     """Whether it is one of the four interventions of claim C6, and nothing else."""
     setting: tuple[tuple[str, Any], ...]
     """All other swept fields and their values; runs are compared at equal settings."""
+    shares_trunk: bool = False
 
     def get(self, field: str) -> Any:
         """Value of a field of the setting; None where it is not swept."""
         return dict(self.setting).get(field)
+
+    def without(self, field: str) -> tuple[tuple[str, Any], ...]:
+        """The setting without one field, which is not to tell runs apart."""
+        return tuple((name, value) for name, value in self.setting if name != field)
 
 
 def setups(dataset: xr.Dataset) -> list[Setup]:
@@ -118,6 +145,7 @@ def setups(dataset: xr.Dataset) -> list[Setup]:
             Setup(
                 interventions=", ".join(f"{name}={format_value(fields[name])}" for name in names),
                 is_papers=len(on) == 1 and on[0].is_papers(fields),
+                shares_trunk=fields["share_trunk"],
                 setting=tuple(
                     (name, value)
                     for name, value in values.items()
@@ -126,6 +154,13 @@ def setups(dataset: xr.Dataset) -> list[Setup]:
             )
         )
     return found
+
+
+def fields_of_runs(dataset: xr.Dataset, field: str) -> np.ndarray:
+    """Value of a field in each run, [S]: as swept, else as recorded."""
+    if field in dataset.coords:
+        return dataset[field].values
+    return np.full(dataset.sizes["run"], _base_fields(dataset)[field])
 
 
 def _betas(fields: Fields) -> tuple[float, float] | None:

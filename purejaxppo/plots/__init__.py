@@ -9,11 +9,19 @@ from purejaxppo._lazy import lazy
 if TYPE_CHECKING:
     from purejaxppo.plots import (
         boxes,
+        captions,
         channels,
+        collapsed,
+        conditions,
         curves,
         figures,
+        files,
         panels,
+        references,
+        scales,
         scatter,
+        sensitivity,
+        sheets,
         spectrum,
         style,
         survival,
@@ -21,20 +29,29 @@ if TYPE_CHECKING:
     )
     from purejaxppo.plots.curves import overview
     from purejaxppo.plots.figures import FIGURES, draw_figure
-    from purejaxppo.plots.style import save_figure
+    from purejaxppo.plots.files import save_figure
+    from purejaxppo.plots.sheets import PAPER, SCREEN
     from purejaxppo.plots.toy import toy_figure
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "boxes": (),
+        "captions": (),
         "channels": (),
+        "collapsed": (),
+        "conditions": (),
         "curves": ("overview",),
         "figures": ("FIGURES", "draw_figure"),
+        "files": ("save_figure",),
         "panels": (),
+        "references": (),
+        "scales": (),
         "scatter": (),
+        "sensitivity": (),
+        "sheets": ("PAPER", "SCREEN"),
         "spectrum": (),
-        "style": ("save_figure",),
+        "style": (),
         "survival": (),
         "toy": ("toy_figure",),
     },
@@ -42,15 +59,25 @@ __getattr__, __dir__ = lazy(
 
 __all__ = [
     "FIGURES",
+    "PAPER",
+    "SCREEN",
     "boxes",
+    "captions",
     "channels",
+    "collapsed",
+    "conditions",
     "curves",
     "draw_figure",
     "figures",
+    "files",
     "overview",
     "panels",
+    "references",
     "save_figure",
+    "scales",
     "scatter",
+    "sensitivity",
+    "sheets",
     "spectrum",
     "style",
     "survival",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.channels import bundled_fields, choose_channels, line_style, point_names, varying_fields
+from purejaxppo.plots.collapsed import collapse_sentence, collapse_texts
+from purejaxppo.plots.files import KEY
 from purejaxppo.plots.panels import FIGURE_6, Panel
-from purejaxppo.plots.style import Page, format_steps, house_style, lay_out, say_empty, wrap
+from purejaxppo.plots.scales import declutter, set_scale
+from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
+from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import Point, points
-from purejaxppo.results.runs import describe_runs
 from purejaxppo.statistics.summary import final_values
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 FRACTION = 0.05
 _WHISKER = 1.5  # times the interquartile range, as everywhere
 _ROW_HEIGHT = 0.24
+_PAPER_LABEL = 22  # letters in a line
 _INFINITY = "\N{INFINITY}"
 
 
@@ -42,7 +48,7 @@ class Box:
     num_infinite: int
 
 
-def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> Figure:
+def box_plots(dataset: xr.Dataset, sheet: Sheet = SCREEN, pooled: Sequence[str] = ("num_epochs",)) -> Figure:
     """Figure 6: the distribution over runs of six final values, one box per point of the axes.
 
     Fields in `pooled` do not make boxes of their own where others are swept as well (the paper pools three epoch counts
@@ -57,6 +63,55 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
     }
     swept = [point for point, _ in everything]
     labels = point_names(swept, equals=" ")
+    counts = collapse_texts(dataset, everything)
+    caption = _caption(dataset, everything, names, finals)
+    if counts is not None:
+        named = [f"{label}: {count}" for label, count in zip(labels, counts, strict=True)]
+        caption += f" {collapse_sentence()}" + f" {'; '.join(named)}." * (not sheet.is_titled)
+        labels = named if sheet.is_titled else labels
+    if not sheet.is_titled:
+        labels = ["\n".join(textwrap.wrap(label, _PAPER_LABEL)) for label in labels]
+    bundle = bundled_fields(swept)
+    varying = ", ".join([field for field in varying_fields(swept) if field not in bundle] + ["setting"] * bool(bundle))
+    title = "Figure 6: final values" + f" by {varying}" * bool(varying)
+    with house_style(sheet):
+        figure, axes = lay_out(len(FIGURE_6), [], title, caption, _page(labels), sheet)
+        channels = choose_channels(swept)
+        styles = [line_style(channels, point) for point, _ in everything]
+        for ax, panel in zip(axes, FIGURE_6, strict=True):
+            ax.set_title(panel.title)
+            ax.set_xlabel(panel.label)
+            values = finals[panel.metric]
+            _draw_boxes(ax, panel, [np.zeros(0) if values is None else values[runs] for _, runs in everything], styles)
+            ax.set_yticks(range(len(labels)), labels)
+            ax.tick_params(axis="y", length=0)
+            ax.grid(axis="y", visible=False)
+            ax.set_ylim(len(labels) - 0.4, -0.6)  # the first point on top
+        declutter(figure)
+    return figure
+
+
+def _page(labels: Sequence[str]) -> Page:
+    """Room for the names of the rows on the left, and for every row."""
+    lines = [line for label in labels for line in label.split("\n")]
+    left = 0.4 + 0.066 * max([len(line) for line in lines] + [0])
+    highest = max([label.count("\n") + 1 for label in labels] + [1])
+    rows = max(1.4, 0.3 + _ROW_HEIGHT * (1 + highest) / 2 * len(labels))
+    return Page(
+        width=max(11.0, 7.5 + left),
+        left=left,
+        panel_height=rows,
+        gap_x=0.45,
+        gap_y=0.78,
+        share_x=False,
+        share_y=True,
+        text_left=0.4,
+    )
+
+
+def _caption(
+    dataset: xr.Dataset, everything: Sequence[Point], names: Sequence[str], finals: Mapping[str, np.ndarray | None]
+) -> str:
     over = f", over all values of {' and '.join(names)}" if names else ""
     counts = sorted({runs.size for _, runs in everything}) or [0]
     per_box = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -67,41 +122,12 @@ def box_plots(dataset: xr.Dataset, pooled: Sequence[str] = ("num_epochs",)) -> F
     diverged = f" ({num_diverged} of {dataset.sizes['run']} diverged)" * bool(num_diverged)
     missing = f" Runs without a value are left out{diverged}." * bool(has_missing or num_diverged)
     infinite = f" {_INFINITY}: number of infinite values; they count as the largest." * has_infinite
-    subtitle = (
-        f"{describe_runs(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the "
+    return (
+        f"{describe_sweep(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the "
         "mean over the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of "
         "measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: "
         f"outliers.{missing}{infinite}"
     )
-    bundle = bundled_fields(swept)
-    varying = ", ".join([field for field in varying_fields(swept) if field not in bundle] + ["setting"] * bool(bundle))
-    with house_style():
-        left = 0.5 + 0.068 * max([len(label) for label in labels] + [0])
-        rows = max(1.4, 0.3 + _ROW_HEIGHT * len(labels))
-        page = Page(
-            width=max(11.0, 7.5 + left),
-            left=left,
-            panel_height=rows,
-            gap_x=0.45,
-            gap_y=0.78,
-            share_x=False,
-            share_y=True,
-            text_left=0.4,
-        )
-        title = "Figure 6: final values" + f" by {varying}" * bool(varying)
-        figure, axes = lay_out(len(FIGURE_6), [], title, wrap(subtitle), page)
-        channels = choose_channels(swept)
-        colours = [line_style(channels, point)["color"] for point, _ in everything]
-        for ax, panel in zip(axes, FIGURE_6, strict=True):
-            ax.set_title(panel.title)
-            ax.set_xlabel(panel.label)
-            values = finals[panel.metric]
-            _draw_boxes(ax, panel, [np.zeros(0) if values is None else values[runs] for _, runs in everything], colours)
-            ax.set_yticks(range(len(labels)), labels)
-            ax.tick_params(axis="y", length=0)
-            ax.grid(axis="y", visible=False)
-            ax.set_ylim(len(labels) - 0.4, -0.6)  # the first point on top
-    return figure
 
 
 def box_of(values: np.ndarray) -> Box | None:
@@ -136,49 +162,33 @@ def _quartiles(ordered: np.ndarray) -> tuple[float, float, float]:
     return low, median, high
 
 
-def _draw_boxes(ax: Axes, panel: Panel, groups: Sequence[np.ndarray], colours: Sequence[Any]) -> None:
+def _draw_boxes(ax: Axes, panel: Panel, groups: Sequence[np.ndarray], styles: Sequence[Mapping[str, Any]]) -> None:
     """One row per group of values, and the scale and limits of the horizontal axis."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import MaxNLocator
 
     boxes = [box_of(values) for values in groups]
     finite = np.concatenate([values[np.isfinite(values)] for values in groups] or [np.zeros(0)])
-    if finite.size == 0 and all(box is None for box in boxes):
-        say_empty(ax, is_vertical=False)
-        return
-    is_log = panel.is_log and finite.size > 0 and bool(np.all(finite > 0))
-    shown = np.log10(finite) if is_log else finite
-    low, high = float(shown.min(initial=np.inf)), float(shown.max(initial=-np.inf))
     if finite.size == 0:
-        low, high = 0.0, 1.0
-    margin = 0.05 * (high - low) or (0.3 if is_log else max(0.5, 0.05 * abs(high)))
-    left, right = low - margin, high + margin
-    if panel.is_from_zero:
-        left = min(left, -0.03 * right)
-    if is_log:
-        ax.set_xscale("log")
-        left, right = 10**left, 10**right
-        spread = high - low
-        locator = LogLocator(subs=(1.0, 2.0, 5.0) if spread < 1.3 else (1.0,), numticks=7)
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]) if spread < 0.7 else locator)
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.xaxis.set_major_formatter(format_power if high >= 10 or low <= -4 else format_steps)
-    else:
+        if all(box is None for box in boxes):
+            say_empty(ax, is_vertical=False)
+            return
+        ax.set_xticks([])  # all infinite: counted, at no place on an axis
+        ax.set_xlim(0, 1)
+    elif set_scale(ax, panel, finite, is_vertical=False) == "linear":
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=panel.is_count, steps=[1, 2, 5, 10]))
-        ax.xaxis.set_major_formatter(format_steps)
-    if finite.size == 0:  # all infinite: counted, at no place on an axis
-        ax.set_xticks([])
-    ax.set_xlim(left, right)
-    for row, (box, colour) in enumerate(zip(boxes, colours, strict=True)):
+    edge = ax.get_xlim()[1]
+    for row, (box, style) in enumerate(zip(boxes, styles, strict=True)):
         if box is not None:
-            _draw_box(ax, row, box, colour, right)
+            _draw_box(ax, row, box, style, edge)
 
 
-def _draw_box(ax: Axes, row: int, box: Box, colour: Any, edge: float) -> None:
+def _draw_box(ax: Axes, row: int, box: Box, style: Mapping[str, Any], edge: float) -> None:
     """One box; what is infinite ends at the right edge of the panel, where the infinite values are counted."""
     ends = np.minimum([box.low_whisker, box.low, box.median, box.high, box.high_whisker], edge)
     stats: dict[str, Any] = dict(zip(("whislo", "q1", "med", "q3", "whishi"), ends.tolist(), strict=True))
     stats |= {"mean": box.mean if np.isfinite(box.mean) else np.nan, "fliers": box.outliers}
-    ax.bxp(
+    colour, thin = style["color"], {"color": style["color"], "linewidth": 1.0}
+    drawn = ax.bxp(
         [stats],
         positions=[row],
         widths=0.62,
@@ -187,13 +197,14 @@ def _draw_box(ax: Axes, row: int, box: Box, colour: Any, edge: float) -> None:
         patch_artist=True,
         manage_ticks=False,
         boxprops={"facecolor": (*_rgb(colour), 0.3), "edgecolor": colour, "linewidth": 1.0},
-        whiskerprops={"color": colour, "linewidth": 1.0},
-        capprops={"color": colour, "linewidth": 1.0},
+        whiskerprops=thin | {"linestyle": style["linestyle"]},
+        capprops=thin,
         medianprops={"color": colour, "linewidth": 2.2, "solid_capstyle": "butt"},
         meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "0.1", "markersize": 4.2},
         flierprops={"marker": "o", "markersize": 2.6, "markerfacecolor": colour, "markeredgewidth": 0, "alpha": 0.6},
         zorder=3,
     )
+    drawn["boxes"][0].set_gid(f"{KEY}row {row + 1}")
     if box.num_infinite:
         ax.annotate(
             f"{_INFINITY} {box.num_infinite}",
@@ -206,12 +217,6 @@ def _draw_box(ax: Axes, row: int, box: Box, colour: Any, edge: float) -> None:
             color="0.25",
             annotation_clip=False,
         )
-
-
-def format_power(value: float, _position: float | None = None) -> str:
-    """A power of ten where numbers span too much for words: 1, 100, $10^{5}$."""
-    exponent = round(np.log10(value)) if value > 0 else 0
-    return f"{value:g}" if 0 <= exponent <= 3 else f"$10^{{{exponent}}}$"
 
 
 def _rgb(colour: Any) -> tuple[float, float, float]:

@@ -2,6 +2,9 @@
 
 One axis of the sweep is one visual channel with a legend of its own: a sweep of 3 epoch counts x 3 coefficients needs
 3 + 3 legend entries, not 9. Colours are told apart by colour-blind readers (Okabe & Ito 2008).
+
+One encoding in all figures: colour says what was done to PPO, dashes and markers the rest. Plain PPO is blue and solid,
+PFO with a coefficient of 1 is vermilion, in every study.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from purejaxppo.claims.interventions import DEFAULTS
+from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("solid", *((0, dash) for dash in ((4, 1.6), (1.1, 1.3), (6, 1.5, 1.1, 1.5), (9, 2.2), (3, 1, 1, 1, 1, 1))))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "d")
 COLOUR_MAP = "viridis"
+_PLAIN, _PFO, *_FREE = COLOURS
+_INTERVENTION_FIELDS = {field for intervention in INTERVENTIONS for field in intervention.fields}
 # Lightest end of the map left out: pale yellow lines cannot be seen on white.
 _COLOUR_MAP_END = 0.9
 
@@ -36,12 +41,15 @@ class Channel:
     names: tuple[str, ...] = ()
     """Text of each level, where the values themselves would be a long list."""
     kind: str
-    """colour, dash, marker, or colour_bar (many ordered levels, shown as a colour bar in place of a legend)."""
+    """colour, dash, marker, line (all of them together), or colour_bar (many ordered levels, shown as a colour bar in
+    place of a legend)."""
+    heading: str = ""
+    """What stands above the legend; empty: names of the fields, as the user typed them in the sweep."""
 
     @property
     def title(self) -> str:
-        """Names of the fields, as the user typed them in the sweep."""
-        return "setting" if self.names else ", ".join(self.fields)
+        """What stands above the legend."""
+        return self.heading or ("setting" if self.names else ", ".join(self.fields))
 
     @property
     def labels(self) -> list[str]:
@@ -58,16 +66,19 @@ class Channel:
 
 
 def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
-    """Channels for the fields that differ between points: first field colour, second dash, the others marker.
+    """Channels for the fields that differ between points: colour, then dash, the others marker.
 
-    The second field gets the colour if it has more levels than there are good dashes, and more than the first. A single
-    field with more names than colours is told apart by colour and dash together. The fields of a list of settings
-    (`bundled_fields`) are one channel, the colour, whose levels are named by what they change.
+    The colour goes to what was done to PPO: the fields of a list of settings (`bundled_fields`), whose levels are named
+    by what they change, else the first field of an intervention, else the first field. The second one gets the colour
+    if it has more levels than there are good dashes, and more than the first. A single field with more levels than
+    there are colours is told apart by colour and dash together; numbers that say nothing of what was done to PPO, such
+    as epochs, are shades of one map.
     """
     bundle = bundled_fields(points)
     fields = [field for field in varying_fields(points) if field not in bundle]
     if not bundle and not fields:
         return []
+    fields.sort(key=lambda field: not is_intervention((field,)))
     if not bundle and len(fields) > 1:
         first, second = (len({point[field] for point in points}) for field in fields[:2])
         if second > max(first, 4):
@@ -133,6 +144,16 @@ def varying_fields(points: Sequence[dict[str, Any]]) -> list[str]:
     return [field for field in (points[0] if points else {}) if len({point[field] for point in points}) > 1]
 
 
+def is_intervention(fields: Sequence[str]) -> bool:
+    """Whether one of the fields says what was done to PPO."""
+    return bool(set(fields) & _INTERVENTION_FIELDS)
+
+
+def condition_names(points: Sequence[dict[str, Any]], channels: Sequence[Channel]) -> list[str]:
+    """A short name of every point: its values in the order of the legends, or what it changes."""
+    return [", ".join(channel.label(point) for channel in channels) or "all runs" for point in points]
+
+
 def with_markers(channels: Sequence[Channel], points: Sequence[dict[str, Any]]) -> list[Channel]:
     """The channels for points in place of lines: colours stay, the other fields share the markers.
 
@@ -162,25 +183,47 @@ def line_style(channels: Sequence[Channel], point: dict[str, Any]) -> dict[str, 
 def _levels(points: Sequence[dict[str, Any]], fields: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
     """Distinct values of some fields: numbers in ascending order, others as they come."""
     levels = list(dict.fromkeys(tuple(point[field] for field in fields) for point in points))
-    is_number = all(isinstance(part, int | float) for level in levels for part in level)
-    return tuple(sorted(levels) if is_number else levels)
+    return tuple(sorted(levels) if all(isinstance(part, int | float) for level in levels for part in level) else levels)
 
 
 def _colour_channel(
     fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...], is_only: bool
 ) -> Channel:
-    is_ordered = not names and all(isinstance(level[0], int | float) for level in levels)
-    if len(levels) <= len(COLOURS):
-        kind, styles = "colour", _styles("colour", len(levels))
-    elif is_only and not is_ordered and len(levels) <= len(COLOURS) * len(DASHES):
-        kind = "colour"
-        styles = tuple(
-            {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS)]} for i in range(len(levels))
-        )
+    is_ordered = not names and all(is_number(level[0]) for level in levels)
+    fixed = _fixed_colours(fields, levels, names)
+    others = len(levels) - len(fixed)
+    left = [colour for colour in (*_FREE, _PFO, _PLAIN) if colour not in fixed.values()]
+    kind = "colour"
+    if others <= len(left) and (is_intervention(fields) or not is_ordered):
+        free = iter([{"color": colour} for colour in left])
+    elif is_only and len(left) < others <= len(_FREE) * len(DASHES):
+        free = iter([{"color": colour, "linestyle": dash} for dash in DASHES for colour in _FREE])
     else:
-        kind = "colour_bar" if is_ordered else "colour"
-        styles = tuple({"color": colour} for colour in _map_colours(len(levels)))
-    return Channel(fields=fields, levels=levels, styles=styles, names=names, kind=kind)
+        kind = "colour_bar" if is_ordered and len(levels) > len(COLOURS) else "colour"
+        fixed, free = {}, iter([{"color": colour} for colour in _map_colours(len(levels))])
+    styles = [{"color": fixed[i]} if i in fixed else next(free) for i in range(len(levels))]
+    if any("linestyle" in style for style in styles):
+        styles = [{"linestyle": DASHES[0]} | style for style in styles]
+    return Channel(fields=fields, levels=levels, styles=tuple(styles), names=names, kind=kind)
+
+
+def _fixed_colours(
+    fields: tuple[str, ...], levels: tuple[tuple[Any, ...], ...], names: tuple[str, ...]
+) -> dict[int, str]:
+    """Colours of the levels that are plain PPO, and PFO with a coefficient of 1 and nothing else."""
+    fixed: dict[int, str] = {}
+    for number, level in enumerate(levels if is_intervention(fields) else ()):
+        point = dict(zip(fields, level, strict=True))
+        if all(value == DEFAULTS.get(field) for field, value in point.items()):
+            fixed[number] = _PLAIN
+        elif (names[number] if names else describe(point)) == "pfo_coef=1":
+            fixed[number] = _PFO
+    return fixed
+
+
+def is_number(value: Any) -> bool:
+    """Whether a swept value is a number, which True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _styles(kind: str, count: int) -> tuple[dict[str, Any], ...]:
@@ -240,8 +283,10 @@ def _fitting_legend(figure: Figure, channel: Channel, width: float) -> tuple[Leg
 
 def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, float, float]:
     """Legend of one channel in so many columns; its size in inches."""
+    from matplotlib import rcParams
     from matplotlib.lines import Line2D
 
+    size = rcParams["legend.fontsize"]
     is_swatch = channel.kind == "colour" and not any("linestyle" in style for style in channel.styles)
     base: dict[str, Any] = {"color": "0.25", "linewidth": 3.2 if is_swatch else 1.7, "solid_capstyle": "butt"}
     if channel.kind == "marker":
@@ -258,7 +303,7 @@ def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, flo
         borderaxespad=0.0,
         columnspacing=1.6,
         handlelength=1.4 if is_swatch or channel.kind == "marker" else 3.0,
-        title_fontproperties={"weight": "bold", "size": 8.5},
+        title_fontproperties={"weight": "bold", "size": size},
     )
     box = legend.get_window_extent(figure.canvas.get_renderer())  # pyright: ignore[reportAttributeAccessIssue]
     return legend, box.width / figure.dpi, box.height / figure.dpi
@@ -266,6 +311,7 @@ def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, flo
 
 def draw_colour_bar(figure: Figure, channel: Channel, box: tuple[float, float, float, float]) -> None:
     """Colour bar of a channel with many ordered levels, one equal step per level; `box` in figure fractions."""
+    from matplotlib import rcParams
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
@@ -280,4 +326,4 @@ def draw_colour_bar(figure: Figure, channel: Channel, box: tuple[float, float, f
     bar.ax.tick_params(length=0)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    bar.ax.set_title(channel.title, loc="left", fontsize=8.5, fontweight="bold")
+    bar.ax.set_title(channel.title, loc="left", fontsize=rcParams["legend.fontsize"], fontweight="bold")

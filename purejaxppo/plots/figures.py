@@ -16,31 +16,34 @@ from purejaxppo.config import unknown_name
 from purejaxppo.plots.boxes import box_plots
 from purejaxppo.plots.channels import describe
 from purejaxppo.plots.curves import draw_curves, overview
-from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3, Panel
+from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3
+from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.scatter import rank_matrices, ratio_scatter
+from purejaxppo.plots.sensitivity import sensitivity
+from purejaxppo.plots.sheets import SCREEN, Sheet
 from purejaxppo.plots.spectrum import spectrum_figure
-from purejaxppo.plots.style import wrap
 from purejaxppo.plots.survival import survival_figure
 from purejaxppo.plots.toy import toy_figure
 from purejaxppo.results.dataset import points, recorded_fields
-from purejaxppo.results.runs import describe_runs, how_to_read, recorded
+from purejaxppo.results.runs import recorded
 from purejaxppo.statistics.summary import final_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Name -> function Dataset -> Figure; figure 5 is of no results.
-_FUNCTIONS: dict[str, Callable[[xr.Dataset], Figure]] = {
+# Name -> function (Dataset, Sheet) -> Figure; figure 5 is of no results.
+_FUNCTIONS: dict[str, Callable[[xr.Dataset, Sheet], Figure]] = {
     "overview": overview,
-    "1": lambda dataset: collapse_curves(dataset),
-    "2": lambda dataset: policy_curves(dataset),
-    "3": lambda dataset: individual_runs(dataset),
+    "1": lambda dataset, sheet: collapse_curves(dataset, sheet),
+    "2": lambda dataset, sheet: policy_curves(dataset, sheet),
+    "3": lambda dataset, sheet: individual_runs(dataset, sheet),
     "4": ratio_scatter,
-    "5": lambda dataset: toy_figure(),
+    "5": lambda dataset, sheet: toy_figure(sheet=sheet),
     "6": box_plots,
     "7": rank_matrices,
     "spectrum": spectrum_figure,
     "survival": survival_figure,
+    "sensitivity": lambda dataset, sheet: sensitivity(dataset, sheet=sheet),
 }
 FIGURES = tuple(_FUNCTIONS)
 """Names of the figures: ours, and those of the paper by number."""
@@ -53,34 +56,43 @@ def check_figure(name: str) -> str:
     return name
 
 
-def draw_figure(dataset: xr.Dataset, name: str) -> Figure:
-    """Draw a figure by its name; raises ConfigError for an unknown one.
+def draw_figure(dataset: xr.Dataset, name: str, sheet: Sheet = SCREEN) -> Figure:
+    """Draw a figure by its name, for the screen or for a paper; raises ConfigError for an unknown one.
 
     Give it one environment at a time (`by_environment`), as the command line does.
     """
-    return _FUNCTIONS[check_figure(name)](dataset)
+    return _FUNCTIONS[check_figure(name)](dataset, sheet)
 
 
 def file_name(name: str, environment: str = "") -> str:
     """Name of a figure's file: figure1, spectrum, figure1_gymnax_Asterix-MinAtar of one environment of several."""
-    stem = f"figure{name}" if name.isdigit() else name
-    return f"{stem}_{environment.replace('/', '_')}" if environment else stem
+    return with_environment(f"figure{name}" if name.isdigit() else name, environment)
 
 
-def collapse_curves(dataset: xr.Dataset) -> Figure:
+def with_environment(name: str, environment: str) -> str:
+    """A file's name with the environment that it shows, where there are several, before its suffix if it has one."""
+    if not environment:
+        return name
+    stem, dot, suffix = name.rpartition(".") if name.endswith((".png", ".pdf", ".svg", ".txt")) else (name, "", "")
+    return f"{stem}_{environment.replace('/', '_')}{dot}{suffix}"
+
+
+def collapse_curves(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Figure 1: return, policy rank, pre-activation norm, critic rank and plasticity losses against steps.
 
     Lines, bands and crosses as in `overview`; one line per point of the axes (in the paper: per epoch count).
     """
-    return _lines(dataset, FIGURE_1, "Figure 1: return, rank, norm and plasticity over training")
+    title = "Figure 1: return, rank, norm and plasticity over training"
+    return draw_curves(dataset, FIGURE_1, points(dataset), title, sheet=sheet)
 
 
-def policy_curves(dataset: xr.Dataset) -> Figure:
+def policy_curves(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Figure 2: entropy, policy variance and dead policy neurons against steps; lines as in `overview`."""
-    return _lines(dataset, FIGURE_2, "Figure 2: entropy, policy variance and dead neurons over training")
+    title = "Figure 2: entropy, policy variance and dead neurons over training"
+    return draw_curves(dataset, FIGURE_2, points(dataset), title, sheet=sheet)
 
 
-def individual_runs(dataset: xr.Dataset) -> Figure:
+def individual_runs(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Figure 3: a typical, the best and the worst run of one point, in six panels; see `typical_best_worst`."""
     point, chosen = typical_best_worst(dataset)
     names: dict[int, list[str]] = {}
@@ -92,17 +104,17 @@ def individual_runs(dataset: xr.Dataset) -> Figure:
         everything.append(({"run": f"{roles}: seed {dataset['seed'].values[run]}"}, np.array([run])))
     num_runs = next((runs.size for other, runs in points(dataset) if other == point), 0)
     rule = (
-        f"{describe_runs(dataset)}. Each line is one run of the {num_runs} with {describe(point)}: of the points with "
-        "the fewest interventions, the first with the most epochs. Best, typical, worst: highest, median (the lower of "
-        "two) and lowest final return, mean over the last 10 % of log points; ties by lower seed, a run without a "
-        "final return counts as lowest. Gaps in ratios: no sample below the clip range."
+        f"The runs are of the {num_runs} with {describe(point)}: of the points with the fewest interventions, the "
+        "first with the most epochs. Best, typical, worst: highest, median (the lower of two) and lowest final return; "
+        "ties by lower seed, a run without a final return counts as lowest. Gaps in ratios: no sample below the clip "
+        "range."
     )
-    if np.any(dataset["status"].values[list(names)] != 0):
-        rule += " Cross: last value of a run that diverged."
-    figure = draw_curves(dataset, FIGURE_3, everything, "Figure 3: individual runs", wrap(rule))
+    title = "Figure 3: individual runs"
+    figure = draw_curves(dataset, FIGURE_3, everything, title, rule, sheet, is_counted=False)
     limits = [float(value) for value in recorded(dataset, "clip_eps")]
     if len(limits) == 1:
         _mark_limit(figure.axes[3], 1 - limits[0])
+        declutter(figure)
     return figure
 
 
@@ -132,11 +144,6 @@ def num_interventions(dataset: xr.Dataset, point: dict[str, Any]) -> int:
     """How many interventions (`interventions.INTERVENTIONS`) are on at a point of the axes."""
     fields = DEFAULTS | recorded_fields(dataset) | point
     return sum(bool(intervention.is_on(fields)) for intervention in INTERVENTIONS)
-
-
-def _lines(dataset: xr.Dataset, panels: tuple[Panel, ...], title: str) -> Figure:
-    subtitle = f"{describe_runs(dataset)}. {how_to_read(dataset)}"
-    return draw_curves(dataset, panels, points(dataset), title, wrap(subtitle))
 
 
 def _mark_limit(ax: Any, limit: float) -> None:

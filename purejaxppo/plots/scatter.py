@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.channels import MARKERS, Channel, choose_channels, line_style, with_markers
-from purejaxppo.plots.style import Page, format_steps, house_style, lay_out, say_empty, wrap
+from purejaxppo.plots.scales import declutter
+from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
+from purejaxppo.plots.style import format_steps, lay_out, say_empty
 from purejaxppo.results.dataset import Point, points
-from purejaxppo.results.runs import describe_runs, is_after_start, recorded
+from purejaxppo.results.runs import is_after_start, recorded
 from purejaxppo.statistics.correlations import (
     NUM_CHECKPOINTS,
     RANKS,
@@ -33,13 +37,13 @@ _AGAINST = {
     "policy_rank": ("Policy rank", "dimensions (PCA, 99 %)", False),
     "policy_preactivation_norm": ("Policy pre-activation norm", "mean L2 norm (log)", True),
 }
-_SCATTER = Page(above_panels=0.42, panel_height=3.2, gap_x=0.5, share_x=False, share_y=True)
+_SCATTER = Page(above_panels=0.42, panel_height=3.2, gap_x=0.5, gap_y=1.1, share_x=False, share_y=True)
 _MATRICES = Page(
     columns=2, width=8.6, left=1.2, right=1.1, bottom=0.75, panel_height=2.75, gap_x=0.5, gap_y=0.65, share_y=True
 )
 
 
-def ratio_scatter(dataset: xr.Dataset) -> Figure:
+def ratio_scatter(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Figure 4: the lowest mean ratio below 1 - eps against dead neurons, rank and norm of the policy.
 
     A point is one run in one stretch of training, see `lowest_ratios`. The title of a panel has the rank correlations
@@ -50,17 +54,17 @@ def ratio_scatter(dataset: xr.Dataset) -> Figure:
     everything = points(dataset)
     stretches = min(NUM_CHECKPOINTS, int(np.sum(np.any(is_after_start(dataset), axis=0))))
     subtitle = (
-        f"{describe_runs(dataset)}. A point is one run in one of {stretches} equal stretches of its log points: "
+        f"{describe_sweep(dataset)}. A point is one run in one of {stretches} equal stretches of its log points: "
         "the lowest mean ratio below the clip range there, against the metric's mean over the stretch. Stretches in "
         "which no sample is below have no point. \N{GREEK SMALL LETTER TAU}: Kendall, \N{GREEK SMALL LETTER RHO}: "
         "Spearman, over all n points. Dotted: 1 \N{MINUS SIGN} \N{GREEK SMALL LETTER EPSILON}."
     )
     title = "Figure 4: probability ratios below the clip range and the representation"
     limits = [1 - float(value) for value in recorded(dataset, "clip_eps")]
-    with house_style():
+    with house_style(sheet):
         swept = [point for point, _ in everything]
         channels = with_markers(choose_channels(swept), swept)
-        figure, axes = lay_out(len(_AGAINST), channels, title, wrap(subtitle), _SCATTER)
+        figure, axes = lay_out(len(_AGAINST), channels, title, subtitle, _SCATTER, sheet)
         for ax, (name, (heading, label, is_log)) in zip(axes, _AGAINST.items(), strict=True):
             lowest, means = lowest_ratios(dataset, name)
             tau, rho = kendall_tau(means, lowest), spearman_rho(means, lowest)
@@ -79,6 +83,7 @@ def ratio_scatter(dataset: xr.Dataset) -> Figure:
                 ax.axhline(limit, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes[0].set_ylabel("lowest mean of pi_after / pi_before")
         axes[0].set_ylim(-0.03, max([*limits, 0.8]) + 0.06)
+        declutter(figure)
     return figure
 
 
@@ -108,24 +113,26 @@ def _decades(values: np.ndarray) -> float:
     return float(np.log10(np.nanmax(values) / np.nanmin(values)))
 
 
-def rank_matrices(dataset: xr.Dataset) -> Figure:
+def rank_matrices(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Figure 7: Spearman correlations over training among the five rank measures, average and worst over runs."""
     title = "Figure 7: do the rank measures agree?"
     subtitle = (
-        f"{describe_runs(dataset)}. Spearman correlation over the log points of a run between two rank measures of the "
-        "penultimate features; left its mean over runs, right its lowest value in any run. Runs in which a measure is "
-        f"constant have no correlation and are left out; {_NONE} where no run has one."
+        f"{describe_sweep(dataset)}. Spearman correlation over the log points of a run between two rank measures of "
+        "the penultimate features; left its mean over runs, right its lowest value in any run. Runs in which a measure "
+        f"is constant have no correlation and are left out; {_NONE} where no run has one."
     )
-    with house_style():
-        figure, axes = lay_out(4, [], title, wrap(subtitle, 115), _MATRICES)
+    with house_style(sheet):
+        page = _MATRICES if sheet.is_titled else replace(_MATRICES, left=1.35, right=1.4, bottom=1.3)
+        figure, axes = lay_out(4, [], title, subtitle, page, sheet)
         image: Any = None
         for row, network in enumerate(("policy", "critic")):
             matrices = average_and_worst(rank_correlations(dataset, network))
             for ax, what, matrix in zip(axes[2 * row :], ("average", "worst"), matrices, strict=False):
                 ax.set_title(f"{network.capitalize()}, {what} over runs")
-                image = _draw_matrix(ax, matrix, list(RANKS.values()))
-        box = axes[0].get_position().y1, axes[2].get_position().y0
-        bar = figure.colorbar(image, cax=figure.add_axes((0.9, box[1], 0.022, box[0] - box[1]), label="colour bar"))
+                image = _draw_matrix(ax, matrix, list(RANKS.values()), is_narrow=not sheet.is_titled)
+        first, last = axes[0].get_position(), axes[3].get_position()
+        box = (last.x1 + 0.26 / figure.get_figwidth(), last.y0, 0.022, first.y1 - last.y0)
+        bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"))
         bar.set_label("Spearman correlation")
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
@@ -134,11 +141,14 @@ def rank_matrices(dataset: xr.Dataset) -> Figure:
 _NONE = "\N{EN DASH}"
 
 
-def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str]) -> Any:
+def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str], is_narrow: bool) -> Any:
     """One matrix as coloured cells with their numbers."""
     image = ax.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
     ticks = range(len(names))
-    ax.set_xticks(ticks, [name.replace(" ", "\n") for name in names])
+    if is_narrow:
+        ax.set_xticks(ticks, list(names), rotation=35, ha="right", rotation_mode="anchor")
+    else:
+        ax.set_xticks(ticks, [name.replace(" ", "\n") for name in names])
     ax.set_yticks(ticks, names)
     ax.grid(False)
     ax.tick_params(length=0)
@@ -148,7 +158,7 @@ def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str]) -> Any:
         value = matrix[row, column]
         text = _NONE if np.isnan(value) else _signed(float(value))
         colour = "white" if abs(value) > 0.6 else "0.1"
-        ax.text(column, row, text, ha="center", va="center", size=8.5, color=colour)
+        ax.text(column, row, text, ha="center", va="center", color=colour)
     return image
 
 

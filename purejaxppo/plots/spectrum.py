@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.channels import COLOUR_MAP, point_names
-from purejaxppo.plots.style import Page, format_steps, house_style, lay_out, say_empty, wrap
+from purejaxppo.plots.scales import declutter
+from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
+from purejaxppo.plots.style import format_steps, lay_out, say_empty
 from purejaxppo.results.dataset import Point, points
-from purejaxppo.results.runs import curves, describe_runs, last_step
+from purejaxppo.results.runs import curves, last_step
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +23,11 @@ if TYPE_CHECKING:
 FLOOR = 1e-6
 """Smallest share of sigma_1 told apart; float32 cannot tell much less than 64 times its 1.2e-7 from 0."""
 NETWORKS = ("policy", "critic")
-_COLUMNS = 5
+_COLUMNS, _PAPER_COLUMNS = 5, 3
 _LINE = "#D55E00"
 
 
-def spectrum_figure(dataset: xr.Dataset) -> Figure:
+def spectrum_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Heat maps of sigma_i / sigma_1 over training, policy above critic, one column of panels per point of the axes.
 
     Normalised by sigma_1, as most rank measures are: the map shows how the spectrum is shaped, not how large the
@@ -36,32 +40,16 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
     names = {
         tuple(point.values()): name.replace(", ", "\n") for point, name in zip(swept, point_names(swept), strict=True)
     }
-    num_blocks = max(1, -(-len(everything) // _COLUMNS))
-    columns = max(1, -(-len(everything) // num_blocks))
-    heading = 0.14 * max([name.count("\n") for name in names.values()] + [0])
-    page = Page(
-        columns=columns,
-        width=max(7.5, 2.0 + 2.2 * columns),
-        right=1.0,
-        panel_height=1.75,
-        gap_x=0.3,
-        gap_y=0.42 + heading,
-        above_panels=0.22 + heading,
-        share_y=True,
-    )
+    page = _page(len(everything), list(names.values()), sheet)
+    columns = page.columns
     subtitle = (
-        f"{describe_runs(dataset)}. Singular values of the penultimate features, each divided by the largest one of "
+        f"{describe_sweep(dataset)}. Singular values of the penultimate features, each divided by the largest one of "
         "its run and log point; median over the runs of a point. Dashed: median rank (PCA, 99 %). White: no value."
     )
     cells = _cells(everything, columns)
-    with house_style():
-        figure, axes = lay_out(
-            max(1, len(cells)),
-            [],
-            "Spectrum of the features over training",
-            wrap(subtitle, int(14.5 * page.width)),
-            page,
-        )
+    with house_style(sheet):
+        title = "Spectrum of the features over training"
+        figure, axes = lay_out(max(1, len(cells)), [], title, subtitle, page, sheet)
         image = None
         for number, (ax, cell) in enumerate(zip(axes, cells, strict=False)):
             if cell is None:
@@ -69,7 +57,7 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
                 continue
             network, (point, runs) = cell
             if network == "policy":
-                ax.set_title(names[tuple(point.values())], fontsize=8)
+                ax.set_title(names[tuple(point.values())], fontsize=sheet.small)
             ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
             ax.xaxis.set_major_formatter(format_steps)
             ax.set_xlim(0, last_step(dataset))
@@ -81,8 +69,27 @@ def spectrum_figure(dataset: xr.Dataset) -> Figure:
                 if number + 2 * columns >= len(cells) or cells[number + 2 * columns] is None:
                     ax.set_xlabel("environment steps")
         if image is not None:
-            _draw_colour_bar(figure, axes[0], image)
+            _draw_colour_bar(figure, axes[0], image, sheet)
+        declutter(figure)
     return figure
+
+
+def _page(num_points: int, names: Sequence[str], sheet: Sheet) -> Page:
+    """Points beside each other, up to five (three on a paper), in blocks of policy and critic."""
+    num_blocks = max(1, -(-num_points // (_COLUMNS if sheet.is_titled else _PAPER_COLUMNS)))
+    columns = max(1, -(-num_points // num_blocks))
+    heading = 0.14 * max([name.count("\n") for name in names] + [0])
+    return Page(
+        columns=columns,
+        paper_columns=columns,
+        width=max(7.5, 2.0 + 2.2 * columns),
+        right=1.0 if sheet.is_titled else 1.45,
+        panel_height=1.75,
+        gap_x=0.3,
+        gap_y=0.42 + heading + 0.2 * (not sheet.is_titled),
+        above_panels=0.22 + heading,
+        share_y=True,
+    )
 
 
 def _cells(everything: list[Point], columns: int) -> list[tuple[str, Point] | None]:
@@ -95,9 +102,15 @@ def _cells(everything: list[Point], columns: int) -> list[tuple[str, Point] | No
     return cells
 
 
-def _draw_colour_bar(figure: Figure, first: Axes, image: Any) -> None:
+def _draw_colour_bar(figure: Figure, first: Axes, image: Any, sheet: Sheet) -> None:
     height, width = figure.get_figheight(), figure.get_figwidth()
-    box = (1 - 0.8 / width, first.get_position().y1 - 2.6 / height, 0.16 / width, 2.6 / height)
+    long = 2.6 * sheet.scale
+    box = (
+        1 - (0.8 if sheet.is_titled else 0.86) / width,
+        first.get_position().y1 - long / height,
+        0.16 / width,
+        long / height,
+    )
     bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"), extend="min")
     bar.set_label("sigma_i / sigma_1 (log)")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
@@ -150,6 +163,7 @@ def _draw_spectrum(ax: Axes, dataset: xr.Dataset, network: str, runs: np.ndarray
 
 def _median(values: np.ndarray) -> np.ndarray:
     """Median over runs [S, ...], NaN left out; NaN where nothing is left."""
-    present = ~np.isnan(values)
-    filled = np.where(present.any(axis=0), values, 0.0)
-    return np.where(present.any(axis=0), np.nanmedian(filled, axis=0), np.nan)
+    medians, present = np.median(values, axis=0), ~np.isnan(values)
+    has_gaps = present.any(axis=0) & ~present.all(axis=0)
+    medians[has_gaps] = np.nanmedian(values[:, has_gaps], axis=0)  # four times as slow
+    return medians

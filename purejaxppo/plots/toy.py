@@ -18,7 +18,9 @@ import numpy as np
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.channels import choose_channels, line_style
-from purejaxppo.plots.style import house_style, lay_out, wrap
+from purejaxppo.plots.scales import declutter
+from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
+from purejaxppo.plots.style import lay_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +88,7 @@ def simulate(
     return np.stack(ratios)
 
 
-def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS) -> Figure:
+def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS, sheet: Sheet = SCREEN) -> Figure:
     """Figure 5: the ratios of both states against the clip range, one panel per alpha, with their controls.
 
     Raises ConfigError as `simulate` does.
@@ -104,10 +106,10 @@ def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS)
         f"alpha x; both took the same action with advantage 1; learning rate {learning_rate:g}. Grey: the clip range, "
         f"within {CLIP_EPS:g} of 1; above it a state has no gradient of its own: what moves it there is the other's."
     )
-    with house_style():
+    with house_style(sheet):
         channels = choose_channels(styles)
         title = "Figure 5: collinear features carry ratios past the clip limit"
-        figure, axes = lay_out(len(ALPHAS), channels, title, wrap(subtitle))
+        figure, axes = lay_out(len(ALPHAS), channels, title, subtitle, Page(paper_columns=3), sheet)
         for number, (ax, (alpha, lines)) in enumerate(zip(axes, curves.items(), strict=True)):
             ax.set_title(f"alpha = {alpha:g}".replace("-", "\N{MINUS SIGN}"))
             ax.axhspan(1 - CLIP_EPS, 1 + CLIP_EPS, color="0.93", linewidth=0, zorder=0)
@@ -116,7 +118,7 @@ def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS)
             for point, ratios in zip(styles, lines.values(), strict=True):
                 is_control = point["gradient steps"] == _ALONE
                 style = line_style(channels, point)
-                width = 1.1 if is_control else 1.8
+                width = (1.1 if is_control else 1.8) * sheet.stroke
                 ax.plot(np.arange(num_steps + 1), ratios, label=" ".join(point.values()), linewidth=width, **style)
             ax.set_xlim(0, num_steps)
             ax.set_ylim(min(everything.min(), 1 - CLIP_EPS) - 0.04, max(everything.max(), 1 + CLIP_EPS) + 0.04)
@@ -124,6 +126,7 @@ def toy_figure(learning_rate: float = LEARNING_RATE, num_steps: int = NUM_STEPS)
                 ax.set_ylabel("pi_after / pi_before")
             if number >= len(ALPHAS) - 3:
                 ax.set_xlabel("gradient steps")
+        declutter(figure)
     return figure
 
 

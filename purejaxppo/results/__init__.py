@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 from purejaxppo._lazy import lazy
 
 if TYPE_CHECKING:
-    from purejaxppo.results import dataset, export, registry, runs
-    from purejaxppo.results.dataset import GroupResult, by_environment, load, points, save, swept_fields, to_dataset
+    from purejaxppo.results import dataset, export, files, registry, runs, tidy
+    from purejaxppo.results.dataset import GroupResult, by_environment, points, swept_fields, to_dataset
     from purejaxppo.results.export import long_table
+    from purejaxppo.results.files import load, save
     from purejaxppo.results.registry import HEADLINE, METRICS, Metric, markdown_table
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "dataset": ("GroupResult", "by_environment", "load", "points", "save", "swept_fields", "to_dataset"),
+        "dataset": ("GroupResult", "by_environment", "points", "swept_fields", "to_dataset"),
         "export": ("long_table",),
+        "files": ("load", "save"),
         "registry": ("HEADLINE", "METRICS", "Metric", "markdown_table"),
         "runs": (),
+        "tidy": (),
     },
 )
 
@@ -30,6 +33,7 @@ __all__ = [
     "by_environment",
     "dataset",
     "export",
+    "files",
     "load",
     "long_table",
     "markdown_table",
@@ -38,5 +42,6 @@ __all__ = [
     "runs",
     "save",
     "swept_fields",
+    "tidy",
     "to_dataset",
 ]

@@ -1,20 +1,19 @@
-"""Results as one labelled xarray.Dataset, in memory and in one netCDF file."""
+"""Results as one labelled xarray.Dataset."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.results.files import Values, lazy
+from purejaxppo.results.files import load as load  # these three are known by this module's name too
+from purejaxppo.results.files import save as save
+from purejaxppo.results.files import sync_and_rename as sync_and_rename
 from purejaxppo.results.registry import AT_START, METRICS
 
 STATUS_MEANING = (
@@ -26,10 +25,10 @@ _OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
 
 @dataclass(frozen=True, kw_only=True)
 class GroupResult:
-    """What one compiled program (a group of runs) hands over, as NumPy arrays: S runs, L log points, D features."""
+    """What one compiled program (a group of runs) hands over: S runs, L log points, D features."""
 
-    metrics: Mapping[str, np.ndarray]
-    """Name -> [S, L], or [S, L, D] for spectra."""
+    metrics: Mapping[str, Values]
+    """Name -> [S, L], or [S, L, D] for spectra; what is not in memory stays where it is until it is asked for."""
     env_steps: np.ndarray
     """Environment steps at each log point reached so far, [L]."""
     seeds: np.ndarray
@@ -76,10 +75,10 @@ def to_dataset(
     )
     variables = {}
     for name in dict.fromkeys(name for group in groups for name in group.metrics):
-        values = _padded([group.metrics.get(name) for group in groups], groups)[order]
+        values = _Padded([group.metrics.get(name) for group in groups], groups, order)
         variables[f"{name}_measured" if name in fields else name] = (
-            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: values.ndim],
-            values,
+            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: len(values.shape)],
+            values[:, :] if values.is_in_memory else lazy(values),
             _description(name),
         )
     dataset = dataset.assign(variables)  # all at once: one by one takes seconds
@@ -137,63 +136,6 @@ def recorded_widths(dataset: xr.Dataset) -> np.ndarray | None:
     return np.full(dataset.sizes["run"], int(sizes[-1])) if sizes else None
 
 
-def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write a Dataset as netCDF; whoever reads `path`, at any moment, finds the old file or the whole new one.
-
-    Folders that are missing are created. Raises OSError when the disk refuses.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    # Compression carries a checksum: a damaged file fails to load instead of loading wrong numbers.
-    filters = {"zlib": True, "complevel": 4, "shuffle": True}
-    encoding = {name: filters for name, variable in dataset.variables.items() if variable.dtype.kind in "iuf"}
-    # What an earlier file said about its own storage must not leak into this one.
-    clean = dataset.drop_encoding()
-    try:
-        try:
-            clean.to_netcdf(partial, engine="netcdf4", encoding=encoding)
-        except RuntimeError as error:  # netCDF's word for whatever the disk said
-            raise OSError(errno.EIO, f"the disk refuses it ({error})") from error
-        sync_and_rename(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
-
-
-def load(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Read a Dataset written by `save`, wholly into memory; the file is closed again.
-
-    Raises ConfigError when there is no such file, or when it is damaged or not a results file.
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise ConfigError(f"Results file {str(source)!r} does not exist; it must be a netCDF file of purejaxppo.")
-    try:
-        # Nothing here is a date: a metric in seconds is a number of seconds.
-        dataset = xr.load_dataset(source, engine="netcdf4", decode_times=False)
-    except Exception as error:  # a damaged file makes HDF5 and its readers fail in every way there is
-        raise ConfigError(f"Results file {str(source)!r} is damaged or not netCDF, and cannot be read.") from error
-    if not {"run", "log"} <= set(dataset.sizes) or "status" not in dataset:
-        raise ConfigError(
-            f"File {str(source)!r} is no results file: it must have dimensions run and log and a variable status."
-        )
-    return dataset
-
-
-def sync_and_rename(partial: Path, target: Path) -> None:
-    """Force a finished temporary file to disk, then let it take its final name (same folder, so one atomic step)."""
-    with open(partial, "rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(partial, target)
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself must reach the disk too; Windows has no such call
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
     """Raise ValueError when a group's arrays disagree in length, or its fields with the first group's."""
     num_runs, num_logs = len(group.seeds), len(group.env_steps)
@@ -203,7 +145,7 @@ def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
         if length != num_runs:
             raise ValueError(f"group {number}: {name} has {length} values for {num_runs} runs.")
     for name, values in group.metrics.items():
-        if values.ndim not in (2, 3) or values.shape[:2] != (num_runs, num_logs):
+        if len(values.shape) not in (2, 3) or values.shape[:2] != (num_runs, num_logs):
             raise ValueError(f"group {number}: {name} has shape {values.shape}, not ({num_runs}, {num_logs}[, D]).")
         if "/" in name:
             raise ValueError(f"group {number}: a metric name may not contain '/', as {name!r} does.")
@@ -224,23 +166,30 @@ def _env_steps(groups: Sequence[GroupResult], order: np.ndarray) -> tuple[Any, n
     return ("run", "log"), np.repeat(np.stack(rows), counts, axis=0)[order]
 
 
-def _padded(parts: list[np.ndarray | None], groups: Sequence[GroupResult]) -> np.ndarray:
-    """The groups' values of one metric below each other, [S, L] or [S, L, D]; NaN where a group has none."""
-    found = [np.asarray(part) for part in parts if part is not None]
-    if len({part.ndim for part in found}) > 1:
-        raise ValueError("a metric must have the same number of dimensions in every group.")
-    dtype = np.result_type(*found)
-    if not np.issubdtype(dtype, np.floating):  # whole numbers, and types that netCDF does not know (bfloat16)
-        dtype = np.dtype(np.float64)
-    num_logs = max(len(group.env_steps) for group in groups)
-    width = [max(part.shape[2] for part in found)] if found[0].ndim == 3 else []
-    rows = []
-    for part, group in zip(parts, groups, strict=True):
-        row = np.full((len(group.seeds), num_logs, *width), np.nan, dtype=dtype)
-        if part is not None:
-            row[tuple(slice(size) for size in part.shape)] = part
-        rows.append(row)
-    return np.concatenate(rows)
+class _Padded:
+    """One metric of all groups, [S, L] or [S, L, D], runs in the sweep's order; NaN where a group has none."""
+
+    def __init__(self, parts: Sequence[Values | None], groups: Sequence[GroupResult], order: np.ndarray):
+        found = [part for part in parts if part is not None]
+        if len({len(part.shape) for part in found}) > 1:
+            raise ValueError("a metric must have the same number of dimensions in every group.")
+        dtype = np.result_type(*(part.dtype for part in found))
+        # Whole numbers, and types that netCDF does not know (bfloat16), become doubles.
+        self.dtype = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float64)
+        num_logs = max(len(group.env_steps) for group in groups)
+        self.shape = (order.size, num_logs, *(max(part.shape[2] for part in found) for _ in found[0].shape[2:]))
+        self.is_in_memory = all(isinstance(part, np.ndarray) for part in found)
+        ends = np.cumsum([len(group.seeds) for group in groups])
+        self._parts = list(zip(parts, np.split(np.argsort(order), ends[:-1]), strict=True))
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        runs, logs, *rest = key
+        values = np.full((self.shape[0], len(range(self.shape[1])[logs]), *self.shape[2:]), np.nan, dtype=self.dtype)
+        for part, rows in self._parts:
+            if part is not None:
+                found = part[:, logs]
+                values[(rows, *(slice(size) for size in found.shape[1:]))] = found
+        return values[(runs, slice(None), *rest)]
 
 
 def _swept_values(groups: Sequence[GroupResult], field: str) -> np.ndarray:

@@ -21,9 +21,10 @@ import xarray as xr
 
 from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError, RunError
-from purejaxppo.results.dataset import recorded_fields, swept_fields, sync_and_rename
+from purejaxppo.results.dataset import recorded_fields, swept_fields
+from purejaxppo.results.files import sync_and_rename
 from purejaxppo.results.registry import HEADLINE, METRICS
-from purejaxppo.results.runs import steps_of_runs
+from purejaxppo.results.tidy import tidy
 
 _GROUPS = {"performance": "return", "trust_region": "trust_region", "minibatch": "minibatch"}
 
@@ -61,13 +62,7 @@ def long_table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per run and log point that it has reached: `run_index`, `seed`, the swept fields, `status`, `env_steps`
     (steps) and every metric that is one number there; spectra are left out.
     """
-    steps = steps_of_runs(dataset)
-    reached = np.isfinite(steps)
-    run, _ = np.nonzero(reached)
-    of_runs = ("run_index", "seed", *swept_fields(dataset), "status")
-    columns = {name: dataset[name].values[run] for name in of_runs}
-    columns["env_steps"] = steps[reached].astype(np.int64)
-    return pd.DataFrame(columns | {name: dataset[name].values[reached] for name in _scalars(dataset)})
+    return tidy(dataset)
 
 
 def run_name(index: int, swept: Mapping[str, Any], seed: int) -> str:
@@ -215,7 +210,3 @@ def _package(name: str) -> Any:
             f"package {package} is not installed, but this export needs it; `pip install 'purejaxppo[export]'` "
             "installs it."
         ) from None
-
-
-def _scalars(dataset: xr.Dataset) -> list[str]:
-    return [str(name) for name, value in dataset.data_vars.items() if value.dims == ("run", "log")]

@@ -1,35 +1,57 @@
-"""When runs collapse: what each run lost at which step, which diagnostic warned first, and survival curves over seeds.
+"""When runs collapse: which run lost what at which step, which diagnostic warned first, and survival curves over seeds.
 
-The return has collapsed where it is beyond its limit for good, to the end of what was measured (paper: no recovery), so
-that is known in hindsight only. The diagnostics, which are to warn, need no hindsight: the first time that they are
-beyond their limit for 5 % of the log points in a row. They are dated at the beginning of that stretch; whoever watches
-knows at its end, 5 % of the log points later. A return that is the same at most log points and rarely anything else
-(rare success) has a typical jump of 0, and noise in it can look like a collapse: look at the curves. Nothing is
-smoothed; log points without a value (no episode finished) count neither way, nor does log point 0: a network that has
-learned nothing has nothing to lose, and what its rank falls by on the first rollouts is no collapse.
+**A run has collapsed** when its return is lost for good, or when it diverged: its last 5 % of log points lie below half
+of the way from the return of untrained networks up to the best return that it held. That is the one definition behind
+"collapsed k of n". It is about the return, because that is what an interquartile mean over runs hides (two dead runs of
+eight), because it means the same in every network, and because a low rank alone costs some policies nothing. What
+happens to the representation has its own three events, which are to warn: rank, dead units, policy variance.
+
+- *No single log point decides.* A level is the median of 5 % of a run's log points in a row, at least three: the last
+  return, and the maximum from which a rank or a variance has fallen, are levels; the best return that a run held is
+  one of twice as many. Untrained networks' return is the
+  median over the runs of an environment of the first return that each measured, at log point 0 where an episode ended
+  in it.
+- *A run that never learned has nothing to lose.* Beside the way up to its best and down to its end a run moves up
+  and down as noise does. What was gained counts only where it exceeds `RETURN_JUMPS` times that movement from a log
+  point to the next, and a third of all such movement of its level (`LEVEL_MOVES`): noise, rare successes and most slow
+  wandering stay below that. Such a run is counted as one that never learned.
+- *Divergence counts as collapse*, of the return and of the representation: the run is lost, and nothing finite is left
+  of either. To censor it would say that it might have lived; as it is not independent of what it lost before, that
+  would be biased, and a competing event would need a second curve to say the same.
+- *A rank of 1 from the first log point on, to the end*, is a collapse before the first look, dated there.
+
+The return is judged in hindsight (paper: no recovery). The diagnostics need none: the first time that they are beyond
+their limit at most of 5 % of the log points in a row; whoever watches knows 5 % of the log points later. Log points
+without a value (no episode finished) count neither way, nor does log point 0 other than as said.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy import ndimage
 
 from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import points
 from purejaxppo.results.runs import diverged_steps, is_after_start, policy_widths, steps_of_runs
+from purejaxppo.statistics.estimates import exact_interval
+from purejaxppo.statistics.finals import FINAL_FRACTION
+from purejaxppo.statistics.kaplan_meier import SurvivalCurve, survival
+from purejaxppo.statistics.tables import format_count
 
 # Half of what was gained: the return is then nearer to that of a run that has learned nothing than to the run's best.
 RETURN_FRACTION = 0.5
-# What was gained counts only if half of it exceeds three typical (median) jumps between log points: the largest of 100
-# values of pure noise lies about 3.5 standard deviations above the lower of two others, and half of that is two jumps.
-RETURN_JUMPS = 3.0
+# Neighbouring log points of pure noise differ by 1.13 standard deviations on average; its best level lies 1 to 2 above
+# the mean, so that what noise seems to gain is below half of this. `experiments/benchmarks/statistics.py` counts.
+RETURN_JUMPS = 5.0
+# Runs that lose their return and win it back before they lose it for good have moved twice what they gained besides.
+LEVEL_MOVES = 1 / 3
 # Three quarters of the dimensions gone: half of them go in runs that keep their return (CartPole: 4 to 2). A rank of 1,
 # all states on one line, is the collapse of the paper's toy example and counts whatever the maximum was.
 RANK_FRACTION = 0.25
@@ -37,91 +59,134 @@ RANK_FRACTION = 0.25
 DEAD_FRACTION = 0.95
 # The paper's goes to 0; two orders of magnitude below its maximum the policy is the same in all states.
 VARIANCE_FRACTION = 0.01
-# The paper's final values are means over the last 5 % of training (figure 6); what is shorter may be a bad moment.
-LASTING_FRACTION = 0.05
+# As long as the end of a run; what is shorter may be a bad moment.
+LASTING_FRACTION = FINAL_FRACTION
 
 EVENTS = {
     "return": (
         "return_mean",
-        "every return, to the end, is below half of the way from the run's lower end (its first or its last return) up "
-        "to the running best; or the run diverged",
+        "the return, to the end, is below half of the way from the return of untrained networks up to the best that "
+        "the run held for a tenth of its log points; or the run diverged",
     ),
     "rank": (
         "policy_rank",
-        "the policy's rank (PCA) is at most a quarter of its running maximum, or has fallen to 1, for 5 % of the run's "
-        "log points in a row",
+        "the policy's rank (PCA) is at most a quarter of the largest that it held before, or has fallen to 1, at most "
+        "of 5 % of the run's log points in a row; or is 1 from the first log point to the end; or the run diverged",
     ),
     "dead": (
         "policy_dead_neurons",
-        "at least 95 % of the policy's penultimate units are dead for 5 % of the run's log points in a row",
+        "at least 95 % of the policy's penultimate units are dead at most of 5 % of the run's log points in a row; or "
+        "the run diverged",
     ),
     "variance": (
         "policy_variance",
-        "the policy variance is below 1 % of its running maximum for 5 % of the run's log points in a row",
+        "the policy variance is below 1 % of the largest that it held before at most of 5 % of the run's log points in "
+        "a row; or the run diverged",
     ),
 }
-"""What can collapse: its metric, and from which step on it has."""
+"""What can collapse: its metric, and from which step on it has. A run has collapsed where its return has."""
 WARNINGS = ("rank", "dead", "variance")
 
 
 @dataclass(frozen=True)
-class SurvivalCurve:
-    """Kaplan-Meier estimate of the share of runs that have not collapsed yet: K steps, constant between them."""
+class CollapseCount:
+    """How many of some runs collapsed, with the exact 95 % interval of that share."""
 
-    steps: np.ndarray
-    """0, then every environment step at which a run collapsed or was last seen, ascending, [K]."""
-    probability: np.ndarray
-    """Probability of surviving beyond each step, [K]; 1 at step 0."""
-    low: np.ndarray
-    """Lower end of the pointwise interval, [K]."""
-    high: np.ndarray
-    """Upper end, [K]."""
+    num_collapsed: int
     num_runs: int
-    num_events: int
+    low: float
+    high: float
+    num_diverged: int
+    """Of those that collapsed, the ones that diverged."""
+    num_unlearned: int
+    """Of the others, those that never learned, so that they had nothing to lose."""
+
+    @property
+    def cell(self) -> str:
+        """For a table: `3 of 8 [9 %, 76 %]`."""
+        return format_count(self.num_collapsed, self.num_runs, self.low, self.high)
+
+    @property
+    def label(self) -> str:
+        """For a figure: `collapsed 3 of 8 [9 %, 76 %], 1 never learned`."""
+        return f"collapsed {self.cell}" + f", {self.num_unlearned} never learned" * (self.num_unlearned > 0)
 
 
-def survival(steps_of_event: np.ndarray, last_steps: np.ndarray, level: float = 0.95) -> SurvivalCurve:
-    """Kaplan-Meier curve of runs with events at `steps_of_event` [S] (NaN: none until `last_steps` [S], censored).
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of every run: S runs."""
 
-    The interval is Greenwood's on the log-log scale (`scipy.stats.ecdf`); it is [1, 1] before the first event, where
-    its variance is 0, and NaN where the probability is 0 and the formula has none. Runs with neither step were never
-    measured and are left out; `last_steps` is not looked at where there is an event.
-    Raises ValueError for arrays of different shapes, steps below 0 and a level outside (0, 1).
+    is_collapsed: np.ndarray
+    """Whether its return is lost, or it diverged; [S]."""
+    has_learned: np.ndarray
+    """Whether it ever gained more return than noise can feign; [S]."""
+    is_diverged: np.ndarray
+    """[S]."""
+
+    def count(self, runs: np.ndarray | None = None) -> CollapseCount:
+        """The count over the runs at some positions, over all by default."""
+        chosen = np.arange(self.is_collapsed.size) if runs is None else np.asarray(runs)
+        collapsed = self.is_collapsed[chosen]
+        num_collapsed = int(collapsed.sum())
+        low, high = exact_interval(num_collapsed, chosen.size)
+        return CollapseCount(
+            num_collapsed=num_collapsed,
+            num_runs=chosen.size,
+            low=low,
+            high=high,
+            num_diverged=int(self.is_diverged[chosen].sum()),
+            num_unlearned=int(np.sum(~self.has_learned[chosen] & ~collapsed)),
+        )
+
+
+def outcomes(dataset: xr.Dataset) -> Outcomes:
+    """Which runs have collapsed, and which never learned, so far.
+
+    Raises ConfigError for results without return_mean.
     """
-    events, ends = np.asarray(steps_of_event, dtype=np.float64), np.asarray(last_steps, dtype=np.float64)
-    if events.ndim != 1 or events.shape != ends.shape:
-        raise ValueError(f"steps_of_event has shape {events.shape} and last_steps {ends.shape}, but both must be [S].")
-    if np.any(events < 0) or np.any(ends < 0):
-        raise ValueError("steps_of_event and last_steps must not be below 0.")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}, but must lie between 0 and 1.")
-    has_event = ~np.isnan(events)
-    events, censored = events[has_event], ends[~has_event & ~np.isnan(ends)]
-    num_runs = events.size + censored.size
-    start = np.ones(1)
-    if num_runs == 0:
-        return SurvivalCurve(np.zeros(1), start, start, start, 0, 0)
-    curve = stats.ecdf(stats.CensoredData(uncensored=events, right=censored)).sf
-    with warnings.catch_warnings():  # says that there is no interval at 0 and 1, which is dealt with below
-        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
-        interval = curve.confidence_interval(confidence_level=level, method="log-log")
-    probability = curve.probabilities
-    low, high = (np.where(probability == 1, 1.0, end.probabilities) for end in (interval.low, interval.high))
-    return SurvivalCurve(
-        steps=np.concatenate([np.zeros(1), curve.quantiles]),
-        probability=np.concatenate([start, probability]),
-        low=np.concatenate([start, low]),
-        high=np.concatenate([start, high]),
-        num_runs=num_runs,
-        num_events=events.size,
+    is_diverged = dataset["status"].values != 0
+    return Outcomes(
+        is_collapsed=~np.isnan(collapse_steps(dataset, "return")) | is_diverged,
+        has_learned=has_learned(dataset),
+        is_diverged=is_diverged,
     )
+
+
+def count_columns(dataset: xr.Dataset) -> Callable[[np.ndarray], dict[str, float]]:
+    """What a table says of the runs at some positions: a function of them, which gives columns.
+
+    `runs`, `diverged`; `collapsed`, with the exact interval of its share, `_low` and `_high`; `never_learned`. The
+    latter are NaN for results without return_mean.
+    """
+    found = outcomes(dataset) if "return_mean" in dataset else None
+    is_diverged = dataset["status"].values != 0
+
+    def columns(runs: np.ndarray) -> dict[str, float]:
+        table: dict[str, float] = {"runs": runs.size, "diverged": int(np.sum(is_diverged[runs]))}
+        if found is None:
+            return table | dict.fromkeys(("collapsed", "collapsed_low", "collapsed_high", "never_learned"), math.nan)
+        count = found.count(runs)
+        table |= {"collapsed": count.num_collapsed, "collapsed_low": count.low, "collapsed_high": count.high}
+        return table | {"never_learned": count.num_unlearned}
+
+    return columns
+
+
+def has_learned(dataset: xr.Dataset) -> np.ndarray:
+    """Whether each run gained more return than noise can feign, [S]; see the head of this file.
+
+    Raises ConfigError for results without return_mean.
+    """
+    values, present = _metric(dataset, "return_mean"), _present(dataset, "return_mean")
+    untrained = _untrained_returns(dataset)
+    limits = [_limit_of_return(values[run][on], untrained[run]) for run, on in enumerate(present)]
+    return np.array([limit is not None for limit in limits], dtype=bool)
 
 
 def survival_by_point(dataset: xr.Dataset, event: str = "return") -> list[tuple[dict[str, Any], SurvivalCurve]]:
     """Survival of one kind of collapse (`EVENTS`) over the runs of each point of the axes: (swept values, curve).
 
-    A run that has not collapsed is censored at the last step that it has measured. Runs that diverge count as collapsed
-    in return and are censored for every other event.
+    A run that has not collapsed is censored at the last step that it has measured; one that diverges has collapsed.
     Raises ConfigError for an unknown event and for results without its metric.
     """
     events, ends = collapse_steps(dataset, event), last_steps(dataset)
@@ -134,7 +199,7 @@ def detect_collapse(dataset: xr.Dataset) -> xr.Dataset:
     `return_collapse_step`, `rank_collapse_step`, `dead_collapse_step`, `variance_collapse_step`: environment step at
     which each of `EVENTS` begins, NaN for never. `first_warning`: which of rank, dead and variance collapsed first, and
     before the return did (`rank+dead` at the same step), else "none"; `warning_lead_steps`: by how many steps before
-    the return, NaN without one. `last_step`: last step measured.
+    the return, NaN without one. `has_learned`: whether it ever had a return to lose. `last_step`: last step measured.
     Raises ConfigError for results without one of the metrics, which means without diagnostics.
     """
     steps = {event: collapse_steps(dataset, event) for event in EVENTS}
@@ -153,6 +218,7 @@ def detect_collapse(dataset: xr.Dataset) -> xr.Dataset:
         np.where(is_warned, steps["return"] - np.where(is_warned, first, 0.0), np.nan),
         "return_collapse_step minus the step of first_warning, at which 5 % of the log points beyond the limit begin",
     )
+    table["has_learned"] = (has_learned(dataset), "whether the run gained more return than noise can feign")
     table["last_step"] = (last_steps(dataset), "last environment step at which anything was measured")
     return xr.Dataset(
         {name: ("run", values, {"definition": text}) for name, (values, text) in table.items()},
@@ -160,25 +226,26 @@ def detect_collapse(dataset: xr.Dataset) -> xr.Dataset:
     )
 
 
-def collapse_steps(dataset: xr.Dataset, event: str) -> np.ndarray:
+def collapse_steps(dataset: xr.Dataset, event: str = "return") -> np.ndarray:
     """Environment step at which one of `EVENTS` begins in each run [S]; NaN where it never does.
 
     Raises ConfigError for an unknown event and for results without its metric.
     """
     if event not in EVENTS:
         raise unknown_name("event", event, list(EVENTS))
-    values = _metric(dataset, EVENTS[event][0])
-    limits = policy_widths(dataset) if event == "dead" else np.zeros(len(values))
-    has_any, ends = np.isfinite(values) & is_after_start(dataset), diverged_steps(dataset)
-    steps = np.full(len(values), np.nan)
+    name = EVENTS[event][0]
+    values, present = _metric(dataset, name), _present(dataset, name)
+    widths = policy_widths(dataset) if event == "dead" else np.zeros(len(values))
+    untrained = _untrained_returns(dataset) if event == "return" else np.zeros(len(values))
+    steps = diverged_steps(dataset)
     for run, reached in enumerate(steps_of_runs(dataset)):
-        has_value = has_any[run]
-        beyond = _is_beyond(event, values[run][has_value], limits[run])
-        index = _begin(beyond, np.flatnonzero(has_value), is_to_end=event == "return")
-        if index is not None:
-            steps[run] = reached[index]
-        elif event == "return":
-            steps[run] = ends[run]
+        shown = values[run][present[run]]
+        if event == "return":
+            begin = _begin_of_loss(shown, untrained[run])
+        else:
+            begin = _begin_of_warning(event, shown, widths[run])
+        if begin is not None:
+            steps[run] = reached[np.flatnonzero(present[run])[begin]]
     return steps
 
 
@@ -195,36 +262,84 @@ def last_steps(dataset: xr.Dataset) -> np.ndarray:
     return np.where(steps < 0, np.nan, steps)
 
 
-def _is_beyond(event: str, values: np.ndarray, width: float) -> np.ndarray:
-    """Where the values of one run [L], without gaps, are beyond the limit of an event, [L]."""
-    if values.size == 0:
-        return np.zeros(0, dtype=bool)
-    best = np.maximum.accumulate(values)
+def _window(num_values: int) -> int:
+    """Log points of a level: 5 % of them, an odd number, at least three."""
+    return max(3, math.ceil(round(LASTING_FRACTION * num_values, 9))) | 1
+
+
+def _levels(values: np.ndarray, width: int) -> np.ndarray:
+    """Medians of all windows of so many values in a row, by their first one; none where there are too few values."""
+    if values.size < width:
+        return np.zeros(0)
+    return ndimage.median_filter(values, size=width, mode="nearest")[width // 2 : values.size - width // 2]
+
+
+def _untrained_returns(dataset: xr.Dataset) -> np.ndarray:
+    """Return of untrained networks for each run, [S]: the median of the first returns of its environment's runs."""
+    returns = _metric(dataset, "return_mean")
+    has_any = np.isfinite(returns)
+    firsts = returns[np.arange(len(returns)), np.argmax(has_any, axis=1)] if returns.size else np.zeros(len(returns))
+    environments = dataset["env"].values.astype(str) if "env" in dataset.coords else np.full(len(returns), "")
+    untrained = np.full(len(returns), np.nan)
+    for env in np.unique(environments):
+        measured = firsts[(environments == env) & has_any.any(axis=1)]
+        if measured.size:
+            untrained[environments == env] = np.median(measured)
+    return untrained
+
+
+def _limit_of_return(values: np.ndarray, untrained: float) -> float | None:
+    """Half of the way from the untrained return up to the best level of one run [L]; None where it never learned."""
+    width = _window(values.size)
+    held = _levels(values, 2 * width - 1)
+    if held.size == 0:
+        return None
+    best, end = held.max(), np.median(values[-width:])
+    gain = best - untrained
+    # What a run moves other than up to its best and down to its end: from a log point to the next, without the two
+    # moves that a single one can make, and of its level.
+    steps = np.sort(np.abs(np.diff(values)))[:-2]
+    jump = max(0.0, steps.sum() - _direct(values, best, end)) / max(1, steps.size)
+    blocks = np.array([np.median(part) for part in np.array_split(values, values.size // width)])
+    moves = max(0.0, np.abs(np.diff(blocks)).sum() - _direct(blocks, blocks.max(), blocks[-1]))
+    return best - RETURN_FRACTION * gain if gain > max(RETURN_JUMPS * jump, LEVEL_MOVES * moves) else None
+
+
+def _direct(values: np.ndarray, best: float, end: float) -> float:
+    """The way from the first value up to the best, and from there down to the end."""
+    return max(0.0, best - values[0]) + max(0.0, best - end)
+
+
+def _begin_of_loss(values: np.ndarray, untrained: float) -> int | None:
+    """Index of the first return below the limit, of one run [L], after which its level stays below to the end."""
+    limit, levels = _limit_of_return(values, untrained), _levels(values, _window(values.size))
+    if limit is None or levels[-1] >= limit:
+        return None
+    after = np.flatnonzero(levels >= limit)[-1] + 1 if np.any(levels >= limit) else 0
+    return int(after + np.flatnonzero(values[after:] < limit)[0])
+
+
+def _begin_of_warning(event: str, values: np.ndarray, width: float) -> int | None:
+    """Index of the first value beyond the limit, of one run [L], that begins a level beyond it."""
+    levels = _levels(values, _window(values.size))
+    if levels.size == 0:
+        return None
+    best = np.maximum.accumulate(levels)
+    first = values[: levels.size]
     if event == "rank":
-        return (values <= np.maximum(RANK_FRACTION * best, 1.0)) & (values < best)
-    if event == "dead":
-        return values >= DEAD_FRACTION * width
-    if event == "variance":
-        return values < VARIANCE_FRACTION * best
-    # The way up begins where the run began or where it ended, whichever is lower: the first log point can come after
-    # much of the learning, and a return that fell below it has fallen all the more.
-    floor = min(values[0], values[-1])
-    typical_jump = np.median(np.abs(np.diff(values))) if values.size > 1 else 0.0
-    fall = RETURN_FRACTION * (best - floor)
-    return (values < best - fall) & (fall > RETURN_JUMPS * typical_jump)
+        limits = np.maximum(RANK_FRACTION * best, 1.0)
+        has_fallen = (levels < best) | np.all(levels <= 1)
+        is_beyond = (levels <= limits) & (first <= limits) & has_fallen
+    elif event == "dead":
+        is_beyond = np.minimum(levels, first) >= DEAD_FRACTION * width
+    else:
+        is_beyond = np.maximum(levels, first) < VARIANCE_FRACTION * best
+    return int(np.argmax(is_beyond)) if np.any(is_beyond) else None
 
 
-def _begin(is_beyond: np.ndarray, log_points: np.ndarray, is_to_end: bool) -> int | None:
-    """Log point at which the first lasting stretch beyond a limit begins; with `is_to_end`, the one that ends the run.
-
-    is_beyond, log_points: [L], the log points that have a value. Lasting: 5 % of them in a row, and at least two.
-    """
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_beyond, [False]])))
-    begins, ends = edges[::2], edges[1::2]
-    lasting = ends - begins >= max(2, math.ceil(round(LASTING_FRACTION * is_beyond.size, 9)))
-    if is_to_end:
-        lasting &= ends == is_beyond.size
-    return int(log_points[begins[lasting][0]]) if np.any(lasting) else None
+def _present(dataset: xr.Dataset, name: str) -> np.ndarray:
+    """Where a metric has a value after the start, [S, L]."""
+    return np.isfinite(dataset[name].values) & is_after_start(dataset)
 
 
 def _metric(dataset: xr.Dataset, name: str) -> np.ndarray:

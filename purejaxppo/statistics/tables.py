@@ -7,9 +7,27 @@ as the number before them.
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from purejaxppo.config import unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "-"
+
+ESTIMATES = (
+    "Interquartile mean over runs of each run's mean over its last 5 % of log points [95 % bootstrap interval: "
+    "expanded percentiles, which hold the truth in 91 to 98 % of samples]; of fewer than 5 runs (their values) instead."
+    " A run that diverged counts as the worst value that was measured. Collapsed: the return is lost for good, below "
+    "half of what was gained, or the run diverged [exact 95 % interval]; a run that never learned has nothing to lose."
+)
+"""What is said below every table of estimates."""
 
 
 def format_value(value: object) -> str:
@@ -31,16 +49,60 @@ def format_interval(value: float, low: float, high: float, decimals: int | None 
     return _with_interval(*_triple((value, low, high), decimals))
 
 
-def format_intervals(triples: Sequence[tuple[float, float, float]]) -> list[str]:
-    """A column of (number, low, high), as `format_interval` writes each, with the numbers below each other."""
+def format_p(p: float) -> str:
+    """A p-value: `0.031`, `<0.001`; `-` for NaN."""
+    return "<0.001" if p < 0.0005 else format_number(p, 3)
+
+
+def format_count(num_events: int, num_runs: int, low: float, high: float) -> str:
+    """A count with the interval of its share: `3 of 8 [9 %, 76 %]`; the count alone where there is no run."""
+    count = f"{num_events} of {num_runs}"
+    return f"{count} [{100 * low:.0f} %, {100 * high:.0f} %]" if num_runs else count
+
+
+def format_intervals(
+    triples: Sequence[tuple[float, float, float]], singles: Sequence[Sequence[float]] | None = None
+) -> list[str]:
+    """A column of (number, low, high), as `format_interval` writes each, with the numbers below each other.
+
+    singles: for each number the values that it comes from, to be written in place of an interval where there is none:
+    `-299.9 (-499.2, -385.0, -214.0, -115.7)`.
+    """
     texts = [_triple(triple) for triple in triples]
     widths = [max((len(text[part]) for text in texts), default=0) for part in range(3)]
-    return [_with_interval(*(text.rjust(width) for text, width in zip(row, widths, strict=True))) for row in texts]
+    cells = [_with_interval(*(text.rjust(width) for text, width in zip(row, widths, strict=True))) for row in texts]
+    for number, values in enumerate(singles or ()):
+        if len(values) > 1 and "[" not in cells[number]:
+            decimals = _decimals([triples[number][0], *values])
+            cells[number] += f" ({', '.join(format_number(value, decimals) for value in values)})"
+    return cells
 
 
 def compact(cell: str) -> str:
     """A cell of `format_intervals` without the blanks that align it."""
     return " ".join(cell.split()).replace("[ ", "[")
+
+
+def estimate_cells(table: pd.DataFrame, name: str) -> list[str]:
+    """Cells of the columns that `estimates.estimate_columns` makes."""
+    triples = list(zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True))
+    # Read back from a file, a single value is a number.
+    singles = [[float(value) for value in str(runs).split()] for runs in table[f"{name}_runs"]]
+    return format_intervals(triples, singles)
+
+
+def count_cells(table: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Headers and cells of the columns that `collapse.count_columns` makes; without those in which all are 0."""
+    columns = []
+    if table["collapsed"].isna().to_numpy().any():
+        columns.append(("runs", [str(count) for count in table["runs"]]))
+    else:
+        rows = zip(*(table[name] for name in ("collapsed", "runs", "collapsed_low", "collapsed_high")), strict=True)
+        columns.append(("collapsed", [format_count(int(k), int(n), low, high) for k, n, low, high in rows]))
+    for name in ("diverged", "never_learned"):
+        if np.any(table[name].fillna(0).to_numpy()):
+            columns.append((name.replace("_", " "), [str(int(count)) for count in table[name]]))
+    return columns
 
 
 def align(lines: Sequence[Sequence[str]], sides: str = "") -> list[str]:
@@ -64,8 +126,18 @@ def with_rule(lines: Sequence[str]) -> str:
 
 
 def sides_of(columns: Sequence[Sequence[str]]) -> str:
-    """Sides for `align`: cells with intervals go left, below each other's brackets, other numbers right."""
-    return "".join("<" if any("[" in cell for cell in column) else ">" for column in columns)
+    """Sides for `align`: numbers go right; words, and cells with brackets, left, below each other's."""
+    return "".join(">" if all(map(_is_number, column[1:])) else "<" for column in columns)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == MISSING or re.fullmatch(r"\s*[-<]?(\d[\d.,]*(e[+-]\d+)?|inf)\s*", cell) is not None
+
+
+def text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as aligned text with a rule below its header."""
+    lines = [header, *rows]
+    return with_rule(align(lines, sides_of(list(zip(*lines, strict=True)))))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,6 +145,43 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + " ---: |" * len(header)]
     lines += ["| " + " | ".join(compact(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def latex(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in LaTeX, for the package booktabs."""
+    lines = [" & ".join(_latex_cell(cell) for cell in row) + " \\\\" for row in (header, *rows)]
+    inside = "\n".join(["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"])
+    return f"\\begin{{tabular}}{{{'l' * len(header)}}}\n{inside}\n\\end{{tabular}}"
+
+
+def wrap(note: str) -> str:
+    """A note below a table, in lines of 118 characters at most."""
+    return textwrap.fill(note, 118)
+
+
+def with_notes(table: str, notes: str, kind: str = "text") -> str:
+    """A table with notes below it; in LaTeX they are comments."""
+    shown = "\n".join(f"% {line}" for line in notes.splitlines()) if kind == "latex" else notes
+    return f"{table}\n\n{shown}\n"
+
+
+def check_format(name: str) -> str:
+    """The name of a way to write a table, one of `FORMATS`; raises ConfigError for an unknown one."""
+    if name not in FORMATS:
+        raise unknown_name("format", name, list(FORMATS))
+    return name
+
+
+def _latex_cell(cell: str) -> str:
+    """A cell without the blanks that align it, what LaTeX reads as commands escaped, minus signs as such."""
+    escaped = re.sub(r"[&%$#_{}]", r"\\\g<0>", compact(cell).replace("\\", "/"))
+    for character, name in (("~", "textasciitilde"), ("^", "textasciicircum"), ("<", "textless"), (">", "textgreater")):
+        escaped = escaped.replace(character, f"\\{name}{{}}")
+    return re.sub(r"(^|[\s\[(])-(?=[\d.])", r"\1$-$", escaped)
+
+
+FORMATS = {"text": text, "markdown": markdown, "latex": latex}
+"""Ways to write a table: functions of its header and its rows."""
 
 
 def _triple(triple: tuple[float, float, float], decimals: int | None = None) -> tuple[str, str, str]:

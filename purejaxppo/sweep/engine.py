@@ -22,6 +22,7 @@ from purejaxppo.ppo.state import RunState, make_learner
 from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
+from purejaxppo.sweep.parts import write_part
 from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
@@ -279,7 +280,7 @@ def _run_segments(
 
     def write(item: _Pending) -> None:
         metrics = to_host(item.metrics, num_runs)
-        store.write_part(session.out, chunk, item.log_point, metrics)
+        write_part(session.out / store.PARTS / chunk.name, item.log_point, metrics)
         if live is not None:
             live.write(item.log_point * config.steps_per_log, metrics)
         if item.state is not None:

@@ -260,7 +260,6 @@ class GroupProgram:
         return runs.num_epochs[0] if self._is_epochs_shared else runs.num_epochs
 
 
-def to_host(metrics: Metrics, num_runs: int) -> dict[str, np.ndarray]:
-    """Metrics by name, [S] and [S, D], on the host, of the first `num_runs` runs."""
-    local = jax.tree.map(lambda x: np.asarray(x)[:num_runs], metrics)
-    return {name: local[name] for name in local}
+def to_host(metrics: Metrics, num_runs: int) -> Metrics:
+    """Metrics as NumPy arrays, of the first `num_runs` runs."""
+    return jax.tree.map(lambda x: np.asarray(x)[:num_runs], metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Progress:
             self._bar.initial += steps  # keeps them out of the rate
             self._bar.update(steps)
 
-    def advance(self, chunk: Chunk, log_point: int, metrics: dict[str, np.ndarray]) -> None:
+    def advance(self, chunk: Chunk, log_point: int, metrics: Mapping[str, np.ndarray]) -> None:
         """One more log point of a chunk is done; number 0 took no step of training."""
         returns = metrics["return_mean"]
         mean = f"{np.nanmean(returns):.1f}" if np.isfinite(returns).any() else "no episode yet"

@@ -3,7 +3,7 @@
     sweep.json              the resolved sweep: `parse_sweep` of it gives the sweep back
     provenance.json         versions, device, flags, commit, command, times
     layout.json             the chunks: which runs are computed together; and the memory they were laid out for
-    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come
+    parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come (parts.py)
     checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError, RunError
-from purejaxppo.results.dataset import GroupResult, load, save, sync_and_rename, to_dataset
+from purejaxppo.results.dataset import GroupResult, to_dataset
+from purejaxppo.results.files import load, save, write_atomically
+from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
 
 try:
@@ -183,25 +183,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_part(out: Path, chunk: Chunk, log_point: int, metrics: dict[str, np.ndarray]) -> None:
-    """Keep the metrics of a chunk at one log point."""
-    folder = out / PARTS / chunk.name
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{log_point:05d}.npz", lambda file: np.savez(file, **metrics))  # pyright: ignore
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file under a temporary name beside it, force it to the disk, and rename it; raises OSError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        sync_and_rename(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # on a full disk it would take the room that it needs itself
-        raise
-
-
 @contextlib.contextmanager
 def lock(out: Path, process_index: int) -> Iterator[None]:
     """Keep other processes from computing the same sweep; the system lets go when this one ends, however it does.
@@ -228,16 +209,15 @@ def finish(out: Path) -> xr.Dataset:
     """
     groups = make_groups(read_sweep(out))
     for chunk in read_layout(out) or []:
-        found, expected = _num_parts(out, chunk), 1 + groups[chunk.group].config.num_logs
+        found, expected = count_parts(out / PARTS / chunk.name), 1 + groups[chunk.group].config.num_logs
         if found != expected:
             raise RunError(
                 f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
                 f"{expected}; to compute these runs again, delete it and {out / POLICIES / chunk.name}.npz."
             )
-    dataset = assemble(out)
-    save(dataset, out / RESULTS)
+    save(assemble(out), out / RESULTS)
     clean(out)
-    return dataset
+    return load(out / RESULTS)
 
 
 def clean(out: Path) -> None:
@@ -252,7 +232,7 @@ def clean(out: Path) -> None:
 def load_results(out: str | Path) -> xr.Dataset:
     """The dataset of a sweep's directory (or of a results.nc), finished or still running.
 
-    Raises ConfigError when there is none.
+    Metrics are read when they are asked for; `.load()` reads all. Raises ConfigError when there is none.
     """
     path = Path(out)
     if os.path.isfile(path):
@@ -271,12 +251,13 @@ def assemble(out: Path) -> xr.Dataset:
     groups, chunks = make_groups(sweep), read_layout(out) or []
     results = []
     for number, group in enumerate(groups):
-        alike: dict[Any, list[tuple[Chunk, dict[str, np.ndarray]]]] = {}
+        alike: dict[Any, list[tuple[Chunk, Parts]]] = {}
         for chunk in [chunk for chunk in chunks if chunk.group == number]:
-            if metrics := _read_parts(out, chunk):
-                alike.setdefault((metrics["status"].shape[1], frozenset(metrics)), []).append((chunk, metrics))
+            parts = Parts(out / PARTS / chunk.name, chunk.stop - chunk.first)
+            if parts.num_points:
+                alike.setdefault((parts.num_points, frozenset(parts.widths)), []).append((chunk, parts))
         # One, unless the sweep is still running, or was forced on by a version that measures something else.
-        results += [_group_result(parts, group, groups, sweep) for parts in alike.values()]
+        results += [_group_result(chunks, group, groups, sweep) for chunks in alike.values()]
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
@@ -303,41 +284,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _num_parts(out: Path, chunk: Chunk) -> int:
-    """Log points of a chunk on disk, from the first one up to the first gap."""
-    names = {path.name for path in (out / PARTS / chunk.name).glob("*.npz")}
-    return next(number for number in itertools.count() if f"{number:05d}.npz" not in names)
-
-
-def _read_parts(out: Path, chunk: Chunk) -> dict[str, np.ndarray]:
-    """Metrics [S, L] and [S, L, D] of a chunk at the log points on disk; empty before the first one."""
-    points = []
-    for number in range(_num_parts(out, chunk)):
-        path = out / PARTS / chunk.name / f"{number:05d}.npz"
-        try:
-            with open(path, "rb") as file, np.load(file) as content:
-                points.append({name: content[name] for name in content.files})
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"file {path} is damaged and cannot be read.") from error
-    like = {name: values for point in points for name, values in point.items()}  # forced on, versions measure others
-
-    def column(name: str) -> np.ndarray:
-        return np.stack([p[name] if name in p else np.full_like(like[name], np.nan) for p in points], axis=1)
-
-    return {name: column(name) for name in like}
-
-
 def _group_result(
-    parts: list[tuple[Chunk, dict[str, np.ndarray]]], group: Group, groups: Sequence[Group], sweep: Sweep
+    chunks: Sequence[tuple[Chunk, Parts]], group: Group, groups: Sequence[Group], sweep: Sweep
 ) -> GroupResult:
     """Chunks of a group with the same log points and metrics, below each other."""
-    runs = [run for chunk, _ in parts for run in chunk.runs(groups)]
-    first = parts[0][1]
+    runs = [run for chunk, _ in chunks for run in chunk.runs(groups)]
+    metrics = {name: PartsMetric(name, [parts for _, parts in chunks]) for name in chunks[0][1].widths}
     return GroupResult(
-        metrics={name: np.concatenate([metrics[name] for _, metrics in parts]) for name in first if name != "status"},
-        env_steps=np.arange(first["status"].shape[1]) * group.config.steps_per_log,
+        env_steps=np.arange(chunks[0][1].num_points) * group.config.steps_per_log,
         seeds=np.asarray([run.seed for run in runs]),
         swept={name: [run.point[name] for run in runs] for name in sweep.swept},
-        status=np.concatenate([metrics["status"][:, -1].astype(np.int32) for _, metrics in parts]),
+        status=metrics.pop("status")[:, -1:][:, 0].astype(np.int32),
         run_index=np.asarray([run.index for run in runs]),
+        metrics=metrics,
     )

@@ -1,0 +1,180 @@
+"""Which runs make a line, and which lines share a panel: at most six, the rest goes to other facets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from purejaxppo.claims.interventions import DEFAULTS
+from purejaxppo.config import unknown_name
+from purejaxppo.errors import ConfigError
+from purejaxppo.plots.channels import (
+    Channel,
+    bundled_fields,
+    choose_channels,
+    describe,
+    is_intervention,
+    varying_fields,
+)
+from purejaxppo.results.dataset import Point, swept_fields
+
+MOST_LINES = 6
+"""In one panel: more cannot be told apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facet:
+    """The lines of one panel."""
+
+    name: str
+    """What its points have in common, `num_epochs = 4`; empty where there is nothing to say."""
+    points: tuple[Point, ...]
+    level: str = ""
+    """The part of its name that is a value of a field."""
+
+    @property
+    def runs(self) -> np.ndarray:
+        """Positions of all its runs."""
+        return np.concatenate([runs for _, runs in self.points] or [np.zeros(0, dtype=int)])
+
+
+def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
+    """The runs whose fields (swept ones, or seed) have the values of `where`, each one value or a list of them.
+
+    Raises ConfigError for a field that is not swept and for values that no run has.
+    """
+    for field, wanted in (where or {}).items():
+        values = dataset[check_field(dataset, field, "where")].values.tolist()
+        accepted = list(wanted) if isinstance(wanted, list | tuple | set | np.ndarray) else [wanted]
+        for value in accepted:
+            if not any(_is_same(other, value) for other in values):
+                known = ", ".join(map(_text, dict.fromkeys(values)))
+                raise ConfigError(f"where: {field} is {_text(value)}, but must be one of {known}.")
+        chosen = [run for run, other in enumerate(values) if any(_is_same(other, value) for value in accepted)]
+        dataset = dataset.isel(run=chosen)
+    return dataset
+
+
+def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`select`'s conditions from texts like `pfo_coef=1` or `num_epochs=4,16`.
+
+    Raises ConfigError for a text of another form.
+    """
+    conditions = {}
+    for text in texts:
+        field, equals, values = text.partition("=")
+        if not (field and equals and values):
+            raise ConfigError(f"where is {text!r}, but must be FIELD=VALUE or FIELD=VALUE,VALUE.")
+        conditions[field] = values.split(",")
+    return conditions
+
+
+def check_options(figure: str | None, metrics: Sequence[str], by: Sequence[str], facet: str | None) -> None:
+    """Raise ConfigError where the options of `plot` do not go together."""
+    if metrics and figure not in (None, "sensitivity"):
+        raise ConfigError(f"figure is {figure}, which shows metrics of its own; leave out figure, or metric.")
+    if (by or facet) and (not metrics or figure is not None):
+        raise ConfigError("by and facet go with metric, without figure; `purejaxppo metrics` lists the metrics.")
+
+
+def check_field(dataset: xr.Dataset, field: str, option: str) -> str:
+    """The name of a swept field, or `seed`; raises ConfigError for another one."""
+    known = [*swept_fields(dataset), "seed"]
+    if field not in known:
+        raise unknown_name(f"{option} field", field, known)
+    return field
+
+
+def group_by(dataset: xr.Dataset, fields: Sequence[str]) -> list[Point]:
+    """The combinations of values of some fields, in order of first appearance, with the positions of their runs."""
+    columns = [dataset[field].values.tolist() for field in fields]
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for run in range(dataset.sizes["run"]):
+        members.setdefault(tuple(column[run] for column in columns), []).append(run)
+    return [(dict(zip(fields, key, strict=True)), np.array(runs)) for key, runs in members.items()]
+
+
+def arrange(everything: Sequence[Point], facet: str | None = None) -> tuple[list[Facet], list[Channel]]:
+    """Facets with at most six points each, and the channels that tell the points of a facet apart.
+
+    One facet per value of `facet`; without it one facet in all, or, of more than six points, one per value of the axis
+    that makes the fewest. What is left with more than six points is cut into parts of similar size; each begins with
+    plain PPO, if that is among them.
+    """
+    if not everything:
+        return [Facet(name="", points=())], []
+    swept = [point for point, _ in everything]
+    bundle = bundled_fields(swept)
+    groups = [bundle] * bool(bundle) + [(field,) for field in varying_fields(swept) if field not in bundle]
+    if facet is not None:
+        candidates = [(facet,)]
+    elif len(everything) > MOST_LINES and len(groups) > 1:
+        candidates = groups
+    else:
+        candidates = [()]
+    arrangements = [(_facets(everything, group), group) for group in candidates]
+    (facets, channels), _ = min(arrangements, key=lambda found: (len(found[0][0]), is_intervention(found[1])))
+    return facets, channels
+
+
+def _facets(everything: Sequence[Point], group: tuple[str, ...]) -> tuple[list[Facet], list[Channel]]:
+    """One facet, or several, for each level of a group of fields, and the channels of the other fields."""
+    rest = [{field: value for field, value in point.items() if field not in group} for point, _ in everything]
+    channels = choose_channels(rest)
+    levels: dict[tuple[Any, ...], list[Point]] = {}
+    for point, runs in everything:
+        levels.setdefault(tuple(point[field] for field in group), []).append((point, runs))
+    names = _names(list(levels), group)
+    facets = []
+    for name, points in zip(names, levels.values(), strict=True):
+        parts = _parts(points, channels)
+        for number, part in enumerate(parts):
+            which = f"part {number + 1} of {len(parts)}" * (len(parts) > 1)
+            facets.append(Facet(name=", ".join(filter(None, [name, which])), points=tuple(part), level=name))
+    return facets, channels
+
+
+def _names(levels: Sequence[tuple[Any, ...]], group: tuple[str, ...]) -> list[str]:
+    """`num_epochs = 4`; of a list of settings what each changes."""
+    if len(group) < 2:
+        return [describe(dict(zip(group, level, strict=True))).replace("=", " = ") if group else "" for level in levels]
+    swept = [dict(zip(group, level, strict=True)) for level in levels]
+    (channel, *_) = choose_channels(swept)
+    return [channel.label(point) for point in swept]
+
+
+def _parts(points: list[Point], channels: Sequence[Channel]) -> list[list[Point]]:
+    """Points in parts of at most six, in the order of the legend."""
+    if len(points) <= MOST_LINES:
+        return [points]
+    head = channels[0]
+    points = sorted(points, key=lambda item: head.levels.index(tuple(item[0][field] for field in head.fields)))
+    plain = [item for item in points if _is_plain(item[0], head)][: MOST_LINES // 2]
+    others = [item for item in points if not any(item is other for other in plain)]
+    size = MOST_LINES - len(plain)
+    count = -(-len(others) // size)
+    ends = [round(len(others) * number / count) for number in range(count + 1)]
+    return [plain + others[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+def _is_plain(point: Mapping[str, Any], channel: Channel) -> bool:
+    return is_intervention(channel.fields) and all(point[field] == DEFAULTS.get(field) for field in channel.fields)
+
+
+def _is_same(value: Any, wanted: Any) -> bool:
+    """Whether a swept value is the wanted one, which may be its text: `0.1`, `True`, `relu`."""
+    if isinstance(wanted, str) and not isinstance(value, str):
+        try:
+            return float(value) == float({"true": "1", "false": "0"}.get(wanted.lower(), wanted))
+        except ValueError:
+            return False
+    return value == wanted
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

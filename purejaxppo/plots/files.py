@@ -1,0 +1,171 @@
+"""Files of figures: PNG and PDF for the screen, PDF, SVG and a caption for a paper, small PNGs that keep their colours.
+
+A PNG carries its caption, and where its legend shows which colour: whoever shrinks it can check that both are there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from purejaxppo.plots.sheets import house_style, sheet_of
+from purejaxppo.results.files import sync_and_rename
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEY = "key:"
+"""Begins the gid of an artist that shows what a colour means, other than in a legend: its label follows."""
+LEGEND = "Legend"
+"""Name of the PNG's text in which the legend is recorded, as JSON: a list of {label, colour, box}; box is left, top,
+right and bottom as fractions of the picture, from its upper left corner."""
+_FEW = 256
+_MARGIN = 3 / 72  # inches
+
+
+def caption_of(figure: Figure) -> str:
+    """Title and caption of a figure as one text, also where they are not drawn on it."""
+    return str(figure.get_label())
+
+
+def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
+    """The figure as a PNG, at its own resolution or at `dpi` pixels per inch, with its caption and legend as texts."""
+    buffer = io.BytesIO()
+    with house_style(sheet_of(figure)):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata=_texts(figure))
+    return buffer.getvalue()
+
+
+def as_small_png(figure: Figure, width: int) -> bytes:
+    """The figure as a PNG `width` pixels wide, of 256 colours: a third of the size.
+
+    Every colour of the legend is one of them, exactly; each other one of the picture becomes the nearest.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    picture = Image.open(io.BytesIO(as_png(figure, width / figure.get_figwidth()))).convert("RGB")
+    texts = PngInfo()
+    for name, text in _texts(figure).items():
+        texts.add_itxt(name, text)
+    buffer = io.BytesIO()
+    reduce_colours(picture, [entry["colour"] for entry in legend_of(figure)]).save(
+        buffer, format="PNG", optimize=True, pnginfo=texts
+    )
+    return buffer.getvalue()
+
+
+def reduce_colours(picture: Any, keep: Iterable[str]) -> Any:
+    """An RGB picture in at most 256 colours, those to keep (`#0072b2`) among them; others by median cut."""
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+    from scipy.spatial import KDTree
+
+    kept = [tuple(round(255 * part) for part in to_rgb(colour)) for colour in dict.fromkeys(keep)]
+    chosen = picture.quantize(_FEW - len(kept), method=Image.Quantize.MEDIANCUT).getpalette()
+    palette = np.unique([*kept, *np.reshape(chosen, (-1, 3)).tolist()], axis=0)[:_FEW].astype(np.uint8)
+    numbers = np.asarray(picture).reshape(-1, 3).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
+    found, places = np.unique(numbers, return_inverse=True)
+    parts = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+    nearest = np.asarray(KDTree(palette).query(parts)[1], dtype=np.uint8)
+    small = Image.fromarray(nearest[places.ravel()].reshape(picture.size[::-1]), mode="P")
+    small.putpalette(palette.tobytes())
+    return small
+
+
+def legend_of(figure: Figure) -> list[dict[str, Any]]:
+    """What the figure's legends say: a list of {label, colour, box}, see `LEGEND`."""
+    from matplotlib.colors import to_hex
+
+    renderer = figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
+    with house_style(sheet_of(figure)):
+        figure.draw_without_rendering()  # places may be those of a file of another resolution
+    artists = [
+        (text.get_text(), handle)
+        for legend in figure.legends
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+    ]
+    artists += [
+        (str(artist.get_gid()).removeprefix(KEY), artist)
+        for artist in figure.findobj(lambda artist: str(artist.get_gid()).startswith(KEY))
+    ]
+    width, height = figure.bbox.width, figure.bbox.height
+    entries = []
+    for label, artist in artists:
+        # A flat line has no height, and letters push it up or down by a pixel at another resolution.
+        extent = artist.get_window_extent(renderer)  # pyright: ignore[reportOptionalMemberAccess]
+        box = extent.padded(_MARGIN * figure.dpi)
+        colour = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()  # pyright: ignore
+        places = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
+        entries.append({"label": label, "colour": to_hex(colour), "box": [round(place, 5) for place in places]})
+    return entries
+
+
+def lost_colours(path: str | os.PathLike[str], tolerance: int = 24) -> list[str]:
+    """Labels of a PNG's legend whose colour is not where the legend says: no pixel within `tolerance` of each of red,
+    green and blue (0 to 255). Raises ValueError for a picture that does not say what its legend shows.
+    """
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if LEGEND not in picture.info:
+            raise ValueError(f"{Path(path).name} does not say what its legend shows.")
+        entries: Sequence[dict[str, Any]] = json.loads(picture.info[LEGEND])
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    height, width, _ = pixels.shape
+    lost = []
+    for entry in entries:
+        left, top, right, bottom = entry["box"]
+        part = pixels[int(top * height) : int(np.ceil(bottom * height)) + 1]
+        part = part[:, int(left * width) : int(np.ceil(right * width)) + 1]
+        distance = np.abs(part - np.round(255 * np.array(to_rgb(entry["colour"])))).max(axis=-1, initial=0)
+        if distance.size == 0 or distance.min() > tolerance:
+            lost.append(entry["label"])
+    return lost
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write a figure beside each other as PNG and PDF; one for a paper as PDF, SVG and its caption as .txt.
+
+    Each in one atomic step; returns their paths. `path` may end in one of the suffixes or none; missing folders are
+    created. Raises OSError when the disk refuses.
+    """
+    suffixes = ("pdf", "svg", "txt") if sheet_of(figure).name == "paper" else ("png", "pdf")
+    base = Path(path)
+    if base.suffix.lower() in (".png", ".pdf", ".svg", ".txt"):
+        base = base.with_suffix("")
+    base.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suffix in suffixes:
+        target = base.with_name(f"{base.name}.{suffix}")
+        partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        try:
+            _write(figure, partial, suffix)
+            sync_and_rename(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        written.append(target)
+    return tuple(written)
+
+
+def _write(figure: Figure, path: Path, suffix: str) -> None:
+    if suffix == "txt":
+        path.write_text(f"{caption_of(figure)}\n", encoding="utf-8")
+        return
+    # Without the date the same figure gives the same bytes.
+    metadata: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": _texts(figure)}[suffix]
+    with house_style(sheet_of(figure)):
+        figure.savefig(path, format=suffix, dpi=200, metadata=metadata)
+
+
+def _texts(figure: Figure) -> dict[str, str]:
+    """What is written into a PNG beside the picture."""
+    return {"Description": caption_of(figure), LEGEND: json.dumps(legend_of(figure))}

@@ -1,0 +1,419 @@
+"""Any metric of any runs: `curves`, its facets and scales, sensitivity, the lines of plasticity, tidy tables."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
+from test_plots_figures import NUM_LOGS, made_up
+
+import purejaxppo as pjp
+from purejaxppo.errors import ConfigError
+from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.channels import COLOURS, choose_channels, line_style
+from purejaxppo.plots.conditions import MOST_LINES, arrange, check_options, parse_where, select
+from purejaxppo.plots.curves import curves, overview
+from purejaxppo.plots.figures import FIGURES, draw_figure
+from purejaxppo.plots.panels import Panel
+from purejaxppo.plots.scales import choose_scale
+from purejaxppo.plots.sensitivity import sensitivity, swept_number
+from purejaxppo.plots.sheets import PAPER, SCREEN
+from purejaxppo.results.dataset import points
+from purejaxppo.statistics.estimates import iqm
+from purejaxppo.statistics.finals import final_values
+
+NINE = {"num_epochs": [4, 16, 32], "pfo_coef": [0.0, 1.0, 10.0]}
+
+
+def main_lines(ax):
+    return [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+
+
+def panels_of(figure):
+    return [ax for ax in figure.axes if ax.get_visible() and ax.get_label() != "colour bar"]
+
+
+# --- What is drawn
+
+
+def test_curves_are_the_interquartile_means_of_the_runs_asked_for():
+    dataset = made_up(NINE)
+    figure = curves(dataset, ["policy_srank", "entropy"], by="pfo_coef", where={"num_epochs": [4, 32]})
+    for ax, metric in zip(panels_of(figure), ("policy_srank", "entropy"), strict=True):
+        for line, coef in zip(main_lines(ax), (0, 1, 10), strict=True):
+            runs = np.isin(dataset["num_epochs"], [4, 32]) & (dataset["pfo_coef"].values == coef)
+            assert runs.sum() == 10
+            np.testing.assert_allclose(line.get_ydata(), iqm(dataset[metric].values[runs]))
+            assert line.get_label() == f"pfo_coef={coef}"
+    assert "Lines pool all values of num_epochs." in figure.get_label()
+
+
+def test_facets_are_panels_of_the_values_of_a_field_on_one_scale():
+    dataset = made_up(NINE)
+    figure = curves(dataset, "policy_rank", facet="pfo_coef")
+    axes = panels_of(figure)
+    assert [ax.get_title(loc="left").split("\n")[0] for ax in axes] == [f"pfo_coef = {x}" for x in (0, 1, 10)]
+    assert len({ax.get_ylim() for ax in axes}) == 1
+    for ax, coef in zip(axes, (0, 1, 10), strict=True):
+        for line, epochs in zip(main_lines(ax), (4, 16, 32), strict=True):
+            runs = (dataset["num_epochs"].values == epochs) & (dataset["pfo_coef"].values == coef)
+            np.testing.assert_allclose(line.get_ydata(), iqm(dataset["policy_rank"].values[runs]))
+
+
+def test_an_axes_of_ones_own_gets_the_lines_and_a_legend():
+    figure, ax = plt.subplots()
+    try:
+        assert curves(made_up(), "policy_rank", by="pfo_coef", ax=ax) is figure
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["pfo_coef=0", "pfo_coef=1"]
+        assert len(main_lines(ax)) == 2
+        for metrics, facet in ((["policy_rank", "entropy"], None), ("policy_rank", "pfo_coef")):
+            with pytest.raises(ConfigError, match="ax holds one metric without facets"):
+                curves(made_up(), metrics, facet=facet, ax=ax)
+    finally:
+        plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": "policy_rnk"}, "'policy_rnk' has no single value .* did you mean policy_rank"),
+        ({"metrics": "policy_singular_values"}, "'policy_singular_values' has no single value"),
+        ({"metrics": "entropy", "by": "pfo"}, "by field 'pfo' is unknown; did you mean pfo_coef"),
+        ({"metrics": "entropy", "facet": "x"}, "facet field 'x' is unknown"),
+        ({"metrics": "entropy", "where": {"pfo_coef": 3}}, "where: pfo_coef is 3, but must be one of 0, 1"),
+        ({"metrics": "entropy", "where": {"epochs": 3}}, "where field 'epochs' is unknown"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(options, message):
+    with pytest.raises(ConfigError, match=message):
+        curves(made_up(), **options)
+
+
+def test_conditions_from_the_command_line():
+    dataset = made_up({"pfo_coef": [0.0, 0.1, 1.0], "share_trunk": [False, True]}, num_seeds=2)
+    chosen = select(dataset, parse_where(["pfo_coef=0.1,1", "share_trunk=true", "seed=1"]))
+    assert chosen["pfo_coef"].values.tolist() == [0.1, 1.0]
+    assert chosen["share_trunk"].values.all()
+    assert chosen["seed"].values.tolist() == [1, 1]
+    assert select(dataset, None) is dataset
+    for text in ("pfo_coef", "=1", "pfo_coef="):
+        with pytest.raises(ConfigError, match="FIELD=VALUE"):
+            parse_where([text])
+    for wrong in (("1", ["kl"], [], None), (None, [], ["pfo_coef"], None), ("sensitivity", ["kl"], [], "env")):
+        with pytest.raises(ConfigError):
+            check_options(*wrong)
+
+
+# --- Facets and encoding
+
+
+@pytest.mark.parametrize(
+    ("axes", "num_facets"),
+    [
+        ({"pfo_coef": [0.0, 1.0]}, 1),
+        ({"pfo_coef": [0.0, 0.1, 1.0], "num_epochs": [4, 16]}, 1),
+        (NINE, 3),
+        ({"num_epochs": [4, 16], "pfo_coef": [0.0, 0.01, 0.1, 1.0, 10.0, 100.0]}, 2),
+        ({"pfo_coef": [0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]}, 2),
+        ({"learning_rate": [1e-4 * (i + 1) for i in range(14)]}, 3),
+        ({"num_epochs": list(range(9)), "pfo_coef": [0.1 * i for i in range(9)]}, 18),
+        ({"env": ["a", "b"], "num_epochs": [4, 8], "pfo_coef": [0.0, 1.0], "share_trunk": [False, True]}, 4),
+    ],
+)
+def test_no_panel_has_more_than_six_lines_and_every_point_has_one(axes, num_facets):
+    fields = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    everything = [(point, np.array([number])) for number, point in enumerate(fields)]
+    facets, channels = arrange(everything)
+    assert len(facets) == num_facets
+    assert {run for facet in facets for run in facet.runs.tolist()} == set(range(len(fields)))
+    for facet in facets:
+        assert 1 <= len(facet.points) <= MOST_LINES
+        assert len({str(sorted(line_style(channels, point).items())) for point, _ in facet.points}) == len(facet.points)
+    assert len({facet.name for facet in facets}) == len(facets)
+
+
+def test_every_part_of_many_settings_begins_with_plain_ppo():
+    everything = [({"pfo_coef": coef}, np.array([i])) for i, coef in enumerate([0.0, *np.geomspace(0.01, 100, 9)])]
+    facets, channels = arrange(everything)
+    assert [facet.points[0][0]["pfo_coef"] for facet in facets] == [0.0, 0.0]
+    assert [facet.name for facet in facets] == ["part 1 of 2", "part 2 of 2"]
+    assert line_style(channels, facets[1].points[0][0])["color"] == COLOURS[0]
+
+
+def test_a_condition_looks_the_same_in_every_study():
+    plain = {"pfo_coef": 0.0, "share_trunk": False, "kl_penalty": False}
+    studies = [
+        [{"num_epochs": e, "pfo_coef": p} for e in (4, 32) for p in (0.0, 1.0)],
+        [{"num_epochs": e, "pfo_coef": p} for e in (4, 16, 32) for p in (0.0, 1.0, 10.0)],
+        [{"pfo_coef": p} for p in (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)],
+        [{"pfo_coef": p} for p in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0, 100.0)],
+        [plain, plain | {"share_trunk": True}, plain | {"kl_penalty": True}, plain | {"pfo_coef": 1.0}],
+    ]
+    for swept in studies:
+        channels = choose_channels(swept)
+        for point in swept:
+            others = {name: value for name, value in point.items() if name not in ("pfo_coef", "num_epochs")}
+            colour = line_style(channels, point)["color"]
+            is_plain, is_pfo = (point["pfo_coef"] == coef and not any(others.values()) for coef in (0, 1))
+            assert (colour == COLOURS[0]) == is_plain, point
+            assert (colour == COLOURS[1]) == is_pfo, point
+
+
+def test_thin_lines_have_the_dash_of_their_condition():
+    figure = overview(made_up())
+    ax = figure.axes[0]
+    thin = [part for part in ax.collections if isinstance(part, LineCollection)]
+    for line, runs in zip(main_lines(ax), thin, strict=True):
+        ((_, dash),) = runs.get_linestyle()
+        assert (dash is not None) == line.is_dashed()
+    assert [line.is_dashed() for line in main_lines(ax)] == [False, False, True, True]
+
+
+def test_boxes_and_curves_share_their_colours():
+    dataset = made_up()
+    boxes = {to_hex(patch.get_edgecolor()).upper() for patch in draw_figure(dataset, "6").axes[0].patches}
+    lines = {to_hex(line.get_color()).upper() for line in main_lines(overview(dataset).axes[0])}
+    assert boxes == lines == set(COLOURS[:2])
+
+
+# --- What a figure says
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "5"])
+@pytest.mark.parametrize("sheet", [SCREEN, PAPER], ids=lambda sheet: sheet.name)
+def test_every_figure_says_sweep_environment_rate_steps_and_seeds(name, sheet):
+    dataset = made_up()
+    dataset.attrs["name"] = "my sweep"
+    dataset = dataset.assign_coords(learning_rate=("run", [0.01] * 20))
+    figure = draw_figure(dataset, name, sheet)
+    said = "my sweep: gymnax/Acrobot-v1, learning rate 0.01, 50k steps, seeds 0 to 4, 20 runs"
+    assert said in figure.get_label()
+    if sheet is SCREEN:
+        assert said in figure.texts[1].get_text().replace("\n", " ")
+
+
+def test_seeds_rates_and_steps_in_words():
+    dataset = made_up({"learning_rate": [1e-3, 1e-2]}, num_seeds=8).isel(run=[0, 2, 4, 9, 11, 15])
+    assert describe_sweep(dataset) == "gymnax/Acrobot-v1, learning rate 0.001 to 0.01, 50k steps, 6 seeds, 6 runs"
+    running = made_up({}, num_seeds=2)
+    running.attrs["sweep"] = running.attrs["sweep"].replace('"env"', '"total_steps": 1000000, "env"')
+    assert describe_sweep(running) == "gymnax/Acrobot-v1, 50k of 1M steps, seeds 0, 1, 2 runs"
+
+
+@pytest.mark.parametrize("name", ["overview", "1", "3", "6", "survival", "sensitivity"])
+def test_figures_with_a_return_count_collapsed_runs(name):
+    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=4)
+    rise = np.linspace(0, 100, NUM_LOGS)
+    dataset["return_mean"][:] = rise
+    dataset["return_mean"][:3, NUM_LOGS // 2 :] = 0.0  # three of the four plain runs lose all of it
+    figure = draw_figure(dataset, name)
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    texts += [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    counted = " ".join(texts)
+    if name == "3":  # single runs, each of them seen
+        assert "of 4" not in counted
+        return
+    assert "3 of 4 [19 %, 99 %]" in counted
+    assert counted.count("0 of 4 [0 %, 60 %]") == 2
+
+
+def with_references():
+    dataset = made_up()
+    losses = dataset["policy_plasticity_loss"]
+    dataset["policy_plasticity_constant_loss"] = losses * 0 + 1.7
+    dataset["policy_plasticity_fresh_loss"] = losses * 0 + 1.3
+    dataset["policy_plasticity_constant_loss"][:3] = 50.0  # a median is not moved by three runs of 20
+    return dataset
+
+
+def test_plasticity_is_read_against_the_best_constant_and_a_fresh_network():
+    figure = draw_figure(with_references(), "1")
+    ax = next(ax for ax in figure.axes if "Policy plasticity" in ax.get_title(loc="left"))
+    levels = {line.get_label(): line for line in ax.lines if line.get_label() in ("_best constant", "_fresh network")}
+    assert {name: line.get_ydata()[0] for name, line in levels.items()} == {
+        "_best constant": 1.7,
+        "_fresh network": 1.3,
+    }
+    assert all(line.is_dashed() for line in levels.values())
+    assert {text.get_text() for text in ax.texts} == {"best constant", "fresh network"}
+    critic = next(ax for ax in figure.axes if "Critic plasticity" in ax.get_title(loc="left"))
+    assert not critic.texts
+    assert "Dashed grey" in figure.get_label()
+    old = draw_figure(made_up(), "1")
+    assert not any(str(line.get_label()) in levels for ax in old.axes for line in ax.lines)
+    assert "These results do not have the plasticity loss of the best constant" in old.get_label()
+    assert "plasticity" not in overview(made_up()).get_label()
+
+
+# --- Scales and ticks
+
+FREE = Panel(metric="x", title="x", label="", is_free=True)
+FIXED = Panel(metric="x", title="x", label="")
+
+
+@pytest.mark.parametrize(
+    ("panel", "values", "expected"),
+    [
+        (FREE, np.linspace(1, 50, 100), "linear"),
+        (FREE, np.geomspace(1e-3, 1, 100), "log"),
+        (FREE, np.append(np.geomspace(1e-3, 1, 100), 0.0), "symlog"),
+        (FREE, np.append(np.geomspace(1e-3, 1e3, 100), -np.geomspace(1e-3, 1, 50)), "symlog"),
+        (FIXED, np.append(np.geomspace(1e-3, 1e3, 100), -np.geomspace(1e-3, 1, 50)), "symlog"),
+        (FIXED, np.geomspace(1e-3, 1, 100), "linear"),
+        (FREE, np.random.default_rng(0).normal(size=10_000), "linear"),  # noise around 0 is no quantity of many decades
+        (FREE, np.zeros(5), "linear"),
+        (FREE, -np.geomspace(1, 1e4, 50), "linear"),
+    ],
+)
+def test_the_scale_follows_from_the_values(panel, values, expected):
+    assert choose_scale(panel, values) == expected
+
+
+def spread(dataset, kind):
+    """A metric in the place of the rank that spans decades, and sign."""
+    rng = np.random.default_rng(0)
+    shape = dataset["policy_rank"].shape
+    sizes = 10 ** rng.uniform(-3, 4, shape)
+    values = {"signed": sizes * rng.choice([-1, 1], shape), "positive": sizes, "small": 1e-9 * sizes}[kind]
+    dataset["policy_srank"][:] = values
+    return dataset
+
+
+@pytest.mark.parametrize("sheet", [SCREEN, PAPER], ids=lambda sheet: sheet.name)
+@pytest.mark.parametrize("kind", ["signed", "positive", "small"])
+def test_ticks_of_quantities_of_many_decades_do_not_collide(kind, sheet):
+    figure = curves(spread(made_up(), kind), ["policy_srank", "return_mean"], sheet=sheet)
+    assert panels_of(figure)[0].get_yscale() == ("symlog" if kind == "signed" else "log")
+    assert panels_of(figure)[0].get_ylabel() == f"dimensions ({panels_of(figure)[0].get_yscale()})"
+    assert_ticks_apart(figure)
+
+
+@pytest.mark.parametrize("sheet", [SCREEN, PAPER], ids=lambda sheet: sheet.name)
+@pytest.mark.parametrize("name", FIGURES)
+def test_tick_labels_do_not_collide(name, sheet):
+    for dataset in (made_up(NINE, num_seeds=3), made_up({"pfo_coef": [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]}, 2)):
+        dataset = dataset.assign_coords(env_steps=("log", 123_000_000 * np.arange(1, NUM_LOGS + 1)))
+        dataset["return_mean"] = 1e5 * dataset["return_mean"]
+        assert_ticks_apart(draw_figure(dataset, name, sheet))
+
+
+def assert_ticks_apart(figure):
+    """No label of an axis touches another one of it, nor one of the panel beside it."""
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    rows = []
+    for ax in panels_of(figure):
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            labels = [tick.label1 for tick in ticks if tick.label1.get_visible() and tick.label1.get_text()]
+            boxes = [label.get_window_extent(renderer) for label in labels if not label.get_rotation()]
+            for one, other in itertools.combinations(boxes, 2):
+                assert not one.overlaps(other), [label.get_text() for label in labels]
+            if axis is ax.xaxis:
+                assert labels or not axis.get_tick_params()["labelbottom"] or "no values" in str(ax.texts)
+                rows.append(boxes)
+    for one, other in itertools.combinations(rows, 2):
+        assert not any(a.overlaps(b) for a in one for b in other)
+
+
+# --- Sensitivity
+
+
+def test_sensitivity_shows_final_values_and_paired_differences():
+    dataset = made_up({"pfo_coef": [0.0, 0.1, 1.0, 10.0], "num_epochs": [4, 16]})
+    figure = sensitivity(dataset, "return_mean")
+    above, below = panels_of(figure)
+    finals = final_values(dataset, "return_mean").values
+    for epochs in (4, 16):
+        at = [
+            np.flatnonzero((dataset["pfo_coef"].values == coef) & (dataset["num_epochs"].values == epochs))
+            for coef in (0.0, 0.1, 1.0, 10.0)
+        ]
+        lines = [line for line in above.lines if line.get_label() == f"num_epochs={epochs}"]
+        np.testing.assert_allclose(lines[0].get_ydata(), [iqm(finals[runs]) for runs in at])
+        lines = [line for line in below.lines if line.get_label() == f"num_epochs={epochs}"]
+        np.testing.assert_allclose(lines[0].get_ydata(), [iqm(finals[runs] - finals[at[0]]) for runs in at])
+        assert lines[0].get_ydata()[0] == 0
+    assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.1", "1", "10"]
+    assert "with pfo_coef=0" in figure.get_label()
+    other = sensitivity(dataset, "return_mean", reference=1.0)
+    assert "with pfo_coef=1" in other.get_label()
+
+
+def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
+    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]})
+    figure = sensitivity(dataset, "policy_preactivation_norm")
+    finals = final_values(dataset, "policy_preactivation_norm").values.reshape(3, 5)
+    (line,) = [line for line in panels_of(figure)[1].lines if line.get_label() == "all runs"]
+    np.testing.assert_allclose(line.get_ydata(), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
+    assert panels_of(figure)[1].get_ylabel() == "ratio to 0 (log)"
+
+
+def test_the_level_of_reference_keeps_its_label_where_others_give_way():
+    levels = [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+    figure = sensitivity(made_up({"pfo_coef": levels}, num_seeds=1), sheet=PAPER)
+    figure.draw_without_rendering()
+    shown = [text.get_text() for text in panels_of(figure)[-1].get_xticklabels()]
+    assert shown[0] == "0"
+    assert 2 < len(shown) < 10
+
+
+def test_sensitivity_needs_a_number_and_levels_that_there_are():
+    assert swept_number(made_up({"pfo_coef": [0.0, 1.0]})) is None
+    assert swept_number(made_up({"num_epochs": [1, 2, 4, 8], "pfo_coef": [0.0, 1.0, 10.0]}, 1)) == "pfo_coef"
+    assert swept_number(made_up({"env": ["a", "b", "c"]}, 1)) is None
+    assert swept_number(made_up({"share_trunk": [False, True], "num_epochs": [1, 2, 4]}, 1)) == "num_epochs"
+    with pytest.raises(ConfigError, match="against is share_trunk, but must be a swept number"):
+        sensitivity(made_up({"share_trunk": [False, True]}), against="share_trunk")
+    with pytest.raises(ConfigError, match=r"reference is 3, but must be one of 0, 1, 10"):
+        sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), reference=3.0)
+    assert "No number is swept" in sensitivity(made_up({})).get_label()
+
+
+# --- Tables
+
+
+def test_tidy_has_a_row_per_run_and_log_point():
+    dataset = made_up(num_seeds=2, num_logs=3)
+    table = pjp.tidy(dataset, ["return_mean", "policy_rank"])
+    assert list(table.columns) == [
+        "run_index", "seed", "num_epochs", "pfo_coef", "status", "env_steps", "return_mean", "policy_rank",
+    ]  # fmt: skip
+    assert len(table) == 8 * 3
+    np.testing.assert_array_equal(table["return_mean"], dataset["return_mean"].values.ravel())
+    np.testing.assert_array_equal(table["pfo_coef"], np.repeat(dataset["pfo_coef"].values, 3))
+    np.testing.assert_array_equal(table["env_steps"], np.tile(dataset["env_steps"].values, 8))
+    assert list(pjp.tidy(dataset, "entropy").columns[-1:]) == ["entropy"]
+    everything = pjp.tidy(dataset)
+    assert len(everything) == 24
+    assert "policy_singular_values" not in everything.columns
+    assert {str(name) for name in dataset.data_vars} - set(everything.columns) == {
+        "policy_singular_values",
+        "critic_singular_values",
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [("rank", "metric is 'rank', but must be one of"), ("policy_singular_values", "which has dimensions run, log, D")],
+)
+def test_tidy_refuses_what_is_no_column(metric, message):
+    with pytest.raises(ConfigError, match=message):
+        pjp.tidy(made_up({}, 1, 2), metric)
+
+
+def test_tidy_leaves_out_log_points_that_were_not_reached():
+    dataset = made_up({}, num_seeds=2, num_logs=3)
+    steps = np.array([[1000.0, 2000.0, 3000.0], [1000.0, np.nan, np.nan]])
+    dataset = dataset.assign_coords(env_steps=(("run", "log"), steps))
+    assert pjp.tidy(dataset, "entropy")["env_steps"].tolist() == [1000, 2000, 3000, 1000]
+
+
+def test_the_public_names_are_there():
+    assert pjp.plot.curves is curves
+    assert pjp.plot.sensitivity is sensitivity
+    assert pjp.plot.figure is draw_figure
+    assert points(made_up())
