@@ -32,7 +32,7 @@ from peer_processes import HERE, PeerError, python_of, run_worker
 
 from purejaxppo import HyperParams, Sweep, TrainConfig, run_sweep, use_cpu_cores
 from purejaxppo.evaluate import evaluate
-from purejaxppo.plots.style import house_style
+from purejaxppo.plots.sheets import house_style
 from purejaxppo.statistics.estimates import bootstrap_interval, iqm
 from purejaxppo.sweep.provenance import provenance
 

@@ -44,7 +44,7 @@ from matplotlib.figure import Figure
 from peer_processes import HERE, PeerError, python_of, run_worker
 from settings import SETTINGS, Setting
 
-from purejaxppo.plots.style import house_style
+from purejaxppo.plots.sheets import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.provenance import provenance
 

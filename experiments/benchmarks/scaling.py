@@ -37,7 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from settings import SETTINGS, group_of
 
-from purejaxppo.plots.style import house_style
+from purejaxppo.plots.sheets import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.plan import Group
 from purejaxppo.sweep.program import GroupProgram

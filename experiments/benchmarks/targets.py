@@ -28,6 +28,7 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 """
 # Else the TPU's library asks a cloud what machine this is, and complains that nobody answers.
 _NO_CLOUD = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # rejax is compiled in a process beside this one; there is no device to lock
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -40,8 +41,9 @@ class Target:
 
     backend: what `jax.default_backend()` says there; extra: of the package, that brings its compiler.
     memory: bytes. bandwidth: bytes a second, operations: a second, by type of the operands; both the vendor's.
-    share: of these two that a kernel gets. launch, round_trip: seconds of the shortest kernel, and for the host to look
-    at a number of the device's. looped_call: seconds of a library's call for one matrix.
+    share: of these two that a kernel gets; solver_share: of operations, that a batched library call gets.
+    launch, round_trip: seconds of the shortest kernel, and for the host to look at a number of the device's.
+    looped_call: seconds of a library's call for one matrix.
     """
 
     name: str

@@ -23,6 +23,7 @@ _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
 _UNITS |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", 1)}
 _HOST_COPIES = 1  # the one that a checkpoint is written from
 _OF_OUTPUTS = 1.25  # of a pass' outputs, what lies between them and the observations included
+_TPU_PADDING = 1.6  # its arrays are padded to tiles; of CartPole's programs
 _SHARE = 0.8  # of the memory that is free: the rest is for what the program itself does not see
 
 
@@ -117,7 +118,7 @@ def estimate_run(group: Group) -> int:
     )
     outputs = _OF_OUTPUTS * bytes_of(jax.eval_shape(learner.both, state, passed))
     diagnosed = DIAGNOSED_BYTES // max(len(group.runs), diagnosed_together(learner)) if config.diagnostics else 0
-    return int(size + max(outputs, diagnosed))
+    return int((size + max(outputs, diagnosed)) * (_TPU_PADDING if jax.default_backend() == "tpu" else 1))
 
 
 def needed_memory(compiled: Any, num_devices: int) -> int:
