@@ -39,6 +39,7 @@ SETTINGS = {
     "continuous, state-independent scale": {"env": "gymnax/Pendulum-v1", "action_distribution": "normal"},
     "images": {"env": "gymnax/Breakout-MinAtar", "torso": "minatar_conv", "hidden_sizes": (16,)},
 }
+BESIDE = ("loss", "constant_loss", "fresh_loss", "excess_over_constant", "excess_over_fresh")
 HPARAMS = pjp.HyperParams(learning_rate=1e-3, adam_beta2=0.9, max_grad_norm=0.1)
 
 
@@ -280,7 +281,7 @@ def test_a_frozen_run_has_no_plasticity_loss() -> None:
     broken = dataclasses.replace(state, status=jnp.int32(2))
     measure = jax.jit(lambda state: plasticity.measure(learner, HPARAMS, state, task))
     healthy, frozen = measure(state), measure(broken)
-    assert set(frozen) == {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in ("loss", "curve")}
+    assert set(frozen) == {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in (*BESIDE, "curve")}
     for name in healthy:
         assert np.isfinite(healthy[name]).all(), name
         assert np.isnan(frozen[name]).all(), name
@@ -290,7 +291,8 @@ def test_measuring_changes_no_training_and_shares_no_key(monkeypatch: pytest.Mon
     with_it = pjp.TrainConfig(**SMALL)
     without = dataclasses.replace(with_it, num_plasticity_points=0)
     on, off = (jax.jit(pjp.make_train(config))(HPARAMS, jax.random.key(3)) for config in (with_it, without))
-    assert set(on.metrics) - set(off.metrics) == {"policy_plasticity_loss", "critic_plasticity_loss"}
+    measured = {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in BESIDE}
+    assert set(on.metrics) - set(off.metrics) == measured
     for name in off.metrics:
         np.testing.assert_array_equal(on.metrics[name], off.metrics[name], err_msg=name)
     with jax.debug_key_reuse(True):

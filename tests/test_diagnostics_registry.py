@@ -19,7 +19,7 @@ FAMILIES = {
     "neuron": 8,  # 2 networks x (dead, dormant) x (after, before)
     "output": 12,  # policy variance, value mean, deviation, explained variance, entropy, x (after, before); 2 probes
     "weight": 4,  # 2 networks x (largest of the hidden layers, head)
-    "plasticity": 4,  # 2 networks x (loss, curve)
+    "plasticity": 12,  # 2 networks x (loss, curve, 2 references, 2 excesses)
     "trust_region": 19,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio + KL by the observation statistics
     "drift": 13,  # 2 networks x 3 subjects x (drift, cosine) + that by the observation statistics
     "minibatch": 86,  # 21 quantities at 4 moments + 2 of the whole phase

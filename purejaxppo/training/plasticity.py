@@ -147,6 +147,7 @@ def measure(learner: Learner, hparams: HyperParams, state: RunState, task: Plast
         "excess_over_constant": losses[-1] - task.constant_loss,
         "excess_over_fresh": losses[-1] - task.fresh_loss,
     }
+    each = {name: jnp.where(state.status == 0, x, jnp.nan) for name, x in each.items()}
     last = {f"{head}_plasticity_{name}": x[i] for name, x in each.items() for i, head in enumerate(HEADS)}
     curves = {f"{head}_plasticity_curve": losses[:, i] for i, head in enumerate(HEADS)}
     return Metrics.of(last | (curves if learner.config.plasticity_curve else {}))
