@@ -15,7 +15,7 @@ from purejaxppo.ppo.advantages import gae
 from purejaxppo.ppo.interventions.proximity import pfo_representation
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-Carry = tuple[RunState, Array, Array, Array]
+Carry = tuple[RunState, Array, Array]
 
 
 @struct.dataclass(kw_only=True)
@@ -28,8 +28,8 @@ class Rollout:
     terminated: Array
     truncated: Array
     last_obs: Array
-    """True last observations [K + 1, N, *obs]: of each environment's episodes that a time limit cut off, in order, and
-    then of the last step."""
+    """Observations [K + 1, N, *obs] to be valued beside `obs`: the true last ones of each environment's episodes that a
+    time limit cut off, in order, and then those after the last step (of a fresh episode where one ended there)."""
 
 
 def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Rollout]:
@@ -37,13 +37,15 @@ def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Ro
     config, num_cuts = learner.config, max_cuts(learner)
     at_cuts = jnp.zeros((num_cuts, *state.obs.shape), state.obs.dtype)  # of each environment's k-th cut, row k
 
-    def step(carry: Carry, key: Array) -> tuple[Carry, dict[str, Array]]:
-        state, at_cuts, cuts, _ = carry
+    def keys_of_step(key: Array) -> tuple[Array, Array]:
         key_action, key_env = jax.random.split(key)
+        return key_action, jax.random.split(key_env, config.num_envs)
+
+    def step(carry: Carry, keys: tuple[Array, Array]) -> tuple[Carry, dict[str, Array]]:
+        state, at_cuts, cuts = carry
+        key_action, keys_env = keys
         action = learner.distribution.sample(learner.policy(state, state.obs).outputs, key_action)
-        transition = jax.vmap(learner.env.step)(
-            jax.random.split(key_env, config.num_envs), state.env_state, learner.distribution.to_environment(action)
-        )
+        transition = jax.vmap(learner.env.step)(keys_env, state.env_state, learner.distribution.to_environment(action))
         done = transition.terminated | transition.truncated
         reward, terminated, truncated = _as_learned(learner, state, transition)
         experience = {"obs": state.obs, "action": action, "reward": reward}
@@ -54,11 +56,12 @@ def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Ro
             at_cuts, cuts = jnp.where(is_here, transition.final_obs[None], at_cuts), cuts + truncated
         episodes = state.episodes.update(transition.reward, reward, done)
         state = dataclasses.replace(state, env_state=transition.state, obs=transition.obs, episodes=episodes)
-        return (state, at_cuts, cuts, transition.final_obs), experience
+        return (state, at_cuts, cuts), experience
 
-    carry = state, at_cuts, jnp.zeros(config.num_envs, jnp.int32), jnp.zeros_like(state.obs)
-    (state, at_cuts, _, final_obs), experience = jax.lax.scan(step, carry, jax.random.split(key, config.num_steps))
-    return state, Rollout(**experience, last_obs=jnp.concatenate([at_cuts, final_obs[None]]))
+    carry = state, at_cuts, jnp.zeros(config.num_envs, jnp.int32)
+    keys = jax.vmap(keys_of_step)(jax.random.split(key, config.num_steps))  # all at once, not one by one in the loop
+    (state, at_cuts, _), experience = jax.lax.scan(step, carry, keys)
+    return state, Rollout(**experience, last_obs=jnp.concatenate([at_cuts, state.obs[None]]))
 
 
 def max_cuts(learner: Learner) -> int:
@@ -112,9 +115,9 @@ def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollo
 def next_values(learner: Learner, state: RunState, rollout: Rollout, value: Array) -> Array:
     """V(s'_t) [T, N] of every transition's true last observation, where it counts; `value` [T, N] is V(s_t).
 
-    While an episode goes on, s'_t is s_{t+1}, whose value is known, and where it terminated, nothing is asked for. So
-    the critic is asked about `last_obs` alone. NaN, which stops the run as diverged, where an environment cuts its
-    episodes more often than its `max_episode_steps` allows.
+    While an episode goes on, s'_t is s_{t+1}, whose value is known or that of the last row, and where it terminated,
+    nothing is asked for. So the critic is asked about `last_obs` alone. NaN, which stops the run as diverged, where an
+    environment cuts its episodes more often than its `max_episode_steps` allows.
     """
     last = learner.critic(state, rollout.last_obs).outputs[..., 0]
     following = jnp.concatenate([value[1:], last[-1:]])
