@@ -19,7 +19,7 @@ from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
+from purejaxppo.sweep.plan import Sweep, check_effects, describe, make_groups, parse_seeds
 
 Flat = tyro.conf.OmitArgPrefixes
 
@@ -67,7 +67,10 @@ def train(
         options: How to compute.
     """
     del preset  # has chosen the defaults of config and hparams already, see `main`
-    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams), out, options, dry_run)
+    sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams)
+    make_groups(sweep)
+    check_effects(sweep)
+    _run(sweep, out, options, dry_run)
 
 
 def sweep(

@@ -319,6 +319,7 @@ def command(line: str, *fragments: str, files: dict[str, str | bytes] | None = N
     return Mistake(line, "", fragments, tuple(line.split()), files or {})
 
 
+CARTPOLE = '[config]\nenv = "gymnax/CartPole-v1"\n'
 SIZES = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
 FOUR_FIELDS = ("pfo_coef", "critic_pfo_coef", "value_coef", "entropy_coef")
 MISTAKES = [
@@ -377,6 +378,11 @@ MISTAKES = [
     hparam("adam_beta2", "1.0", "1.0", "below 1"),
     hparam("pfo_coef", "-1", "-1.0", "at least 0"),
     hparam("max_grad_norm", "0.0", "0.0", "greater than 0"),
+    # What has no effect (tests/test_inert.py), and no environment.
+    file("no-effect", f"{CARTPOLE}[hparams]\nkl_coef = 3", "kl_coef has no effect while"),
+    file("no-env", "[config]\nnum_envs = 4", "file.toml names no env", "[config] needs one"),
+    file("empty", "", "file.toml names no env"),
+    command("train --kl-coef 3 --out out", "kl_coef has no effect while kl_penalty is false, but is 3.0"),
     # Axes and points.
     file("axis-empty", "[axes]\npfo_coef = []", "axes.pfo_coef is []", "non-empty list"),
     file("axis-scalar", "[axes]\npfo_coef = 1.0", "axes.pfo_coef is 1.0", "non-empty list"),
@@ -449,7 +455,7 @@ MISTAKES = [
     command("summary out/results.nc", "results.nc", "damaged", files={"out/results.nc": ""}),
     command("summary out", "sweep.json", "damaged", files={"out/sweep.json": "{"}),
     # What is seen only after JAX has been imported, which takes seconds: environments, directories, devices.
-    file("conv-on-vector", '[config]\ntorso = "minatar_conv"', "torso is 'minatar_conv'", "'mlp'"),
+    file("conv-on-vector", f'{CARTPOLE}torso = "minatar_conv"', "torso is 'minatar_conv'", "'mlp'"),
     file(
         "conv-too-large",
         '[config]\nenv = "gymnax/Breakout-MinAtar"\ntorso = "nature_conv"',
@@ -457,7 +463,7 @@ MISTAKES = [
         "10 x 10",
         "'mlp' and 'minatar_conv'",
     ),
-    file("limit-too-long", "[config]\nmax_episode_steps = 501", "max_episode_steps is 501", "at most 500"),
+    file("limit-too-long", f"{CARTPOLE}max_episode_steps = 501", "max_episode_steps is 501", "at most 500"),
     command("train --out out", "out is out", "is a file", files={"out": "mine"}),
     command("train --out out", "out is out", "not a sweep", files={"out/notes.txt": "mine"}),
     command("train --memory lots --out out", "memory is 'lots'", "4GiB"),

@@ -102,8 +102,8 @@ def test_a_number_of_seeds_counts_from_zero() -> None:
     assert parse_sweep({"seeds": 3}).seeds == (0, 1, 2)
 
 
-def test_an_empty_file_is_one_run_of_the_defaults(tmp_path: Path) -> None:
-    sweep = Sweep.from_toml(write(tmp_path / "empty.toml", ""))
+def test_no_tables_are_one_run_of_the_defaults() -> None:
+    sweep = parse_sweep({}, default_name="empty")
     assert sweep == Sweep(name="empty", seeds=(0,), config=TrainConfig(), hparams=HyperParams(), points=({},))
 
 

@@ -23,7 +23,7 @@ from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
 from purejaxppo.sweep.parts import write_part
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Sweep, check_effects, describe, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -85,6 +85,7 @@ def run_sweep(
             store.clean(out)
             return dataset
     elif here == 0:
+        check_effects(sweep)
         store.create(out, sweep)
     try:
         _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")

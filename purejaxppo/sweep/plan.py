@@ -17,6 +17,7 @@ from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams
 from purejaxppo.presets import preset_fields
+from purejaxppo.sweep import inert
 
 STATIC = field_names(TrainConfig)
 TRACED = field_names(HyperParams)
@@ -56,8 +57,15 @@ class Sweep:
 
     @staticmethod
     def from_toml(path: str | Path) -> Sweep:
-        """Read and validate a sweep file; raises ConfigError with one sentence for anything wrong in it."""
-        return parse_sweep(read_toml(Path(path)), default_name=Path(path).stem)
+        """Read and validate a sweep file; raises ConfigError with one sentence for anything wrong in it.
+
+        That includes fields that are set or swept and have no effect, and a file that does not name its environment.
+        """
+        content = read_toml(Path(path))
+        sweep = parse_sweep(content, default_name=Path(path).stem)
+        _check_env_is_named(content, Path(path))
+        check_effects(sweep, content)
+        return sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +184,30 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
     )
 
 
+def check_effects(sweep: Sweep, content: dict[str, Any] | None = None) -> None:
+    """Raise ConfigError for what has no effect although it is set or swept; by a file's content, or else by its value.
+
+    A field of the base configuration is fine where it acts at some point; so is an axis.
+    """
+    points = inert.full_points(sweep.config, sweep.hparams, sweep.points)
+    if content is None:
+        inert.check_base(sorted({*inert.chosen(sweep.config, sweep.hparams)} | {*sweep.swept}), points)
+        return
+    for table in ("config", "hparams"):
+        inert.check_base([x for x in content.get(table, {}) if x not in sweep.swept], points, f"[{table}]")
+    inert.check_axes(content.get("axes", {}), points)
+    inert.check_points(content.get("points", []), points)
+
+
+def _check_env_is_named(content: dict[str, Any], path: Path) -> None:
+    """The environment decides what everything else means: a default for it would be a trap, a preset's too."""
+    points = content.get("points", [])
+    if "env" not in {**content.get("config", {}), **content.get("axes", {})} and not (
+        points and all("env" in point for point in points)
+    ):
+        raise ConfigError(f'sweep file {path} names no env; [config] needs one, such as env = "gymnax/CartPole-v1".')
+
+
 def make_groups(sweep: Sweep) -> list[Group]:
     """Runs grouped by the program they share, every one of them validated.
 
@@ -210,6 +242,8 @@ def describe(sweep: Sweep, groups: list[Group]) -> str:
         kind = "one program per value" if splits else "inside one program"
         values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
         lines.append(f"  {name}: {', '.join(values)} ({kind})")
+    given = dict.fromkeys([*inert.chosen(sweep.config, sweep.hparams), *sweep.swept])
+    lines += inert.remarks(given, inert.full_points(sweep.config, sweep.hparams, sweep.points))
     for number, group in enumerate(groups, 1):
         config = group.config
         epochs = ", ".join(str(value) for value in group.alternatives.get("num_epochs", (config.num_epochs,)))
