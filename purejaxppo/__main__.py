@@ -52,6 +52,7 @@ def train(
     seeds: int = 1,
     preset: str | None = None,
     out: Path | None = None,
+    plan_only: bool = False,
     dry_run: bool = False,
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
@@ -63,19 +64,21 @@ def train(
         seeds: Number of runs, with seeds 0, 1, ...
         preset: Start from the settings of the paper: paper_atari or paper_mujoco.
         out: Directory for the results, new or holding this very sweep; runs/train by default.
-        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        plan_only: Print the plan and stop; nothing is compiled.
+        dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
         options: How to compute.
     """
     del preset  # has chosen the defaults of config and hparams already, see `main`
     sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams)
     make_groups(sweep)
     check_effects(sweep)
-    _run(sweep, out, options, dry_run)
+    _run(sweep, out, options, plan_only, dry_run)
 
 
 def sweep(
     file: Annotated[Path, tyro.conf.Positional],
     out: Path | None = None,
+    plan_only: bool = False,
     dry_run: bool = False,
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
@@ -84,10 +87,11 @@ def sweep(
     Args:
         file: The sweep, a TOML file.
         out: Directory for the results, new or holding this very sweep (it goes on then); runs/NAME by default.
-        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        plan_only: Print the plan and stop; nothing is compiled.
+        dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
         options: How to compute.
     """
-    _run(Sweep.from_toml(file), out, options, dry_run)
+    _run(Sweep.from_toml(file), out, options, plan_only, dry_run)
 
 
 def resume(
@@ -102,7 +106,7 @@ def resume(
     """
     from purejaxppo.sweep.store import read_sweep
 
-    _run(read_sweep(directory), directory, options, False)
+    _run(read_sweep(directory), directory, options)
 
 
 def plot(
@@ -368,22 +372,27 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
         seeds: int = 1,
         preset: str | None = None,
         out: Path | None = None,
+        plan_only: bool = False,
         dry_run: bool = False,
         options: Annotated[Options, Flat] = Options(),
     ) -> None:
-        train(config, hparams, seeds, preset, out, dry_run, options)
+        train(config, hparams, seeds, preset, out, plan_only, dry_run, options)
 
     train_with_defaults.__doc__ = train.__doc__
     return commands | {"train": train_with_defaults}
 
 
-def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> None:
+def _run(
+    sweep: Sweep, out: Path | None, options: Options, is_plan_only: bool = False, is_dry_run: bool = False
+) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
     if options.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    if is_dry_run:
+    if is_plan_only or is_dry_run:
         print(describe(sweep, groups), flush=True)
+    if is_plan_only:
+        return
     from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.interrupt import watch_signals
@@ -396,7 +405,10 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     if is_dry_run:
         from purejaxppo.sweep.estimate import estimate
 
-        print(estimate(sweep, memory))
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        print(estimate(sweep, memory, (lambda line: None) if options.quiet else say))
         return
     watch_signals()
     dataset = run_sweep(

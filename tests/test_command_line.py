@@ -133,6 +133,34 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, environmen
     assert contents(tmp_path) == {}
 
 
+def test_a_dry_run_does_not_take_as_long_as_a_log_point(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Of these there are 2, of 25,000,000 updates each: a day. It says what it is doing, and what takes the time."""
+    size = ["--total-steps", "800000000", "--seeds", "2", "--diagnostics"]
+    process = call(["train", *TRAIN, *size, "--dry-run"], tmp_path, environment)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if line.startswith("Estimated time: ")]
+    assert " h " in lines[number]
+    names = ["rollouts", "epochs", "diagnostics", "plasticity", "compiling"]
+    assert [line.split()[0] for line in lines[number + 1 :]] == names
+    assert "num_plasticity_points" in lines[number + 4]
+    said = [line.split(";")[0] for line in process.stderr.splitlines()]
+    assert said[0] == "program 1 of 1: compiling, 2 runs at once"
+    assert said[1].startswith("program 1 of 1: compiled in ")
+    assert contents(tmp_path) == {}
+
+
+def test_plan_only_compiles_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    """It does not even import JAX, and so answers at once."""
+    (tmp_path / "tiny.toml").write_text(SWEEP)
+    code = "import sys, purejaxppo.__main__ as m; m.main(); sys.exit(40 + ('jax' in sys.modules))"
+    arguments = [sys.executable, "-c", code, "sweep", "tiny.toml", "--plan-only"]
+    process = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 40, process.stderr
+    assert process.stdout.startswith("Sweep 'tiny': 4 runs = 2 points x 2 seeds, 1 program")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> tuple[Path, Any]:
     """A folder with a sweep file, its results in runs/tiny, and the process that made them."""

@@ -29,6 +29,7 @@ from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep import checkpoints, devices, engine, estimate, store
 from purejaxppo.sweep import memory as memory_module
+from purejaxppo.sweep.costs import Costs, measure
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import bytes_of, chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
@@ -326,32 +327,39 @@ def test_the_source_is_that_of_what_computes(tmp_path: Path, monkeypatch: pytest
     assert source() != before
 
 
-def test_the_estimate_weighs_log_points_with_and_without_plasticity(
-    monkeypatch: pytest.MonkeyPatch, program: GroupProgram
-) -> None:
-    """Of three log points one is measured and takes a second, the others none."""
-    sweep = make_sweep(config=CONTENT["config"] | {"num_plasticity_points": 1})
-    called: list[str] = []
+def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 runs, 4 with 1 epoch and 4 with 3, in two chunks; 3 log points of 2 updates, 2 plasticity measurements.
 
-    def segment(self: GroupProgram, runs: Any, state: Any, *, is_learning: bool = True) -> Any:
-        called.append("segment" if is_learning else "point 0")
-        return state, {}
+    Each chunk: rollouts (6 + 2) x 1 s, diagnostics 4 x 0.5 s, plasticity (1 + 2) x 10 s; epochs 6 x (1 and 3) x 2 s.
+    """
+    config = CONTENT["config"] | {"num_plasticity_points": 2}
+    sweep = make_sweep(config=config, axes={"num_epochs": [1, 3], "pfo_coef": [0.0, 1.0]})
+    costs = Costs(rollout=1.0, epoch=2.0, diagnosis=0.5, plasticity=10.0)
+    monkeypatch.setattr(estimate, "measure", lambda program: costs)
+    compiled = SimpleNamespace(width=4, needed_memory=1000)
+    monkeypatch.setattr(estimate, "_fitting", lambda group, width, budget: compiled)
+    group = make_groups(sweep)[0]
+    seconds = estimate.seconds_of_group(group, engine.lay_out([group], None), 4, costs)
+    assert seconds == {"rollouts": 16.0, "epochs": 12.0 + 36.0, "diagnostics": 4.0, "plasticity": 60.0}
+    said: list[str] = []
+    lines = estimate.estimate(sweep, say=said.append).splitlines()
+    assert "2 chunks of 4 runs" in lines[1]
+    assert lines[1].endswith("2 min 8 s in all")
+    assert lines[2].startswith("Estimated time: 2 min 8 s")
+    shares = {line.split()[0]: line.split()[1] for line in lines[3:]}
+    assert shares == {"rollouts": "12", "epochs": "38", "diagnostics": "3", "plasticity": "47", "compiling": "0"}
+    assert [line.split(":")[0] for line in said] == 2 * ["program 1 of 1"]
 
-    def plasticity(self: GroupProgram, runs: Any, state: Any, tasks: Any) -> Any:
-        called.append("plasticity")
-        time.sleep(1.0)
-        return {}
 
-    monkeypatch.setattr(GroupProgram, "segment", segment)
-    monkeypatch.setattr(GroupProgram, "plasticity", plasticity)
-    monkeypatch.setattr(GroupProgram, "compile", lambda self, *arguments: None)
-    for name in ("init", "tasks"):
-        monkeypatch.setattr(GroupProgram, name, lambda self, *arguments: ())
-    monkeypatch.setattr(GroupProgram, "needed_memory", 1000, raising=False)
-    monkeypatch.setattr(estimate, "to_host", lambda metrics, width: {})
-    text = estimate.estimate(sweep)
-    assert called == ["segment", "segment", "plasticity"]
-    assert "0.33 s a log point" in text
+def test_costs_are_measured_without_a_whole_log_point(program: GroupProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of runs, a few epochs; every part takes time, none of it long."""
+    monkeypatch.setattr(GroupProgram, "segment", lambda *arguments: pytest.fail("a whole log point"))
+    costs = measure(program)
+    assert min(dataclasses.astuple(costs)) >= 0
+    assert costs.rollout > 0
+    assert costs.diagnosis > 0
+    assert costs.plasticity > 0
+    assert max(dataclasses.astuple(costs)) < 10
 
 
 def test_time_is_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
