@@ -11,15 +11,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
+from purejaxppo import __version__
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, check_effects, describe, make_groups, parse_seeds
+from purejaxppo.sweep.terminal import guard_streams, usual_arguments
 
 Flat = tyro.conf.OmitArgPrefixes
 
@@ -156,26 +158,28 @@ def plot(
     print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text", out: Path | None = None) -> None:
     """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
         directory: Directory of a sweep.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/summary.csv by default.
     """
     from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
     check_format(format)
-    print(_tabulate(load_results(directory), directory, format))
+    _tabulate(load_results(directory), directory, format, out)
 
 
-def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text", out: Path | None = None) -> None:
     """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
         directory: Directory of a sweep.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/claims.csv by default.
     """
     from purejaxppo.claims.table import format_claims
     from purejaxppo.claims.verdicts import evaluate_claims
@@ -184,8 +188,7 @@ def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text
 
     check_format(format)
     table = evaluate_claims(load_results(directory))
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
-    print(f"{format_claims(table, format)}\nTable: {path}")
+    _print_and_keep(format_claims(table, format), table, out or _folder(directory) / "claims.csv")
 
 
 def compare(
@@ -195,6 +198,7 @@ def compare(
     against: str | None = None,
     within: tuple[str, ...] = (),
     format: str = "text",
+    out: Path | None = None,
 ) -> None:
     """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
@@ -205,6 +209,7 @@ def compare(
         against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
         within: Fields at whose values to compare, each by itself, such as num_epochs.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/compare_METRIC.csv by default.
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.statistics.tables import check_format
@@ -212,21 +217,22 @@ def compare(
 
     check_format(format)
     table = comparison_table(load_results(directory), metric, lowest, against, within)
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / f"compare_{metric}.csv")
-    print(f"{format_comparison(table, metric, lowest, format)}\nTable: {path}")
+    text = format_comparison(table, metric, lowest, format)
+    _print_and_keep(text, table, out or _folder(directory) / f"compare_{metric}.csv")
 
 
-def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
+def report(directory: Annotated[Path, tyro.conf.Positional], out: Path | None = None) -> None:
+    """Write one self-contained HTML page about a sweep's directory.
 
     Args:
         directory: Directory of a sweep, finished or still running.
+        out: File to write; DIR/report.html by default.
     """
     from purejaxppo.report import html_report
     from purejaxppo.sweep.store import load_results, write_atomically
 
     page = html_report(load_results(directory)).encode()
-    path = _folder(directory) / "report.html"
+    path = out or _folder(directory) / "report.html"
     print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
@@ -265,6 +271,7 @@ def evaluate(
     episodes: int = 32,
     seed: int = 0,
     deterministic: bool = False,
+    out: Path | None = None,
 ) -> None:
     """Play fresh episodes with the final policy of every run; raw returns with 95 % intervals.
 
@@ -273,18 +280,18 @@ def evaluate(
         episodes: Episodes of each policy.
         seed: Seed of the episodes; they are never those of training.
         deterministic: Take the most likely action instead of a sample.
+        out: CSV file to write; DIR/evaluation.csv by default.
     """
     from purejaxppo.evaluate import evaluate, format_evaluation
 
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
-    path = _write(lambda path: table.to_csv(path, index=False), directory / "evaluation.csv")
-    print(f"{format_evaluation(table)}\nTable: {path}")
+    _print_and_keep(format_evaluation(table), table, out or directory / "evaluation.csv")
 
 
 def render(
     directory: Annotated[Path, tyro.conf.Positional],
     run: int,
-    path: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["--path"])] = None,
     seed: int = 0,
     max_steps: int = 500,
 ) -> None:
@@ -293,29 +300,36 @@ def render(
     Args:
         directory: Directory of a finished sweep.
         run: Number of the run, as in the dataset's run_index.
-        path: File to write; DIR/run_K.gif or .html by default.
+        out: File to write; DIR/run_K.gif or .html by default.
         seed: Seed of the episode.
         max_steps: Longest episode drawn.
     """
     from purejaxppo.render import render
 
-    print(f"Episode: {render(directory, run, path, seed=seed, max_steps=max_steps)}")
+    path = render(directory, run, out, seed=seed, max_steps=max_steps)
+    note = " (to show it, a browser fetches brax's viewer from the network)" if path.suffix == ".html" else ""
+    print(f"Episode: {path}{note}")
 
 
 def export(
     directory: Annotated[Path, tyro.conf.Positional],
     to: Literal["tensorboard", "wandb", "csv", "parquet"],
+    out: Path | None = None,
 ) -> None:
     """Write a sweep's results for other tools, below DIR/export.
 
     Args:
         directory: Directory of a sweep, finished or still running.
         to: The tool.
+        out: Folder in place of DIR, in which a folder export is made.
     """
     from purejaxppo.results.export import export
     from purejaxppo.sweep.store import load_results
 
-    print(f"Exported: {export(load_results(directory), _folder(directory), to)}")
+    path = export(load_results(directory), out or _folder(directory), to)
+    print(f"Exported: {path}")
+    if list(path.glob("offline-run-*")):
+        print(f"Upload: wandb login; wandb sync {path}/offline-run-*")
 
 
 COMMANDS = {
@@ -336,28 +350,56 @@ COMMANDS = {
 }
 
 
+WHOLE = [
+    f"--{name.replace('_', '-')}" for name, hint in get_type_hints(TrainConfig).items() if hint in (int, int | None)
+]
+WHOLE += ["--seeds", "--episodes", "--steps", "--max-steps"]
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 2, bad weather in one and 1."""
+    guard_streams()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited from it, may not exist here; nothing opens a window
+    if sys.argv[1:] == ["--version"]:
+        print(f"purejaxppo {__version__}")
+        return
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            _with_preset(COMMANDS, sys.argv[1:]),
-            prog="purejaxppo",
-            description="PPO with representation diagnostics: whole sweeps in one compiled program.",
-        )
+        _call(sys.argv[1:])
+        sys.stdout.flush()
     except ConfigError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(error, 2)
     except RunError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(error, 1)
     except Stopped as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail(error, 130)
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms or "backend" not in str(error):
+            raise
+        _fail(f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it.", 2)
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer has nowhere to go
+        _fail(f"standard output cannot be written: {error.strerror or error}.", 1)
+
+
+def _call(arguments: list[str]) -> None:
+    arguments = usual_arguments(arguments, WHOLE)
+    tyro.extras.subcommand_cli_from_dict(
+        _with_preset(COMMANDS, arguments),
+        prog="purejaxppo",
+        description="PPO with representation diagnostics: whole sweeps in one compiled program.",
+        args=arguments,
+    )
+
+
+def _fail(sentence: object, code: int) -> NoReturn:
+    print(f"purejaxppo: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from None
 
 
 def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
@@ -421,16 +463,26 @@ def _run(
     )
     if (options.process_index or 0) > 0:  # process 0 reports for all
         return
-    print(_tabulate(dataset, out))
+    _tabulate(dataset, out)
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 
 
-def _tabulate(dataset: Any, directory: Path, format: str = "text") -> str:
+def _tabulate(dataset: Any, directory: Path, format: str = "text", out: Path | None = None) -> None:
+    from purejaxppo.results.runs import progress_sentence
     from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
     table = summary_table(dataset)
-    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
-    return {"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table)
+    print({"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table))
+    if sentence := progress_sentence(dataset):
+        print(sentence, flush=True)
+    path = out or _folder(directory) / "summary.csv"
+    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), path)
+
+
+def _print_and_keep(text: str, table: Any, path: Path) -> None:
+    """Print first: what was computed must not be lost where a folder cannot be written."""
+    print(text, flush=True)
+    print(f"Table: {_write(lambda path: table.to_csv(path, index=False), path)}")
 
 
 def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
@@ -474,9 +526,10 @@ def _folder(path: Path) -> Path:
 
 def _write(write: Callable[[Path], Any], path: Path) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:
-        raise RunError(f"file {path} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"file {path} cannot be written: {error.strerror or error}; --out writes elsewhere.") from error
     return path
 
 

@@ -335,7 +335,7 @@ def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monke
     config = CONTENT["config"] | {"num_plasticity_points": 2}
     sweep = make_sweep(config=config, axes={"num_epochs": [1, 3], "pfo_coef": [0.0, 1.0]})
     costs = Costs(rollout=1.0, epoch=2.0, diagnosis=0.5, plasticity=10.0)
-    monkeypatch.setattr(estimate, "measure", lambda program: costs)
+    monkeypatch.setattr(estimate, "measure", lambda program, say: costs)
     compiled = SimpleNamespace(width=4, needed_memory=1000)
     monkeypatch.setattr(estimate, "_fitting", lambda group, width, budget: compiled)
     group = make_groups(sweep)[0]
@@ -354,7 +354,9 @@ def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monke
 def test_costs_are_measured_without_a_whole_log_point(program: GroupProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block of runs, a few epochs; every part takes time, none of it long."""
     monkeypatch.setattr(GroupProgram, "segment", lambda *arguments: pytest.fail("a whole log point"))
-    costs = measure(program)
+    said: list[str] = []
+    costs = measure(program, said.append)
+    assert said == ["compiled its parts; timing them"]
     assert min(dataclasses.astuple(costs)) >= 0
     assert costs.rollout > 0
     assert costs.diagnosis > 0

@@ -51,8 +51,11 @@ class Costs:
         }
 
 
-def measure(program: GroupProgram) -> Costs:
-    """The costs of a chunk of a compiled program; it compiles an update and a diagnosis by themselves."""
+def measure(program: GroupProgram, say: Callable[[str], Any] = lambda line: None) -> Costs:
+    """The costs of a chunk of a compiled program; it compiles an update and a diagnosis by themselves.
+
+    say: gets a line when they are compiled.
+    """
     group, config = program.group, program.group.config
     first, stop = group.spans[0]
     state = program.shapes(program.arguments(group.runs[first : min(first + program.width, stop)]))
@@ -68,6 +71,8 @@ def measure(program: GroupProgram) -> Costs:
     runs = narrow.arguments(group.runs[first : min(first + width, stop)])
     scale = program.width / width
     update, diagnose = _compiled_pieces(narrow, runs)
+    plasticity = _compiled_plasticity(narrow, runs) if config.measures_plasticity else None
+    say("compiled its parts; timing them")
     state, longest = narrow.init(runs), max(run.config.num_epochs for run in group.runs)
     rollout = _seconds(lambda: update(runs.hparams, state, jnp.int32(0)))
     epochs = 1
@@ -80,7 +85,7 @@ def measure(program: GroupProgram) -> Costs:
         rollout=scale * rollout,
         epoch=scale * max(whole - rollout, 0.0) / epochs,
         diagnosis=scale * _seconds(lambda: diagnose(runs.hparams, after, iteration)) if config.diagnostics else 0.0,
-        plasticity=scale * _seconds_of_plasticity(narrow, runs, state) if config.measures_plasticity else 0.0,
+        plasticity=scale * _seconds(lambda: plasticity(state)) if plasticity else 0.0,
     )
 
 
@@ -127,10 +132,12 @@ def _compiled_pieces(program: GroupProgram, runs: Arguments) -> tuple[Callable[.
     return first, compiled(diagnose, runs.hparams, after, iteration)[0]
 
 
-def _seconds_of_plasticity(program: GroupProgram, runs: Arguments, state: Any) -> float:
+def _compiled_plasticity(program: GroupProgram, runs: Arguments) -> Callable[[Any], Any]:
+    """A measurement of all runs of a program at a state; compiled, and its tasks made."""
+    if (compiled := program.compiled("plasticity")) is None:
+        compiled = _compile(program.lower("plasticity", runs))
     tasks = jax.block_until_ready(program.tasks(runs))
-    plasticity = _compile(program.lower("plasticity", runs))
-    return _seconds(lambda: plasticity(runs.hparams, state, tasks))
+    return lambda state: compiled(runs.hparams, state, tasks)
 
 
 def _compile(lowered: Any) -> Any:

@@ -43,8 +43,10 @@ def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] 
         begin = time.perf_counter()
         program = _fitting(group, own[0].width, budget)
         compiling = time.perf_counter() - begin
-        say(f"program {number + 1} of {len(groups)}: compiled in {format_seconds(compiling)}; timing single updates")
-        seconds = seconds_of_group(group, own, program.width, measure(program)) | {"compiling": compiling}
+        where = f"program {number + 1} of {len(groups)}"
+        say(f"{where}: compiled in {format_seconds(compiling)}; compiling its parts by themselves")
+        costs = measure(program, lambda line, where=where: say(f"{where}: {line}"))
+        seconds = seconds_of_group(group, own, program.width, costs) | {"compiling": compiling}
         total = {name: total[name] + seconds[name] for name in FIELDS}
         lines.append(
             f"  program {number + 1}: {len(own)} chunk{'s' if len(own) > 1 else ''} of {program.width} runs, "

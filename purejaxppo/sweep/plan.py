@@ -111,7 +111,7 @@ class Group:
 def read_toml(path: Path) -> dict[str, Any]:
     """Contents of a TOML file; raises ConfigError when it cannot be read or parsed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"sweep file {path} does not exist.") from None
     except OSError as error:

@@ -8,6 +8,7 @@ A file holds the final parameters of the runs that were computed together, each 
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -52,14 +53,22 @@ class Policy:
     Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
     [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
 
-    config, run: what it was trained with. env: its environment.
+    config, run: what it was trained with. env: its environment. diverged_at: None, or the log point before which the run
+    diverged: then this is the last policy before that, not one of the end.
 
     Raises ConfigError when called with an observation of another shape.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, params: Params, statistics: ObservationStatistics | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        params: Params,
+        statistics: ObservationStatistics | None,
+        diverged_at: int | None = None,
+    ):
         learner = make_learner(config)
-        self.config, self.run, self.env = config, run, learner.env
+        self.config, self.run, self.env, self.diverged_at = config, run, learner.env, diverged_at
         self._params, self._statistics = params, statistics
         self._choose = jax.jit(partial(choose_action, learner))
 
@@ -110,7 +119,7 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
     runs: places in the sweep (`run_index` of the dataset); None takes all that are there.
     Raises ConfigError for a run that the sweep lacks or has not finished, where there is none, and for damaged files.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
     groups = make_groups(store.read_sweep(out))
     if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
         raise ConfigError(f"directory {out} has policies of version 0.1 that saw time in [0, 1]; play them with that.")
@@ -135,11 +144,17 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
 def load_policy(out: str | Path, run: int) -> Policy:
     """The policy of one run of a sweep's directory, a place in the sweep (`run_index` of the dataset).
 
-    Raises ConfigError as `load_policies` does.
+    Warns of one that diverged, whose policy is that of its last good log point. Raises ConfigError as `load_policies`
+    does.
     """
     (policies,) = load_policies(out, [run])
     params, statistics = jax.tree.map(lambda x: x[0], (policies.params, policies.statistics))
-    return Policy(policies.config, policies.runs[0], params, statistics)
+    diverged_at = int(policies.status[0]) or None
+    if diverged_at is not None:
+        warnings.warn(
+            f"run {run} diverged before its log point {diverged_at}: this is its last policy before that.", stacklevel=2
+        )
+    return Policy(policies.config, policies.runs[0], params, statistics, diverged_at)
 
 
 def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:
