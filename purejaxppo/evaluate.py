@@ -72,7 +72,8 @@ def evaluate(
 
     Columns: run, the swept fields, seed, return_mean with its 95 % bootstrap interval over episodes (return_low,
     return_high), length_mean (steps), episodes, cut (number of episodes), diverged, collapsed (in training; missing
-    where the directory has no results any more). `attrs["missing"]`: runs of the sweep that have no policy yet. Returns are raw sums of rewards. A run that diverged plays with the
+    where the directory has no results any more). `attrs["missing"]`: runs of the sweep that have no policy yet.
+    Returns are raw sums of rewards. A run that diverged plays with the
     policy of its last good log point: what it did while it was well, not its end.
 
     Raises ConfigError for numbers out of range and as `load_policies` does.
@@ -209,7 +210,7 @@ def format_evaluation(table: pd.DataFrame) -> str:
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
     has_diverged = bool(table["diverged"].any())
     lines = [_point_line(swept, members, has_diverged) for members in points]
-    text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n{_notes(table)}"
+    text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n\n{_notes(table)}"
     if len(table) > MOST_RUNS_LISTED:
         return text
     lines = [

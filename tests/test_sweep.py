@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import bytes_of, chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
-from purejaxppo.sweep.progress import Progress
+from purejaxppo.sweep.progress import Progress, TimeLeft
 from purejaxppo.sweep.provenance import source
 
 ROOT = Path(__file__).parent.parent
@@ -315,6 +316,108 @@ def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]
     assert "return 2.0" not in told  # a line every ten seconds
 
 
+def test_progress_in_a_file_is_made_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = make_groups(make_sweep())
+    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    with Progress(groups) as progress:
+        progress.say("the plan")
+        progress.compiling(chunk)
+        progress.advance(chunk, 0, {"return_mean": np.ones(8), "status": np.zeros(8)})
+        progress._bar.refresh()
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    assert told.splitlines()[0] == "the plan"
+    assert all("|" in line for line in told.splitlines()[1:])
+    assert len(told.splitlines()) >= 3
+
+
+def test_the_time_left_weighs_programs_by_their_cost() -> None:
+    """Two programs of 1000 steps: 4 epochs at 1 s each 100 steps, and one with 10 epochs that has not been timed.
+
+    A step is 2 + 4 = 6 units, or 2 + 10 = 12. Of the first program 500 steps are left, 5 s; of the other 1000, 20 s.
+    """
+    runs = [SimpleNamespace(config=SimpleNamespace(num_epochs=epochs)) for epochs in (4, 10)]
+    groups: Any = [SimpleNamespace(runs=(run,), env_steps=1000) for run in runs]
+    left = TimeLeft(groups)
+    assert left.seconds() is None
+    left.add(0, 200, 4, None)
+    for _ in range(3):
+        left.add(0, 100, 4, 1.0)
+    assert left.seconds() == pytest.approx(5 + 20)
+    left.add(1, 500, 10, 50.0)
+    assert left.seconds() == pytest.approx(5 + 50)
+
+
+def test_event_files_go_on_at_a_resume_without_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", tensorboard=True, is_quiet=True)
+    folder = sorted((tmp_path / "out/tensorboard").iterdir())[0]
+    before = sum(path.stat().st_size for path in folder.iterdir())
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert sum(path.stat().st_size for path in folder.iterdir()) > before
+
+
+def test_two_threads_run_their_sweeps_one_after_the_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run_sweep, make_sweep(), tmp_path / name, is_quiet=True) for name in "ab"]
+        datasets = [job.result() for job in jobs]
+    assert datasets[0].drop_attrs().load().equals(datasets[1].drop_attrs().load())
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("jax_debug_nans", "jax_debug_nans is True, but must be False, since NaN"),
+        ("jax_disable_jit", "jax_disable_jit is True, but must be False, since a sweep is a compiled program"),
+    ],
+)
+def test_settings_of_a_debugging_session_are_refused(tmp_path: Path, setting: str, sentence: str) -> None:
+    jax.config.update(setting, True)
+    try:
+        with pytest.raises(ConfigError, match=f"^{sentence}"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    finally:
+        jax.config.update(setting, False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("jax_threefry_partitionable", False), ("jax_default_prng_impl", "rbg")]
+)
+def test_a_resume_under_another_setting_of_jax_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    before = jax.config.values[setting]
+    jax.config.update(setting, value)
+    try:
+        with pytest.raises(ConfigError, match=rf"{setting} \({before} there, {value} here\).*--force"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    finally:
+        jax.config.update(setting, before)
+
+
+def test_nobody_at_the_coordinators_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_COORDINATOR_SECONDS", 0.0)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: pytest.fail("it would wait for minutes"))
+    with socket.socket() as bound:  # bound, but not listening
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(RunError, match=rf"^coordinator {address} does not answer \(.*refused"):
+            devices.join_processes(address, 2, 1)
+
+
+def test_cores_that_are_asked_for_too_late_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    jax.devices()
+    with pytest.warns(UserWarning, match="use_cpu_cores comes too late: .* on 2 of 7 cores"):
+        assert devices.use_cpu_cores(7) == 2
+
+
 def test_the_source_is_that_of_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("__init__.py", "ppo.py", "plots/figures.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -507,7 +610,7 @@ def test_tensorboard_is_told_of_the_point_before_training(whole: Path, tmp_path:
     folders = sorted((tmp_path / "out/tensorboard").iterdir())
     assert len(folders) == NUM_RUNS
     for place, folder in enumerate(folders):
-        events = read_events(folder)["policy/policy_rank"]
+        events = read_events(folder)["0_overview/policy_rank"]
         expected = dataset["policy_rank"].isel(run=place).values
         assert [step for step, _ in events] == [0, 128, 256, 384]
         np.testing.assert_allclose([value for _, value in events], expected)

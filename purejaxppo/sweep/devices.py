@@ -36,8 +36,8 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
     """Make every CPU core a JAX device of its own, so that runs are split over them; returns their number.
 
     Call it before the first JAX computation of a process; the command line does. Afterwards it changes nothing, and
-    warns. Two cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and TPU runs.
-    It also makes the process keep memory that was freed, for the next segment.
+    warns. Two cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and
+    TPU runs. It also makes the process keep memory that was freed, for the next segment.
     """
     _keep_freed_memory()
     if num_cores is None:

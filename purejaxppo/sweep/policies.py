@@ -53,8 +53,8 @@ class Policy:
     Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
     [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
 
-    config, run: what it was trained with. env: its environment. diverged_at: None, or the log point before which the run
-    diverged: then this is the last policy before that, not one of the end.
+    config, run: what it was trained with. env: its environment. diverged_at: None, or the log point before which the
+    run diverged: then this is its last policy before that, not one of the end.
 
     Raises ConfigError when called with an observation of another shape.
     """
