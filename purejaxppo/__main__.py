@@ -382,9 +382,6 @@ def main() -> None:
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer has nowhere to go
-        _fail(f"standard output cannot be written: {error.strerror or error}.", 1)
 
 
 def _call(arguments: list[str]) -> None:

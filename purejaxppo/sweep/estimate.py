@@ -12,6 +12,7 @@ import jax
 from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError
 from purejaxppo.sweep.costs import Costs, measure
+from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
 from purejaxppo.sweep.plan import Group, Sweep, make_groups
@@ -34,6 +35,7 @@ def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] 
     Compiles what the sweep would, and times single updates of a few runs (`costs.measure`), never a whole log point.
     say: gets a line about what is being done, before it is.
     """
+    check_settings()
     groups = make_groups(sweep)
     budget = available_memory(jax.local_devices()) if memory is None else memory
     chunks, lines, total = lay_out(groups, budget), [], dict.fromkeys(FIELDS, 0.0)

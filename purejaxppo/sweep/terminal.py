@@ -6,11 +6,11 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from purejaxppo.config import SYNONYMS
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, RunError
 
 
 class Forgiving:
@@ -35,6 +35,27 @@ class Forgiving:
         return getattr(self._stream, name)
 
 
+class Told(Forgiving):
+    """Standard output: what cannot be written ends the command in a sentence. A reader that has gone is none."""
+
+    def write(self, text: str) -> int:
+        """Write; raises RunError where the system refuses, BrokenPipeError where nobody reads any more."""
+        return self._tell(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        """Flush; raises as `write` does."""
+        self._tell(self._stream.flush)
+
+    def _tell(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # for what is left in the buffer
+            raise RunError(f"standard output cannot be written: {error.strerror or error}.") from None
+
+
 class Lines(Forgiving):
     """A stream for a progress bar that is not shown on a terminal: each of its states becomes a line of its own."""
 
@@ -48,17 +69,17 @@ def guard_streams() -> None:
     """Make standard streams usable for the rest of the process; the command line begins with it.
 
     One that is closed (`2>&-`) leads to nowhere; else the next file that is opened would take its number, and what
-    libraries print would land in it. Writing to standard error never fails. NO_COLOR is respected.
+    libraries print would land in it. Writing to standard error never fails, and to standard output ends in a sentence.
+    NO_COLOR is respected.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
+    told: Any = Told(os.fdopen(1, "w", closefd=False) if sys.stdout is None else sys.stdout)
     forgiving: Any = Forgiving(os.fdopen(2, "w", closefd=False) if sys.stderr is None else sys.stderr)
-    sys.stderr = forgiving
+    sys.stdout, sys.stderr = told, forgiving
     if os.environ.get("NO_COLOR"):
         os.environ["TERM"] = "dumb"  # what the parser of arguments asks
 
