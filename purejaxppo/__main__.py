@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -372,9 +373,9 @@ def main() -> None:
         _fail(error, 1)
     except Stopped as error:
         _fail(error, 130)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # both, for a platform that is not there
         platforms = os.environ.get("JAX_PLATFORMS")
-        if not platforms or "backend" not in str(error):
+        if not platforms or "xla_bridge" not in traceback.extract_tb(error.__traceback__)[-1].filename:
             raise
         _fail(f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it.", 2)
     except KeyboardInterrupt:
