@@ -372,7 +372,7 @@ MISTAKES = [
     # Wrong types.
     config("num_envs", '"8"', "'8'", "whole number"),
     config("num_envs", "true", "True", "whole number"),
-    config("num_envs", "8.0", "8.0", "whole number"),
+    config("num_envs", "8.5", "8.5", "whole number"),
     config("num_envs", "[8]", "(8,)", "whole number"),
     config("num_envs", "2024-01-01", "2024", "whole number"),
     config("share_trunk", "1", "is 1", "true or false"),

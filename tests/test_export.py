@@ -187,7 +187,7 @@ def test_live_files_hold_no_file_open(tmp_path: Path) -> None:
         ("critic_feature_norm_before", "critic/critic_feature_norm_before"),
         ("value_mean", "critic/value_mean"),
         ("excess_ratio", "0_overview/excess_ratio"),
-        ("kl_reverse", "trust_region/kl_reverse"),
+        ("kl_k3", "trust_region/kl_k3"),
         ("critic_gradient_norm", "minibatch/critic_gradient_norm"),
         ("learning_rate_measured", "minibatch/learning_rate_measured"),
         ("mine", "other/mine"),
@@ -290,6 +290,22 @@ def test_wandb_keeps_history_and_configuration_offline(
                 if "/" in name:
                     series.setdefault(name, []).append((row["env_steps"], float(value)))
         assert series == {tag(name): values for name, values in scalars(chosen, position).items()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("no_login")
+def test_wandb_that_writes_nothing_or_does_not_answer_is_told(
+    dataset: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with pytest.raises(ConfigError, match="WANDB_MODE is disabled, so nothing would be written"):
+        export(dataset, tmp_path, "wandb")
+    monkeypatch.setattr("purejaxppo.results.export._WANDB_SECONDS", 3)
+    for name, value in {"MODE": "online", "BASE_URL": "http://127.0.0.1:9", "API_KEY": 40 * "0"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with pytest.raises(RunError, match=r"^Weights & Biases cannot be reached \(.*WANDB_MODE=offline writes"):
+        export(dataset.isel(run=[0]), tmp_path, "wandb")
 
 
 # --- What can go wrong

@@ -132,6 +132,16 @@ def test_results_are_read_where_files_cannot_be_locked(folder: Path) -> None:
     assert (process.returncode, process.stderr) == (0, "")
 
 
+def test_an_export_says_how_to_upload_it(folder: Path) -> None:
+    pytest.importorskip("wandb")
+    arguments = ["export", "runs/x", "--to", "wandb", "--out", "elsewhere"]
+    process = call(arguments, folder, WANDB_MODE="offline", HOME=str(folder))
+    assert process.returncode == 0, process.stderr
+    told, upload = process.stdout.splitlines()[-2:]
+    assert told == "Exported: elsewhere/export/wandb"
+    assert upload == "Upload: wandb login; wandb sync elsewhere/export/wandb/offline-run-*"
+
+
 # --- Variables of the environment
 
 

@@ -145,9 +145,7 @@ def _write_wandb(dataset: xr.Dataset, folder: Path) -> Path:
     wandb: Any = _package("wandb")
     mode = os.environ.get("WANDB_MODE")
     if mode in ("disabled", "dryrun") or os.environ.get("WANDB_DISABLED"):
-        raise ConfigError(
-            "WANDB_MODE is disabled, so that nothing would be written; it must be online, offline or unset."
-        )
+        raise ConfigError("WANDB_MODE is disabled, so nothing would be written; it must be online, offline or unset.")
     if not mode and not wandb.login(prompt=False, verify=False):
         mode = "offline"
     base = recorded_fields(dataset)
