@@ -30,7 +30,6 @@ WAITING = {
     "pfo_ablation_pendulum",
     "pfo_strength_acrobot",
     "pfo_strength_pendulum",
-    "stress_interventions",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 
