@@ -11,6 +11,7 @@ experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulate
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,13 +47,14 @@ def command(*arguments: str) -> None:
 
 
 def kept(dataset: xr.Dataset) -> xr.Dataset:
-    """The metrics that figures and tables are made of, as float32."""
+    """The metrics that figures and tables are made of, as float32; of the command not where it wrote to."""
     names = {panel.metric for panel in PANELS} | {f"{net}_{rank}" for net in ("policy", "critic") for rank in RANKS}
     names |= {str(name) for name in dataset.data_vars if "_plasticity_" in str(name)} | {
         "status",
         "critic_dead_neurons",
     }
     small = dataset[[name for name in dataset.data_vars if name in names and "D" not in dataset[name].dims]]
+    small.attrs["command"] = re.sub(r" --out \S+", "", small.attrs.get("command", ""))
     return small.map(lambda x: x.astype(np.float32) if x.dtype == np.float64 else x, keep_attrs=True)
 
 
