@@ -238,7 +238,7 @@ def unsupported(text: str) -> list[str]:
         tables = "\n".join(line for line in section.splitlines() if line.startswith("|"))
         if not BLOCK.search(section):
             continue
-        names = set(re.findall(r"results/(\w+)", section)) | set(re.findall(r"configs/(\w+)\.toml", section))
+        names = set(re.findall(r"(?:results/|configs/|<!-- table: \w+ )(\w+)", section))
         paths = [HERE / "configs" / f"{name}.toml" for name in sorted(names)]
         known = tables + "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
         prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", BLOCK.sub("", section), flags=re.DOTALL)
