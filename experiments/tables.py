@@ -54,7 +54,6 @@ BEFORE = {
     "pfo_ablation_acrobot": ("f0127df", "2026-11-23", 20),
     "pfo_ablation_pendulum": ("f0127df", "2026-11-23", 14),
     "gradual_acrobot": ("29326db", "2026-11-23", 20),
-    "figure1_brax_hundredth": ("eb2d25f", "2026-11-24", 3),
 }
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),
@@ -240,7 +239,8 @@ def unsupported(text: str) -> list[str]:
             continue
         names = set(re.findall(r"(?:results/|configs/|<!-- table: \w+ )(\w+)", section))
         paths = [HERE / "configs" / f"{name}.toml" for name in sorted(names)]
-        known = tables + "".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
+        settings = [re.sub("#.*", "", path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+        known = "\n".join([tables, *settings])
         prose = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", "", BLOCK.sub("", section), flags=re.DOTALL)
         prose = " ".join(line for line in prose.splitlines() if not line.startswith("|"))
         title = section.splitlines()[0]
