@@ -4,8 +4,8 @@ python experiments/tables.py           # after publish.py, or after editing what
 python experiments/tables.py --check   # exits 1 and says what differs
 
 A table stands between `<!-- table: KIND NAME -->` and `<!-- end of table -->`; KIND is one of `TABLES`. Where a section
-has a table, its sentences only quote: a number with an interval, a count with its share, a number with decimals or a
-sign must be in a table of the section, or in the files of the sweeps that the section names (`unsupported`).
+has a table of a study, its sentences only quote: a number with an interval, a count with its share, a number with
+decimals or a sign must be in a table of the section, or set in the files of the sweeps that it names (`unsupported`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from benchmark_tables import brax_table, device_table, floor_table, peers_table
 
 from purejaxppo.claims.table import HEADER, cells, filled
 from purejaxppo.plots.channels import bundled_fields, point_names, varying_fields
@@ -211,6 +212,10 @@ TABLES: dict[str, Callable[..., str]] = {
     "verdicts": verdicts_table,
     "studies": studies_table,
     "plans": plans_table,
+    "peers": peers_table,
+    "brax": brax_table,
+    "floor": floor_table,
+    "device": device_table,
 }
 
 
@@ -235,7 +240,7 @@ def unsupported(text: str) -> list[str]:
     missing = []
     for section in re.split(r"\n(?=#{2,} )", text):
         tables = "\n".join(line for line in section.splitlines() if line.startswith("|"))
-        if not BLOCK.search(section):
+        if not {"study", "claims"} & {found[2] for found in BLOCK.finditer(section)}:
             continue
         names = set(re.findall(r"(?:results/|configs/|<!-- table: \w+ )(\w+)", section))
         paths = [HERE / "configs" / f"{name}.toml" for name in sorted(names)]

@@ -1,11 +1,9 @@
 """What is published: pages say what their files say, and the files what the runs did."""
 
-import importlib.util
 import math
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -16,21 +14,14 @@ from scipy import stats
 import purejaxppo as pjp
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import publish  # noqa: E402
+import tables  # noqa: E402
+
 RESULTS = EXPERIMENTS / "results"
 KEPT = sorted(path.parent.name for path in RESULTS.glob("*/drawn.nc"))
 STUDY = "stress_acrobot"
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TABLES = load("tables")
 
 
 @pytest.fixture
@@ -43,8 +34,8 @@ def page(tmp_path, monkeypatch):
     shutil.copy(EXPERIMENTS / "configs" / f"{STUDY}.toml", tmp_path / "configs")
     path = tmp_path / "README.md"
     path.write_text(f"## A study\n\n<!-- table: study {STUDY} -->\n<!-- end of table -->\n\nThat was the table.\n")
-    monkeypatch.setattr(TABLES, "HERE", tmp_path)
-    monkeypatch.setattr(TABLES, "PAGES", (path,))
+    monkeypatch.setattr(tables, "HERE", tmp_path)
+    monkeypatch.setattr(tables, "PAGES", (path,))
     assert run(monkeypatch) == 0
     return path
 
@@ -52,16 +43,16 @@ def page(tmp_path, monkeypatch):
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
     with pytest.raises(SystemExit) as end:
-        TABLES.main()
+        tables.main()
     return int(end.value.code or 0)
 
 
-@pytest.mark.parametrize("path", TABLES.PAGES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.parent.name)
 def test_every_table_is_that_of_its_files_and_sentences_only_quote(path):
     text = path.read_text(encoding="utf-8")
-    assert TABLES.BLOCK.search(text)
-    assert TABLES.with_tables(text) == text
-    assert TABLES.unsupported(text) == []
+    assert tables.BLOCK.search(text)
+    assert tables.with_tables(text) == text
+    assert tables.unsupported(text) == []
 
 
 def test_a_broken_number_on_the_page_is_found(page, monkeypatch, capsys):
@@ -113,15 +104,15 @@ def test_another_sections_table_is_no_source(page, monkeypatch):
     page.write_text(page.read_text() + "\n" + other)
     assert run(monkeypatch, "--check") == 0
     page.write_text(page.read_text().replace("| **-84.2 [-85.8, -82.6]** |", "| |", 1))
-    assert len(TABLES.unsupported(page.read_text())) == 0
+    assert len(tables.unsupported(page.read_text())) == 0
     page.write_text(page.read_text().replace("| **-84.2 [-85.8, -82.6]** |", "| |"))
-    assert len(TABLES.unsupported(page.read_text())) == 1
+    assert len(tables.unsupported(page.read_text())) == 1
 
 
 def test_studies_without_log_points_are_those_that_are_said_to_be():
     studies = {path.name for path in RESULTS.iterdir()}
-    assert studies == set(TABLES.STUDIES)
-    assert studies - set(KEPT) == set(TABLES.BEFORE)
+    assert studies == set(tables.STUDIES)
+    assert studies - set(KEPT) == set(tables.BEFORE)
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -145,7 +136,7 @@ def test_final_values_are_means_over_the_last_log_points(name):
 def test_tables_of_settings_are_made_of_the_runs_final_values(name):
     """The interquartile mean by scipy, counts by hand; no run of these has diverged."""
     summary, finals = (pd.read_csv(RESULTS / name / f"{table}.csv") for table in ("summary", "finals"))
-    fields = TABLES.fields_of(summary)
+    fields = tables.fields_of(summary)
     assert not finals["status"].any()
     for row in summary.to_dict("records"):
         runs = finals[np.all([finals[field] == row[field] for field in fields], axis=0)]
@@ -158,7 +149,7 @@ def test_tables_of_settings_are_made_of_the_runs_final_values(name):
 def test_a_run_that_diverged_has_its_status_and_no_final_values():
     dataset = pjp.load_results(RESULTS / STUDY / "drawn.nc").isel(run=slice(0, 3)).load()
     dataset["status"][1] = 7
-    finals = load("publish").finals_table(dataset)
+    finals = publish.finals_table(dataset)
     assert finals["status"].tolist() == [0, 7, 0]
     assert finals["return_mean"].isna().tolist() == [False, True, False]
     assert finals["return_collapse_step"].notna().tolist() == [False, True, False]
