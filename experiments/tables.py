@@ -43,18 +43,18 @@ BLOCK = re.compile(r"(<!-- table: (\w+) ?(\w*) -->\n).*?(<!-- end of table -->)"
 METRICS = {"policy_rank": "policy rank", "policy_preactivation_norm": "norm", "policy_dead_neurons": "dead of {width}"}
 
 # Studies whose sweeps were deleted before log points were kept (`drawn.nc`), and that were not run again: commit of
-# their numbers and pictures, day, minutes that the sweep took.
+# their numbers and pictures, day, minutes that the sweep took, seeds.
 BEFORE = {
-    "gradual_breakout": ("6de9656", "2026-11-23", 73),
-    "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69),
-    "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54),
-    "gradual_spaceinvaders": ("6272a3b", "2026-11-23", 28),
-    "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48),
-    "pfo_strength_acrobot": ("30539c0", "2026-11-23", 12),
-    "pfo_strength_pendulum": ("30539c0", "2026-11-23", 5),
-    "pfo_ablation_acrobot": ("f0127df", "2026-11-23", 20),
-    "pfo_ablation_pendulum": ("f0127df", "2026-11-23", 14),
-    "gradual_acrobot": ("29326db", "2026-11-23", 20),
+    "gradual_breakout": ("6de9656", "2026-11-23", 73, "200 to 215"),
+    "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69, "200 to 215"),
+    "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
+    "gradual_spaceinvaders": ("6272a3b", "2026-11-23", 28, "200 to 207"),
+    "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
+    "pfo_strength_acrobot": ("30539c0", "2026-11-23", 12, "0 to 7"),
+    "pfo_strength_pendulum": ("30539c0", "2026-11-23", 5, "0 to 7"),
+    "pfo_ablation_acrobot": ("f0127df", "2026-11-23", 20, "0 to 7"),
+    "pfo_ablation_pendulum": ("f0127df", "2026-11-23", 14, "0 to 7"),
+    "gradual_acrobot": ("29326db", "2026-11-23", 20, "200 to 207"),
 }
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),
@@ -170,11 +170,10 @@ def studies_table() -> str:
     """What was run, and of which commit."""
     rows = []
     for name in STUDIES:
-        sweep, summary = read_sweep(name), read(name, "summary")
-        environments = sorted({group.config.env.split("/")[1] for group in make_groups(sweep)})
-        commit, day, minutes = BEFORE.get(name) or provenance(name)
+        summary = read(name, "summary")
+        environments = sorted({group.config.env.split("/")[1] for group in make_groups(read_sweep(name))})
+        commit, day, minutes, seeds = BEFORE.get(name) or provenance(name)
         size = f"{summary['runs'].sum()} x {summary['env_steps'].max():,}"
-        seeds = f"{min(sweep.seeds)} to {max(sweep.seeds)}"
         rows.append([study_link(name), ", ".join(environments), size, seeds, f"{minutes:.0f}", day, f"`{commit}`"])
     return markdown(["study", "environment", "runs x steps", "seeds", "minutes", "day", "commit"], rows)
 
@@ -183,11 +182,12 @@ def read_sweep(name: str) -> Sweep:
     return Sweep.from_toml(HERE / "configs" / f"{name}.toml")
 
 
-def provenance(name: str) -> tuple[str, str, float]:
-    """Commit, day and minutes of a sweep, as its results record them."""
+def provenance(name: str) -> tuple[str, str, float, str]:
+    """Commit, day, minutes and seeds of a sweep, as its results record them."""
     with xr.open_dataset(HERE / "results" / name / "drawn.nc") as dataset:
-        attrs = dataset.attrs
-        return attrs["git_commit"][:7], attrs["created"][:10], float(attrs["seconds_total"]) / 60
+        attrs, seeds = dataset.attrs, dataset["seed"].values
+        minutes = float(attrs["seconds_total"]) / 60
+        return attrs["git_commit"][:7], attrs["created"][:10], minutes, f"{seeds.min()} to {seeds.max()}"
 
 
 def plans_table() -> str:
