@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from purejaxppo.statistics.tables import format_number, markdown
 
-RESULTS = Path(__file__).parent / "benchmarks" / "results"
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+sys.path.append(str(BENCHMARKS))  # at the end: its statistics.py is not Python's
 
 
 def peers_table(name: str) -> str:
@@ -73,6 +76,20 @@ def device_table(name: str) -> str:
         )
     head = ["", "updates a log point", "1e6 steps/s", "ms an update", "s a diagnosis", "s a plasticity point"]
     return markdown([*head, "s compiling"], rows)
+
+
+def size_table(name: str) -> str:
+    """CPU seconds and memory of what happens to large results."""
+    from results_size import table
+
+    return table(read(name))
+
+
+def accelerator_table(target: str) -> str:
+    """What was compiled for a device that was not there; library calls are left to `accelerator.py`."""
+    from accelerator_tables import tables
+
+    return tables(target, read("accelerator")[target]).split(f"**{target}: library calls**")[0].strip()
 
 
 def read(name: str) -> dict[str, Any]:

@@ -55,6 +55,13 @@ def test_every_table_is_that_of_its_files_and_sentences_only_quote(path):
     assert tables.unsupported(text) == []
 
 
+def test_a_table_of_no_file_is_found(page, monkeypatch):
+    assert tables.handmade((EXPERIMENTS / "README.md").read_text(encoding="utf-8")) == []
+    page.write_text(page.read_text() + "\n| a | b |\n|---|---:|\n| 1 | 2 |\n")
+    assert tables.handmade(page.read_text()) == ["| a | b |"]
+    assert run(monkeypatch, "--check") == 1
+
+
 def test_a_broken_number_on_the_page_is_found(page, monkeypatch, capsys):
     assert run(monkeypatch, "--check") == 0
     text = page.read_text()
