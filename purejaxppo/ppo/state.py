@@ -199,6 +199,7 @@ def make_learner(
         distribution.num_outputs,
         state_independent_scale=distribution.state_independent_scale,
     )
+    config = dataclasses.replace(config, hidden_sizes=networks.hidden_sizes)  # those of a network of the user's own
     return Learner(config, env, networks, distribution, alternatives, absent, max_epochs)
 
 

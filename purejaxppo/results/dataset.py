@@ -129,7 +129,12 @@ def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def recorded_widths(dataset: xr.Dataset) -> np.ndarray | None:
-    """Units of the penultimate layer in each run [S], from `hidden_sizes` as swept or recorded; None if not told."""
+    """Units of the penultimate layer in each run [S], from `hidden_sizes` as swept or recorded; None if not told.
+
+    A network of the user's own does not tell.
+    """
+    if "network" in dataset.coords or recorded_fields(dataset).get("network"):
+        return None
     if "hidden_sizes" in dataset.coords:  # "64-48", or a number where it is one layer in all runs
         return np.array([int(str(size).split("-")[-1]) for size in dataset["hidden_sizes"].values.tolist()])
     sizes = recorded_fields(dataset).get("hidden_sizes")

@@ -113,7 +113,7 @@ class GroupProgram:
         mesh = Mesh(np.asarray(devices), ("runs",))
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
         self._learner = learner_of(group)
-        trainer, config = trainer_of(self._learner), group.config
+        trainer, config = trainer_of(self._learner), self._learner.config
         self._is_epochs_shared = self._learner.max_epochs is None
 
         def split(function: Callable[..., Any], num_arguments: int, donate: int | None = None, shared: int = 0) -> Any:

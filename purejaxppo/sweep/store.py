@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from purejaxppo import own
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.results.files import load, save, write_atomically
 from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
-from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, own_modules, parse_sweep, to_json
 
 try:
     import fcntl
@@ -85,7 +87,8 @@ def create(out: Path, sweep: Sweep) -> None:
                 f"out is {out}, which holds something that is not a sweep, but must be a new or empty directory."
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SWEEP, to_json(sweep))
+        folder = {"folder": sweep.folder} if own_modules(sweep) else {}
+        write_json(out / SWEEP, folder | to_json(sweep))
     except OSError as error:
         raise ConfigError(f"out is {out}, which cannot be written: {error.strerror}.") from None
 
@@ -111,6 +114,16 @@ def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: boo
             f"out is {out}, which was begun elsewhere or with other versions: {changes}; results would differ in their "
             "bits, so going on needs --force."
         )
+
+
+def warn_of_other_sources(out: Path, sweep: Sweep) -> None:
+    """Say so where the user's own modules are not those that the sweep was run with."""
+    known = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    known |= (known.get("continued") or [{}])[-1]
+    changed = [name for name, code in own.sources(own_modules(sweep)).items() if known.get(name, code) != code]
+    for name in changed:
+        module = name.removeprefix("source_of_")
+        warnings.warn(f"the source of {module} has changed since the sweep in {out} was run with it.", stacklevel=2)
 
 
 def note_continuation(out: Path, facts: dict[str, Any]) -> None:
@@ -268,7 +281,8 @@ def read_sweep(out: Path) -> Sweep:
     """The sweep of a directory; raises ConfigError when there is none or it is damaged."""
     if not is_started(out):
         raise ConfigError(f"directory {out} is not a sweep's: {SWEEP} is missing.")
-    return parse_sweep(read_json(out / SWEEP))
+    content = read_json(out / SWEEP)
+    return parse_sweep(content, folder=content.pop("folder", None))
 
 
 def read_json(path: Path) -> dict[str, Any]:
