@@ -47,6 +47,20 @@ class NetworkOutput:
     preactivations: tuple[Array, ...]
 
 
+@struct.dataclass(kw_only=True)
+class Networks:
+    """Policy and critic at one moment, as diagnostics and interventions of the user's own see them.
+
+    policy, critic: what they give for the batch that comes with them, [N, ...]. params: of all networks, nested.
+    both: from other observations [..., *obs], as the environment gives them, to what policy and critic give for them.
+    """
+
+    policy: NetworkOutput
+    critic: NetworkOutput
+    params: Params
+    both: Callable[[Array], tuple[NetworkOutput, NetworkOutput]] = struct.field(pytree_node=False)
+
+
 def image_patches(x: Array, size: int, stride: int) -> Array:
     """All size x size patches of images: [..., H, W, C] -> [..., H', W', size * size * C], "valid" padding."""
     rows = (x.shape[-3] - size) // stride + 1

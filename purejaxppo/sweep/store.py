@@ -43,6 +43,7 @@ SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.js
 PARTS, CHECKPOINTS, POLICIES, LOCK = "parts", "checkpoints", "policies", ".lock-"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
 PASSING = ("created", "command", "git_commit", "python", "seconds_total", "seconds_compiling", "continued")
+_OWN = "own_metrics"  # rows of metrics of the user's own, from the sources that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,9 @@ def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: boo
     if not (out / PROVENANCE).is_file() or (out / RESULTS).is_file():
         return
     known = read_json(out / PROVENANCE)
-    latest = {name: x for name, x in (known | (known.get("continued") or [{}])[-1]).items() if name not in PASSING}
-    changes = _changes(latest, {name: value for name, value in facts.items() if name not in PASSING})
+    latest = known | (known.get("continued") or [{}])[-1]
+    latest, here = ({k: x for k, x in told.items() if k not in (*PASSING, _OWN)} for told in (latest, facts))
+    changes = _changes(latest, here)
     if changes and not is_forced:
         raise ConfigError(
             f"out is {out}, which was begun elsewhere or with other versions: {changes}; results would differ in their "
@@ -274,7 +276,10 @@ def assemble(out: Path) -> xr.Dataset:
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
-    return to_dataset(results, attributes)
+    rows: dict[str, Any] = attributes.pop(_OWN, {})
+    for facts in attributes.get("continued", []):
+        rows |= facts.get(_OWN, {})
+    return to_dataset(results, attributes, own_rows=rows)
 
 
 def read_sweep(out: Path) -> Sweep:
