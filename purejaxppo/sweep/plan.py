@@ -316,7 +316,7 @@ def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[s
     for name in fields:
         if name not in base and not all(name in point for point in points):
             raise ConfigError(f"{name} is in some points only, so [hparams] must say its value in the others.")
-    points = [{name: point.get(name, base[name]) for name in fields} for point in points]
+    points = [{name: point[name] if name in point else base[name] for name in fields} for point in points]
     for name in fields:
         if name in axes[0]:
             raise ConfigError(f"{name} is in both axes and points, but must be in one of them.")
