@@ -68,6 +68,9 @@ class TrainConfig:
     torso: Torso = "mlp"
     """Layers before `hidden_sizes`: none (`mlp`, flattens), one 3x3 convolution of 16 channels (`minatar_conv`), or the
     three convolutions of the Nature DQN (`nature_conv`)."""
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    """Convolutions before `hidden_sizes` in place of the torso's, [channels, width of the kernel, stride] of each, such
+    as [[16, 3, 1], [32, 3, 1]]."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the dense hidden layers; the last one is the penultimate layer whose rank is measured."""
     activation: Activation = "relu"
@@ -79,6 +82,9 @@ class TrainConfig:
     trunk_optimizers: Literal["one", "two"] = "one"
     """With share_trunk: one Adam and one gradient norm for trunk and both heads; or, as in the paper, one for trunk and
     policy head and one for trunk and critic head, so that the trunk's gradient is clipped twice and it moves twice."""
+    residual: bool = False
+    """Whether, from the second dense hidden layer on, a layer's input is added to its pre-activation where both have
+    the same width (He et al. 2016, arXiv 1512.03385)."""
     layer_norm: bool = False
     """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
     map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
@@ -220,6 +226,10 @@ class TrainConfig:
         self._validate_paths()
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
+        if self.convolutions and self.torso != "mlp":
+            raise ConfigError(f"torso is {self.torso!r}, but must be 'mlp' with convolutions of their own.")
+        if any(min(layer) < 1 for layer in self.convolutions):
+            raise ConfigError(f"convolutions is {self.convolutions}, but must have numbers of at least 1.")
         self._validate_network()
         if not 0 <= self.sticky_actions < 1:
             raise ConfigError(f"sticky_actions is {self.sticky_actions}, but must be at least 0 and below 1.")
@@ -264,7 +274,7 @@ class TrainConfig:
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "layer_norm"):
+        for field in ("torso", "convolutions", "residual", "layer_norm"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
@@ -303,7 +313,7 @@ def check_types(value: Any) -> None:
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as read from TOML in the type of its field: lists become tuples, whole numbers become floats."""
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -332,7 +342,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)  # what is in it has names of its own
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+        is_long = get_args(hint)[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(get_args(hint)))
+        return isinstance(value, tuple) and is_long and all(_fits(item, get_args(hint)[0]) for item in value)
     if get_args(hint):  # a union, such as int | None
         return any(_fits(value, part) for part in get_args(hint))
     if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
@@ -347,7 +358,8 @@ def _describe(hint: Any) -> str:
     if origin is dict:
         return "a table of numbers"
     if origin is tuple:
-        return "a list of texts" if get_args(hint)[0] is str else "a list of whole numbers"
+        kinds = {str: "texts", int: "whole numbers"}
+        return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
     if get_args(hint):
         return " or ".join(_describe(part) for part in get_args(hint))
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "left out"}

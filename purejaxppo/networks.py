@@ -108,6 +108,8 @@ class Network(nn.Module):
     """Whether the policy head appends one learned log scale per action, independent of the state."""
     layer_norm: bool = False
     """Whether every hidden layer is normalised before its activation."""
+    residual: bool = False
+    """Whether a hidden layer's input is added to its pre-activation, from the second one on, where widths agree."""
 
     def _normalize(self, z: Array, name: str, num_axes: int) -> Array:
         """Layer normalisation (Ba et al. 2016) over a layer's last axes, with a gain and a bias per channel."""
@@ -137,6 +139,7 @@ class Network(nn.Module):
             dense = UniformDense(width, self.precision, name=f"hidden_{index}")
             z = dense(x) if index > 0 or self.convolutions or first is None else first
             z = self._normalize(z, f"hidden_{index}", num_axes=1)
+            z = z + x if self.residual and index > 0 and x.shape[-1] == width else z
             preactivations.append(z)
             x = activation(z)
         return _with_heads(self, x, preactivations)
@@ -232,7 +235,7 @@ def make_actor_critic(
     missing, or has other outputs than a torso.
     """
     torso = None if config.network is None else own_torso(config.network, observation_shape)
-    convolutions = CONVOLUTIONS[config.torso]
+    convolutions = config.convolutions or CONVOLUTIONS[config.torso]
     if convolutions:
         _check_image(config, observation_shape)
 
@@ -254,6 +257,7 @@ def make_actor_critic(
             precision=config.matmul_precision,
             state_independent_scale=state_independent_scale,
             layer_norm=config.layer_norm,
+            residual=config.residual,
         )
 
     policy, critic = ("policy", num_policy_outputs), ("critic", 1)
@@ -365,17 +369,22 @@ def _orthonormal(normal: Array) -> Array:
 
 
 def _check_image(config: TrainConfig, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError unless the convolutions fit the observation."""
+    told = f"torso is '{config.torso}'"
+    if config.convolutions:
+        told = f"convolutions is {[list(layer) for layer in config.convolutions]}"
     if len(shape) != 3:
         raise ConfigError(
-            f"torso is '{config.torso}', but observations of {config.env} have shape {list(shape)}; allowed is 'mlp' "
-            "(convolutions need height x width x channels)."
+            f"{told}, but observations of {config.env} have shape {list(shape)}; allowed is "
+            f"{'[]' if config.convolutions else repr('mlp')} (convolutions need height x width x channels)."
         )
     height, width = shape[:2]
-    for _, size, stride in CONVOLUTIONS[config.torso]:
+    for _, size, stride in config.convolutions or CONVOLUTIONS[config.torso]:
         height, width = (height - size) // stride + 1, (width - size) // stride + 1
         if min(height, width) < 1:
-            allowed = "is 'mlp'" if config.torso == "minatar_conv" else "are 'mlp' and 'minatar_conv'"
+            allowed = "are smaller ones" if config.convolutions else "is 'mlp'"
+            allowed = "are 'mlp' and 'minatar_conv'" if config.torso == "nature_conv" else allowed
             raise ConfigError(
-                f"torso is '{config.torso}', but observations of {config.env}, {shape[0]} x {shape[1]}, are too small "
-                f"for its convolutions; allowed {allowed}."
+                f"{told}, but observations of {config.env}, {shape[0]} x {shape[1]}, are too small for its "
+                f"convolutions; allowed {allowed}."
             )

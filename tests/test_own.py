@@ -149,7 +149,7 @@ def test_strengths_are_swept_inside_one_program_and_json_gives_the_sweep_back() 
         ({"config": {"diagnostics": ["a:b", "a:b"]}}, "must name nothing twice"),
         (
             {"config": {"network": "a:b", "layer_norm": True}},
-            "layer_norm is True, but must be False with network 'a:b'",
+            "layer_norm is True, but must be False with network",
         ),
         (
             {"config": {"network": "a:b", "pfo_layers": "all", "pfo_features": "features"}},
@@ -395,10 +395,14 @@ def test_an_intervention_of_another_kind_is_refused(module: Any, code: str, sent
     state = make_state(learner)
     batch = jax.tree.map(lambda x: x[:8], make_batch(learner, state))
     hparams = pjp.HyperParams(strengths={"f_coef": 1.0})
-    with pytest.raises(ConfigError) as error:
+
+    def use() -> None:
         on = dataclasses.replace(learner, interventions=(own.find_intervention(f"{name}:f"),))
         own_penalties(on, hparams, state, batch, on.both(state, batch.obs))
         operate_after_step(on, hparams, state.params, state.params, jax.random.key(0))
+
+    with pytest.raises(ConfigError) as error:
+        use()
     assert sentence in str(error.value)
 
 
@@ -419,9 +423,13 @@ def test_a_diagnostic_of_another_kind_is_refused(module: Any, rows: str, returns
     state = make_state(learner)
     batch = make_batch(learner, state)
     moment = (state, learner.both(state, batch.obs))
-    with pytest.raises(ConfigError) as error:
+
+    def use() -> None:
         on = dataclasses.replace(learner, diagnostics=(own.find_diagnostic(f"{name}:f"),))
         measured_by_own(on, moment, moment, batch)
+
+    with pytest.raises(ConfigError) as error:
+        use()
     assert sentence in str(error.value)
 
 
