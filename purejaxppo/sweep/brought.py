@@ -26,11 +26,6 @@ def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
     taken: set[str] = set()
     for group in groups:
         learner = make_learner(group.config)
-        for path, name, row in _rows(learner):
-            if name in METRICS or givers.setdefault(name, path) != path:
-                giver = givers.get(name, "ours")
-                raise ConfigError(f"{path!r} gives a metric {name}, which is {giver} already; call it otherwise.")
-            rows[name] = row
         for intervention in learner.interventions:
             if ours := [name for name in intervention.strengths if name in STATIC + TRACED]:
                 raise ConfigError(
@@ -38,6 +33,11 @@ def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
                     "call it otherwise."
                 )
             taken.update(intervention.strengths)
+        for path, name, row in _rows(learner):
+            if name in METRICS or givers.setdefault(name, path) != path:
+                giver = givers.get(name, "ours")
+                raise ConfigError(f"{path!r} gives a metric {name}, which is {giver} already; call it otherwise.")
+            rows[name] = row
         if learner.diagnostics or learner.interventions:
             _trace(learner, group)
     given = list(groups[0].runs[0].hparams.strengths)
