@@ -5,6 +5,7 @@ Nothing here imports JAX before a command that needs it has been chosen and its 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -16,15 +17,16 @@ from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
-from purejaxppo import __version__
+from purejaxppo import __version__, own
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, check_effects, describe, make_groups, parse_seeds
+from purejaxppo.sweep.plan import Sweep, check_effects, describe, import_modules, make_groups, parse_seeds
 from purejaxppo.sweep.terminal import guard_streams, usual_arguments
 
 Flat = tyro.conf.OmitArgPrefixes
+Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ def train(
     out: Path | None = None,
     plan_only: bool = False,
     dry_run: bool = False,
+    imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Train one configuration with several seeds, in one compiled program.
@@ -69,10 +72,14 @@ def train(
         out: Directory for the results, new or holding this very sweep; runs/train by default.
         plan_only: Print the plan and stop; nothing is compiled.
         dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
+        imports: Modules of your own to import first, such as lab.setup, which registers environments.
         options: How to compute.
     """
     del preset  # has chosen the defaults of config and hparams already, see `main`
-    sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams)
+    own.before_first_import.append(lambda: _prepare(options))
+    folder = os.getcwd()
+    named = {"imports": import_modules(list(imports), folder), "folder": folder}
+    sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams, **named)
     make_groups(sweep)
     check_effects(sweep)
     _run(sweep, out, options, plan_only, dry_run)
@@ -83,6 +90,7 @@ def sweep(
     out: Path | None = None,
     plan_only: bool = False,
     dry_run: bool = False,
+    imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Run a sweep file: every point with every seed, one compiled program per static configuration.
@@ -92,9 +100,11 @@ def sweep(
         out: Directory for the results, new or holding this very sweep (it goes on then); runs/NAME by default.
         plan_only: Print the plan and stop; nothing is compiled.
         dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
+        imports: Modules of your own to import first, found beside the file too; `import` in the file says the same.
         options: How to compute.
     """
-    _run(Sweep.from_toml(file), out, options, plan_only, dry_run)
+    own.before_first_import.append(lambda: _prepare(options))
+    _run(Sweep.from_toml(file, imports=imports), out, options, plan_only, dry_run)
 
 
 def resume(
@@ -109,6 +119,7 @@ def resume(
     """
     from purejaxppo.sweep.store import read_sweep
 
+    own.before_first_import.append(lambda: _prepare(options))
     _run(read_sweep(directory), directory, options)
 
 
@@ -386,7 +397,7 @@ def main() -> None:
 
 
 def _call(arguments: list[str]) -> None:
-    arguments = usual_arguments(arguments, WHOLE)
+    arguments = usual_arguments(_with_flags(arguments), WHOLE)
     tyro.extras.subcommand_cli_from_dict(
         _with_preset(COMMANDS, arguments),
         prog="purejaxppo",
@@ -398,6 +409,19 @@ def _call(arguments: list[str]) -> None:
 def _fail(sentence: object, code: int) -> NoReturn:
     print(f"purejaxppo: {sentence}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None
+
+
+def _with_flags(arguments: list[str]) -> list[str]:
+    """`--diagnostics` and `--no-diagnostics` as before it could also be a list, for which tyro makes no flags."""
+    found = []
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        if argument in ("--no-diagnostics", "--no_diagnostics"):
+            found += ["--diagnostics", "False"]
+        elif argument == "--diagnostics" and after.startswith("--"):
+            found += [argument, "True"]
+        else:
+            found.append(argument)
+    return found
 
 
 def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
@@ -414,9 +438,10 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
         out: Path | None = None,
         plan_only: bool = False,
         dry_run: bool = False,
+        imports: Imports = (),
         options: Annotated[Options, Flat] = Options(),
     ) -> None:
-        train(config, hparams, seeds, preset, out, plan_only, dry_run, options)
+        train(config, hparams, seeds, preset, out, plan_only, dry_run, imports, options)
 
     train_with_defaults.__doc__ = train.__doc__
     return commands | {"train": train_with_defaults}
@@ -427,21 +452,18 @@ def _run(
 ) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
-    if options.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     if is_plan_only or is_dry_run:
         print(describe(sweep, groups), flush=True)
     if is_plan_only:
         return
-    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
     memory = None if options.memory is None else parse_memory(options.memory)
-    use_cache()
-    use_cpu_cores()
-    join_processes(options.coordinator, options.num_processes, options.process_index)
+    _prepare(options)
+    own.before_first_import.clear()
+
     if is_dry_run:
         from purejaxppo.sweep.estimate import estimate
 
@@ -463,6 +485,18 @@ def _run(
         return
     _tabulate(dataset, out)
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+
+
+@functools.cache
+def _prepare(options: Options) -> None:
+    """What a process sets up before JAX computes anything."""
+    if options.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+
+    use_cache()
+    use_cpu_cores()
+    join_processes(options.coordinator, options.num_processes, options.process_index)
 
 
 def _tabulate(dataset: Any, directory: Path, format: str = "text", out: Path | None = None) -> None:

@@ -88,6 +88,7 @@ def test_pfo_coef_has_no_effect_as_a_clip() -> None:
     [
         ({}, {"trunk_optimizers": "two"}),
         ({}, {"brax_backend": "mjx"}),
+        ({"hidden_sizes": (4, 3)}, {"residual": True}),
         ({}, {"action_distribution": "normal"}),
         ({}, {"num_plasticity_epochs": 3}),
         ({}, {"num_plasticity_rollouts": 3, "plasticity_curve": True}),

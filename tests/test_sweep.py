@@ -326,9 +326,9 @@ def test_progress_in_a_file_is_made_of_lines(capsys: pytest.CaptureFixture[str])
         progress._bar.refresh()
     told = capsys.readouterr().err
     assert "\r" not in told
-    assert told.splitlines()[0] == "the plan"
-    assert all("|" in line for line in told.splitlines()[1:])
-    assert len(told.splitlines()) >= 3
+    assert "the plan" in told.splitlines()
+    assert [line for line in told.splitlines() if "compiling program 1 of 1" in line]
+    assert all("|" in line or line == "the plan" for line in told.splitlines())
 
 
 def test_the_time_left_weighs_programs_by_their_cost() -> None:
@@ -450,7 +450,7 @@ def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monke
     assert lines[1].endswith("2 min 8 s in all")
     assert lines[2].startswith("Estimated time: 2 min 8 s")
     shares = {line.split()[0]: line.split()[1] for line in lines[3:]}
-    assert shares == {"rollouts": "12", "epochs": "38", "diagnostics": "3", "plasticity": "47", "compiling": "0"}
+    assert shares == {"rollouts": "12", "epochs": "37", "diagnostics": "3", "plasticity": "47", "compiling": "0"}
     assert [line.split(":")[0] for line in said] == 2 * ["program 1 of 1"]
 
 

@@ -16,16 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from purejaxppo import own
 from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError, Stopped
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.state import RunState, make_learner
+from purejaxppo.ppo.state import RunState
 from purejaxppo.sweep import checkpoints, store
+from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
 from purejaxppo.sweep.parts import write_part
-from purejaxppo.sweep.plan import Group, Sweep, check_effects, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import (
+    Group,
+    Sweep,
+    check_effects,
+    describe,
+    make_groups,
+    own_modules,
+    parse_sweep,
+    to_json,
+)
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -79,21 +90,18 @@ def run_sweep(
     sweep runs after the other.
     """
     with _ONE_SWEEP:
-        return _run_sweep(sweep, out, memory, is_forced, tensorboard, is_quiet)
+        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet)
 
 
 def _run_sweep(
-    sweep: Sweep, out: str | Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool
+    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool
 ) -> xr.Dataset:
-    sweep, out = (
-        parse_sweep(to_json(sweep)),
-        Path(out).expanduser(),
-    )  # what its directory will say, or a refusal right now
     check_settings()
+    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)  # what its directory will say, or a refusal right now
     groups = make_groups(sweep)
-    for group in groups:
-        make_learner(group.config)
-    facts, start, here = provenance(), time.perf_counter(), jax.process_index()
+    rows = check_brought(groups)
+    facts = provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
+    start, here = time.perf_counter(), jax.process_index()
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():

@@ -11,6 +11,7 @@ import jax
 
 from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError
+from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.costs import Costs, measure
 from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.engine import lay_out
@@ -37,6 +38,7 @@ def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] 
     """
     check_settings()
     groups = make_groups(sweep)
+    check_brought(groups)
     budget = available_memory(jax.local_devices()) if memory is None else memory
     chunks, lines, total = lay_out(groups, budget), [], dict.fromkeys(FIELDS, 0.0)
     for number, group in enumerate(groups):

@@ -6,6 +6,7 @@ A point is here a mapping of every field of TrainConfig and HyperParams to its v
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,12 @@ RULES = (
         "feature_spectral is false",
     ),
     Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
+    Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
+    Rule(
+        ("residual",),
+        lambda p: not any(a == b for a, b in itertools.pairwise(p["hidden_sizes"])),
+        "hidden_sizes has no two equal widths in a row",
+    ),
     Rule(("brax_backend",), lambda p: not p["env"].startswith("brax/"), "env is {env}, which is not of brax"),
     Rule(
         ("action_distribution",),
@@ -75,6 +82,7 @@ def reason(name: str, point: Point, rules: Sequence[Rule] = RULES) -> str | None
 def full_points(config: TrainConfig, hparams: HyperParams, points: Iterable[Point]) -> list[Point]:
     """Every point with all fields: its own on top of the base configuration's, which they share."""
     base = {field.name: getattr(part, field.name) for part in (config, hparams) for field in dataclasses.fields(part)}
+    base |= base.pop("strengths")  # of the user's own interventions: floats under names of their own
     return [ChainMap(dict(point), base) for point in points]
 
 
@@ -89,8 +97,8 @@ def effective(point: Point) -> tuple[Any, ...]:
     found |= {"total_steps": config.num_updates, "num_log_points": config.num_logs}
     if config.measures_plasticity:
         found["num_plasticity_points"] = min(config.num_plasticity_points, config.num_logs)
-    floats = field_names(HyperParams)
-    return tuple(np.float32(x).item() if name in floats and x is not None else x for name, x in found.items())
+    static = field_names(TrainConfig)
+    return tuple(x if name in static or x is None else np.float32(x).item() for name, x in found.items())
 
 
 def check_base(names: Iterable[str], points: Sequence[Point], where: str = "") -> None:
@@ -144,7 +152,7 @@ def chosen(config: TrainConfig, hparams: HyperParams) -> list[str]:
     """Fields that somebody must have set: neither as the classes nor as a preset have them."""
     usual: dict[str, list[Any]] = {}
     for part in (TrainConfig(), HyperParams()):
-        usual |= {field.name: [field.default] for field in dataclasses.fields(part)}
+        usual |= {field.name: [getattr(part, field.name)] for field in dataclasses.fields(part)}
     for fields in (fields for preset in PRESETS.values() for fields in preset):
         for name, value in fields.items():
             usual[name].append(value)
