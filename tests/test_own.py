@@ -546,4 +546,4 @@ def test_a_project_of_ones_own_is_swept_killed_resumed_and_looked_at(tmp_path: P
     assert "share of states whose most likely action" in page
     missing = run("evaluate", out, "--episodes", "4", cwd=cwd)
     assert missing.returncode == 2
-    assert "needs module lab.envs, but there is no lab on sys.path or beside the sweep file" in missing.stderr
+    assert "there is no module lab on sys.path or beside the sweep file" in missing.stderr
