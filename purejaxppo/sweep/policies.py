@@ -102,7 +102,7 @@ def check_fit(learner: Learner, params: Params, num_runs: int | None = None) -> 
     """
     lead = () if num_runs is None else (num_runs,)
     expected = jax.eval_shape(lambda: learner.networks.init(jax.random.key(0)))
-    flat = [flatten_dict(dict(tree), sep="/").items() for tree in (params, expected)]
+    flat: list[Any] = [flatten_dict(dict(tree), sep="/").items() for tree in (params, expected)]
     there, asked = ({name: tuple(np.shape(x)) for name, x in tree} for tree in flat)
     asked = {name: (*lead, *shape) for name, shape in asked.items()}
     for name in sorted({*there, *asked}):
