@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from purejaxppo import own
 from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError, Stopped
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.state import RunState, make_learner
+from purejaxppo.ppo.state import RunState
 from purejaxppo.sweep import checkpoints, store
+from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
 from purejaxppo.sweep.parts import write_part
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, own_modules, parse_sweep, to_json
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -73,11 +75,12 @@ def run_sweep(
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
     for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C.
     """
-    sweep, out = parse_sweep(to_json(sweep)), Path(out)  # what its directory will say, or a refusal right now
+    # What its directory will say, or a refusal right now.
+    sweep, out = parse_sweep(to_json(sweep), folder=sweep.folder), Path(out)
     groups = make_groups(sweep)
-    for group in groups:
-        make_learner(group.config)
-    facts, start, here = provenance(), time.perf_counter(), jax.process_index()
+    rows = check_brought(groups)
+    facts = provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
+    start, here = time.perf_counter(), jax.process_index()
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
