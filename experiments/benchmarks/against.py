@@ -8,8 +8,9 @@
 Each tree trains in a process of its own, which take turns; a process compiles and warms up first, and then times pieces
 of training. Written: the ratio of the other tree's time to this one's, the median over rounds of the ratios of
 neighbours, and all seconds. Settings: the paper's MuJoCo baselines on hopper (16 runs), CartPole (16 runs x 4
-environments), Breakout flat (4 runs x 64 environments). A diagnosis of N x D: what ten log points of two CartPole runs
-whose rollouts have N samples, and whose hidden layers D units, take beyond the same without diagnostics.
+environments), Breakout flat (4 runs x 64 environments). A diagnosis of N x D: what log points (ten, of smaller matrices
+more) of two CartPole runs whose rollouts have N samples, and whose hidden layers D units, take beyond the same without
+diagnostics.
 
 Writes results/against.json.
 """
@@ -45,11 +46,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], int]] = {
 SHAPES = [(512, 64), (1024, 64), (2048, 64), (8192, 64), (2048, 128), (8192, 128), (1024, 512)]
 
 
-def _diagnosis(samples: int, units: int) -> dict[str, Any]:
-    """A sweep with a log point at every update, which has one epoch of one minibatch."""
+def _diagnosis(samples: int, units: int) -> tuple[dict[str, Any], int]:
+    """A sweep with a log point at every update, which has one epoch of one minibatch, and segments of a piece."""
     config = {"env": "gymnax/CartPole-v1", "num_envs": samples // 128, "minibatch_size": samples, "num_epochs": 1}
     config |= SMALL | {"hidden_sizes": [units, units], "total_steps": 100 * samples, "num_log_points": 100}
-    return {"seeds": 2, "config": config}
+    return {"seeds": 2, "config": config}, max(10 * 8192 * 64**2 // (samples * units**2), 10)
 
 
 DIAGNOSES = {f"diagnosis {samples} x {units}": _diagnosis(samples, units) for samples, units in SHAPES}
@@ -116,9 +117,9 @@ def work(setting: str) -> None:
     use_cpu_cores()
     begin = time.perf_counter()
     if setting in DIAGNOSES:
-        content = DIAGNOSES[setting]
-        diagnosed = _pieces(content, 10)
-        bare = _pieces(content | {"config": content["config"] | {"diagnostics": False}}, 10)
+        content, segments = DIAGNOSES[setting]
+        diagnosed = _pieces(content, segments)
+        bare = _pieces(content | {"config": content["config"] | {"diagnostics": False}}, segments)
         pieces = (next(diagnosed) - next(bare) for _ in sys.stdin)
     else:
         pieces = (seconds for _, seconds in zip(sys.stdin, _pieces(*SETTINGS[setting]), strict=False))
