@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
     from purejaxppo.presets import preset
+    from purejaxppo.results.concat import concat
     from purejaxppo.results.tidy import tidy
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
@@ -32,6 +33,7 @@ _HOME = {
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
     "TrainResult": "training.train",
+    "concat": "results.concat",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
     "make_train": "training.train",
@@ -55,6 +57,7 @@ __all__ = [
     "__version__",
     "analysis",
     "claims",
+    "concat",
     "diagnostics",
     "envs",
     "load_policy",

@@ -22,6 +22,7 @@ from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
 
 Flat = tyro.conf.OmitArgPrefixes
+Directories = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +103,22 @@ def resume(
     _run(read_sweep(directory), directory, options, False)
 
 
+def merge(directory: Directories, out: Path) -> None:
+    """Make one sweep's directory of several finished ones; what they differ in becomes an axis.
+
+    Args:
+        directory: Directories of finished sweeps, which stay as they are.
+        out: Directory of the merged sweep, new or empty.
+    """
+    from purejaxppo.sweep.merge import merge
+
+    dataset = merge(directory, out)
+    print(_tabulate(dataset, out))
+    print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+
+
 def plot(
-    directory: Annotated[Path, tyro.conf.Positional],
+    directory: Directories,
     figure: str | None = None,
     metric: tuple[str, ...] = (),
     by: tuple[str, ...] = (),
@@ -115,7 +130,7 @@ def plot(
     """Draw a figure of a sweep's directory, finished or still running, as PNG and PDF; one per environment.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         figure: 1 to 7 for the paper's figures, overview (the default), spectrum, survival or sensitivity.
         metric: Any metrics over training (with figure sensitivity: at its end), in place of a figure of the paper.
         by: With metric: swept fields whose combinations make the lines, all by default; other runs are pooled.
@@ -127,15 +142,15 @@ def plot(
     from purejaxppo.plots.conditions import check_options, parse_where, select
     from purejaxppo.plots.figures import check_figure
     from purejaxppo.plots.sheets import PAPER, SCREEN
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_options(figure, metric, by, facet)
     name = check_figure("overview" if figure is None else figure)
     conditions = parse_where(where)
-    dataset = select(load_results(directory), conditions)
+    dataset = select(load_several(directory), conditions)
     sheet = PAPER if paper else SCREEN
     if not metric:
-        print(_draw(dataset, directory, name, sheet, out))
+        print(_draw(dataset, _folder(*directory), name, sheet, out))
         return
     from purejaxppo.plots.curves import curves
     from purejaxppo.plots.sensitivity import sensitivity
@@ -146,43 +161,43 @@ def plot(
         return curves(part, metric, by or None, facet, sheet=sheet)
 
     stem = "_".join(([figure] if figure else []) + [*metric])[:80]
-    print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
+    print(_draw_parts(dataset, _folder(*directory), stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+def summary(directory: Directories, format: str = "text") -> None:
     """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         format: text, markdown or latex.
     """
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    print(_tabulate(load_results(directory), directory, format))
+    print(_tabulate(load_several(directory), _folder(*directory), format))
 
 
-def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+def claims(directory: Directories, format: str = "text") -> None:
     """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         format: text, markdown or latex.
     """
     from purejaxppo.claims.table import format_claims
     from purejaxppo.claims.verdicts import evaluate_claims
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    table = evaluate_claims(load_results(directory))
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
+    table = evaluate_claims(load_several(directory))
+    path = _write(lambda path: table.to_csv(path, index=False), _folder(*directory) / "claims.csv")
     print(f"{format_claims(table, format)}\nTable: {path}")
 
 
 def compare(
-    directory: Annotated[Path, tyro.conf.Positional],
+    directory: Directories,
     metric: str = "return_mean",
     lowest: bool = False,
     against: str | None = None,
@@ -192,7 +207,7 @@ def compare(
     """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         metric: What to compare, at the end of the runs.
         lowest: Whether the lowest value is the best one.
         against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
@@ -201,25 +216,25 @@ def compare(
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    table = comparison_table(load_results(directory), metric, lowest, against, within)
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / f"compare_{metric}.csv")
+    table = comparison_table(load_several(directory), metric, lowest, against, within)
+    path = _write(lambda path: table.to_csv(path, index=False), _folder(*directory) / f"compare_{metric}.csv")
     print(f"{format_comparison(table, metric, lowest, format)}\nTable: {path}")
 
 
-def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
+def report(directory: Directories) -> None:
     """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
 
     Args:
-        directory: Directory of a sweep, finished or still running.
+        directory: Directory of a sweep, finished or still running, or several.
     """
     from purejaxppo.report import html_report
-    from purejaxppo.sweep.store import load_results, write_atomically
+    from purejaxppo.sweep.store import load_several, write_atomically
 
-    page = html_report(load_results(directory)).encode()
-    path = _folder(directory) / "report.html"
+    page = html_report(load_several(directory)).encode()
+    path = _folder(*directory) / "report.html"
     print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
@@ -315,6 +330,7 @@ COMMANDS = {
     "train": train,
     "sweep": sweep,
     "resume": resume,
+    "merge": merge,
     "plot": plot,
     "summary": summary,
     "claims": claims,
@@ -410,15 +426,15 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 
 
-def _tabulate(dataset: Any, directory: Path, format: str = "text") -> str:
+def _tabulate(dataset: Any, folder: Path, format: str = "text") -> str:
     from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
     table = summary_table(dataset)
-    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
+    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), folder / "summary.csv")
     return {"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table)
 
 
-def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
+def _draw(dataset: Any, folder: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
     """Save a figure of the paper or of ours, of several environments one each; and say where."""
     from purejaxppo.plots.figures import draw_figure, file_name
     from purejaxppo.plots.sheets import SCREEN
@@ -427,17 +443,17 @@ def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = 
         return draw_figure(part, figure, sheet or SCREEN)
 
     is_apart = figure != "5"  # which is of no results
-    return _draw_parts(dataset, directory, file_name(figure), draw, out, is_apart)
+    return _draw_parts(dataset, folder, file_name(figure), draw, out, is_apart)
 
 
 def _draw_parts(
-    dataset: Any, directory: Path, stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
+    dataset: Any, folder: Path, stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
 ) -> str:
     """Save a figure, of several environments one each if they are to be apart; and say where."""
     from purejaxppo.plots.figures import with_environment
     from purejaxppo.results.dataset import by_environment
 
-    base = _folder(directory) / f"{stem}.png" if out is None else out
+    base = folder / f"{stem}.png" if out is None else out
     parts = by_environment(dataset) if is_apart else {"": dataset}
     paths = {base.with_name(with_environment(base.name, env)): part for env, part in parts.items()}
     return "\n".join(f"Figure: {_save(draw(part), path)}" for path, part in paths.items())
@@ -452,9 +468,18 @@ def _save(figure: Any, path: Path) -> Path:
     return written[0]
 
 
-def _folder(path: Path) -> Path:
-    """Where to write what belongs to a sweep's directory, or to a results.nc somewhere."""
-    return path.parent if path.is_file() else path
+def _folder(first: Path, *others: Path) -> Path:
+    """Where to write what belongs to a sweep's directory or results.nc; of several, a folder beside the first."""
+    first_folder = first.parent if first.is_file() else first
+    if not others:
+        return first_folder
+    from purejaxppo.sweep.store import names_of
+
+    names = [name.replace("/", "-") for name in names_of([first, *others])]
+    name = "+".join(names)
+    folder = first_folder.parent / (name if len(name) <= 100 else f"{names[0]}+{len(others)}")
+    _write(lambda path: path.mkdir(exist_ok=True), folder)
+    return folder
 
 
 def _write(write: Callable[[Path], Any], path: Path) -> Path:

@@ -146,7 +146,9 @@ def lay_out(groups: list[Group], budget: int | None) -> list[Chunk]:
         width = chunk_width(longest, estimate_run(group), budget, len(jax.local_devices()), jax.process_count())
         own: list[Chunk] = []
         for first, stop in spans:
-            own += store.make_chunks(number, first, stop, width, first_number=len(own))
+            own += store.make_chunks(
+                number, [run.index for run in group.runs[first:stop]], width, first_number=len(own)
+            )
         chunks += own
     return chunks
 
@@ -193,7 +195,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
         if old.group != chunk.group or store.is_done(session.out, old):
             kept.append(old)
         else:
-            new += store.make_chunks(chunk.group, old.first, old.stop, width, first_number=number + len(new))
+            new += store.make_chunks(chunk.group, old.indices, width, first_number=number + len(new), start=old.start)
     session.progress.say(f"{chunk.width} runs at once do not fit into memory: going on with {width}.")
     session.chunks = sorted([*kept, *new], key=lambda c: c.name)
     store.write_layout(session.out, session.chunks, session.budget)
@@ -272,7 +274,7 @@ def _run_segments(
 
     A checkpoint is written only after the metrics of every log point before it.
     """
-    config, num_runs = program.group.config, chunk.stop - chunk.first
+    config, num_runs = program.group.config, chunk.num_runs
     live = _live_tensorboard(session, chunk) if session.tensorboard else None
     clock = _CheckpointClock()
     pending: _Pending | None = None

@@ -28,13 +28,10 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
         begin = time.perf_counter()
         program = _fitting(group, own[0].width, budget)
         compiling, points, seconds = time.perf_counter() - begin, 0.0, time.perf_counter() - begin
-        for _, same in itertools.groupby(own, key=lambda chunk: group.runs[chunk.first].config.num_epochs):
-            spans = list(same)
-            first, stop = spans[0].first, spans[-1].stop
-            num_chunks = -(-(stop - first) // program.width)
-            point = _seconds_of_log_point(
-                program, program.arguments(group.runs[first : min(first + program.width, stop)])
-            )
+        for _, same in itertools.groupby(own, key=lambda chunk: chunk.runs(groups)[0].config.num_epochs):
+            runs = [run for chunk in same for run in chunk.runs(groups)]
+            num_chunks = -(-len(runs) // program.width)
+            point = _seconds_of_log_point(program, program.arguments(runs[: program.width]))
             points, seconds = points + point, seconds + point * (1 + group.config.num_logs) * num_chunks
         total += seconds / jax.process_count()
         lines.append(

@@ -61,7 +61,7 @@ class Progress:
         mean = f"{np.nanmean(returns):.1f}" if np.isfinite(returns).any() else "no episode yet"
         num_broken = int((metrics["status"] != 0).sum())
         broken = f", {num_broken} diverged" if num_broken else ""
-        runs = f"runs {chunk.first + 1}-{chunk.stop} of {len(self._groups[chunk.group].runs)}"
+        runs = f"{chunk.num_runs} of {len(self._groups[chunk.group].runs)} runs"
         self._bar.set_description_str(
             f" program {chunk.group + 1}/{len(self._groups)}, {runs}, return {mean}{broken}", refresh=False
         )
@@ -75,4 +75,4 @@ class Progress:
         self._bar.set_description_str(f" waiting for other processes: {num_chunks} chunks to go")
 
     def _steps(self, chunk: Chunk) -> int:
-        return (chunk.stop - chunk.first) * self._groups[chunk.group].config.steps_per_log
+        return chunk.num_runs * self._groups[chunk.group].config.steps_per_log
