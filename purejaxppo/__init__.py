@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from purejaxppo.results.tidy import tidy
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
+    from purejaxppo.sweep.extend import extend_sweep
+    from purejaxppo.sweep.merge import merge
     from purejaxppo.sweep.plan import Sweep
     from purejaxppo.sweep.policies import load_policy
     from purejaxppo.sweep.store import load_results
@@ -34,10 +36,12 @@ _HOME = {
     "TrainConfig": "config",
     "TrainResult": "training.train",
     "concat": "results.concat",
+    "extend_sweep": "sweep.extend",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
     "make_train": "training.train",
     "make_trainer": "training.train",
+    "merge": "sweep.merge",
     "preset": "presets",
     "run_sweep": "sweep.engine",
     "tidy": "results.tidy",
@@ -60,10 +64,12 @@ __all__ = [
     "concat",
     "diagnostics",
     "envs",
+    "extend_sweep",
     "load_policy",
     "load_results",
     "make_train",
     "make_trainer",
+    "merge",
     "plot",
     "plots",
     "ppo",

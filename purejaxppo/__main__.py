@@ -39,6 +39,8 @@ class Options:
     """Ask a GPU for deterministic kernels; a CPU's are in any case."""
     quiet: bool = False
     """Show no progress."""
+    keep: bool = True
+    """Keep final states, from which `extend --total-steps` goes on."""
     coordinator: str | None = None
     """Address, host:port, of process 0 where several processes share the sweep."""
     num_processes: int | None = None
@@ -98,9 +100,47 @@ def resume(
         directory: Directory of the sweep.
         options: How to compute.
     """
-    from purejaxppo.sweep.store import read_sweep
+    from purejaxppo.sweep.store import EXTENSION, is_extending, is_started, read_sweep
 
-    _run(read_sweep(directory), directory, options, False)
+    if is_extending(directory):
+        folder = directory / EXTENSION
+        _run(read_sweep(folder if is_started(folder) else directory), directory, options, False, is_extended=True)
+    else:
+        _run(read_sweep(directory), directory, options, False)
+
+
+def extend(
+    directory: Annotated[Path, tyro.conf.Positional],
+    seeds: int | None = None,
+    total_steps: int | None = None,
+    add: tuple[str, ...] = (),
+    dry_run: bool = False,
+    options: Annotated[Options, Flat] = Options(),
+) -> None:
+    """Compute what a finished sweep lacks: more seeds, more points, or more steps from its final states.
+
+    Args:
+        directory: Directory of a finished sweep.
+        seeds: Number of seeds that each point is to have, 0, 1, ...
+        total_steps: Environment steps that every run is to have; alone.
+        add: Values of fields, FIELD=VALUE or FIELD=VALUE,VALUE, each at all points of the other fields.
+        dry_run: Print the plan of the larger sweep and what is missing of it, and stop.
+        options: How to compute.
+    """
+    from purejaxppo.sweep.extended import parse_additions, planned, what_is_missing
+    from purejaxppo.sweep.store import is_extending, read_sweep
+
+    if is_extending(directory):
+        raise ConfigError(
+            f"directory {directory} is being extended already; finish that with: purejaxppo resume {directory}"
+        )
+    sweep = planned(read_sweep(directory), seeds=seeds, total_steps=total_steps, add=parse_additions(add))
+    told = what_is_missing(directory, sweep)
+    if dry_run:
+        print(f"{describe(sweep, make_groups(sweep))}\n{told}")
+        return
+    print(told, file=sys.stderr)
+    _run(sweep, directory, options, False, is_extended=True)
 
 
 def merge(directory: Directories, out: Path) -> None:
@@ -330,6 +370,7 @@ COMMANDS = {
     "train": train,
     "sweep": sweep,
     "resume": resume,
+    "extend": extend,
     "merge": merge,
     "plot": plot,
     "summary": summary,
@@ -390,7 +431,7 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
     return commands | {"train": train_with_defaults}
 
 
-def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> None:
+def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool, *, is_extended: bool = False) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
     if options.deterministic:
@@ -399,6 +440,7 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
         print(describe(sweep, groups), flush=True)
     from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
+    from purejaxppo.sweep.extend import grow
     from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
@@ -412,13 +454,14 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
         print(estimate(sweep, memory))
         return
     watch_signals()
-    dataset = run_sweep(
+    dataset = (grow if is_extended else run_sweep)(
         sweep,
         out,
         memory=memory,
         is_forced=options.force,
         tensorboard=options.tensorboard,
         is_quiet=options.quiet,
+        is_kept=options.keep,
     )
     if (options.process_index or 0) > 0:  # process 0 reports for all
         return

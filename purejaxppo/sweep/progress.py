@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,11 @@ class Progress:
         if not self._bar.disable:
             self._bar.write(line, file=sys.stderr)
 
+    def expect(self, chunks: Sequence[Chunk]) -> None:
+        """Count the steps of these chunks alone: what an extension computes."""
+        logs = [self._groups[chunk.group].config.num_logs - chunk.start for chunk in chunks]
+        self._bar.total = sum(num_logs * self._steps(chunk) for num_logs, chunk in zip(logs, chunks, strict=True))
+
     def compiling(self, chunk: Chunk) -> None:
         """Tell that the program of a chunk is being compiled."""
         self._is_fresh = True
@@ -50,7 +55,7 @@ class Progress:
 
     def skip(self, chunk: Chunk, num_logs: int) -> None:
         """Log points of a chunk, the one before training included, that were done before this process began."""
-        steps = max(num_logs - 1, 0) * self._steps(chunk)
+        steps = max(num_logs - 1 - chunk.start, 0) * self._steps(chunk)
         if not self._bar.disable:
             self._bar.initial += steps  # keeps them out of the rate
             self._bar.update(steps)

@@ -6,6 +6,8 @@
     parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come (parts.py)
     checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
+    states/CHUNK.npz        complete final state of a chunk, from which an extension goes on
+    extension/              the larger sweep that this one becomes, while it is computed (extend.py)
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
 
 Every file is written under a temporary name and then renamed, so that whatever has its name is whole. Imports no JAX.
@@ -45,7 +47,17 @@ SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.js
 PARTS, CHECKPOINTS, POLICIES, STATES, LOCK = "parts", "checkpoints", "policies", "states", ".lock-"
 EXTENSION, KEPT = "extension", "kept.json"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
-PASSING = ("created", "command", "git_commit", "python", "seconds_total", "seconds_compiling", "continued")
+PASSING = (
+    "created",
+    "command",
+    "git_commit",
+    "python",
+    "seconds_total",
+    "seconds_compiling",
+    "continued",
+    "merged",
+    "extended",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +101,11 @@ def make_chunks(
 def is_started(out: Path) -> bool:
     """Whether a directory holds a sweep, finished or not."""
     return os.path.isfile(out / SWEEP)  # of a path that cannot be, or be looked at, it says no
+
+
+def is_extending(out: Path) -> bool:
+    """Whether a directory is being extended, by a process that runs or by one that was stopped."""
+    return is_started(out / EXTENSION) or os.path.isfile(out / EXTENSION / RESULTS)
 
 
 def check_out(out: Path) -> None:
@@ -135,7 +152,13 @@ def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: boo
             f"out is {out}, which holds another sweep: {changes}; use another directory, or continue the one that is "
             f"there with: purejaxppo resume {out}"
         )
-    if not (out / PROVENANCE).is_file() or (out / RESULTS).is_file():
+    if not (out / RESULTS).is_file():
+        check_facts(out, facts, is_forced=is_forced)
+
+
+def check_facts(out: Path, facts: dict[str, Any], *, is_forced: bool) -> None:
+    """Raise ConfigError, unless forced, where versions, flags or devices differ from those of a directory."""
+    if not (out / PROVENANCE).is_file():
         return
     known = read_json(out / PROVENANCE)
     latest = {name: x for name, x in (known | (known.get("continued") or [{}])[-1]).items() if name not in PASSING}
