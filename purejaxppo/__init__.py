@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams
     from purejaxppo.presets import preset
     from purejaxppo.results.concat import concat
+    from purejaxppo.results.foreign import import_metrics
     from purejaxppo.results.tidy import tidy
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
@@ -37,6 +38,7 @@ _HOME = {
     "TrainResult": "training.train",
     "concat": "results.concat",
     "extend_sweep": "sweep.extend",
+    "import_metrics": "results.foreign",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
     "make_train": "training.train",
@@ -65,6 +67,7 @@ __all__ = [
     "diagnostics",
     "envs",
     "extend_sweep",
+    "import_metrics",
     "load_policy",
     "load_results",
     "make_train",

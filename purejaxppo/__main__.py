@@ -21,6 +21,8 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
 
+# What `purejaxppo[trainer]` brings; everything that reads results does without.
+TRAINER = ("optax", "gymnax", "brax", "chex", "distrax", "tensorboardX", "PIL", "tqdm")
 Flat = tyro.conf.OmitArgPrefixes
 Directories = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
@@ -403,6 +405,15 @@ def main() -> None:
     except Stopped as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINER:
+            raise
+        print(
+            f"purejaxppo: {package} is not installed, but training needs it: pip install 'purejaxppo[trainer]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
