@@ -5,29 +5,41 @@ python experiments/publish.py runs/stress_acrobot --figures 1 2 3 4 6 7 spectrum
 Pictures are 1200 pixels wide and have 256 colours, those of their legends among them, exactly; a picture whose legend
 would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, without spectra: `python
 experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulates them again when the sweep is gone.
+`finals.csv` has what became of every run. `python experiments/tables.py` then writes the tables of the pages anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 import purejaxppo as pjp
 from purejaxppo.plots.figures import draw_figure, file_name
 from purejaxppo.plots.files import as_small_png, lost_colours
 from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_6, OVERVIEW
-from purejaxppo.results.dataset import by_environment
+from purejaxppo.results.dataset import by_environment, swept_fields
 from purejaxppo.results.files import save
+from purejaxppo.results.runs import policy_widths, steps_reached
+from purejaxppo.statistics.collapse import collapse_steps, has_learned
 from purejaxppo.statistics.correlations import RANKS
+from purejaxppo.statistics.finals import final_values
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 1200
 PANELS = (*OVERVIEW, *FIGURE_1, *FIGURE_2, *FIGURE_3, *FIGURE_6)
+FINALS = (
+    *("return_mean", *(f"policy_{rank}" for rank in RANKS), "critic_rank", "policy_preactivation_norm"),
+    *(f"policy_plasticity_{part}" for part in ("loss", "excess_over_constant", "excess_over_fresh")),
+    "excess_ratio",
+)
+EVENTS = ("rank", "dead", "return")
 
 
 def command(*arguments: str) -> None:
@@ -35,14 +47,30 @@ def command(*arguments: str) -> None:
 
 
 def kept(dataset: xr.Dataset) -> xr.Dataset:
-    """The metrics that figures and tables are made of, as float32."""
+    """The metrics that figures and tables are made of, as float32; of the command not where it wrote to."""
     names = {panel.metric for panel in PANELS} | {f"{net}_{rank}" for net in ("policy", "critic") for rank in RANKS}
     names |= {str(name) for name in dataset.data_vars if "_plasticity_" in str(name)} | {
         "status",
         "critic_dead_neurons",
     }
     small = dataset[[name for name in dataset.data_vars if name in names and "D" not in dataset[name].dims]]
+    small.attrs["command"] = re.sub(r" --out \S+", "", small.attrs.get("command", ""))
     return small.map(lambda x: x.astype(np.float32) if x.dtype == np.float64 else x, keep_attrs=True)
+
+
+def finals_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """One row per run: the fields that differ, `seed`, `status` (0: sound), `env_steps` reached; its values at the end.
+
+    Those are `final_values`, empty where the run has none or the results lack the metric; `policy_dead_share` is the
+    dead share of the penultimate units. `rank_collapse_step`, `dead_collapse_step`, `return_collapse_step`: from which
+    step on that is lost (`collapse.EVENTS`), empty for never. `has_learned`: whether there was a return to lose.
+    """
+    columns = {field: dataset[field].values for field in (*swept_fields(dataset), "seed", "status")}
+    columns["env_steps"] = steps_reached(dataset).astype(np.int64)
+    columns |= {name: final_values(dataset, name).values for name in FINALS if name in dataset}
+    columns["policy_dead_share"] = final_values(dataset, "policy_dead_neurons").values / policy_widths(dataset)
+    columns |= {f"{event}_collapse_step": collapse_steps(dataset, event) for event in EVENTS}
+    return pd.DataFrame(columns | {"has_learned": has_learned(dataset)})
 
 
 def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
@@ -60,6 +88,8 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--figures", nargs="*", default=[])
     parser.add_argument("--compare", nargs="*", default=[], metavar="METRIC")
+    parser.add_argument("--against", nargs="*", default=[], help="as those of compare: FIELD=VALUE --within FIELD")
+    parser.add_argument("--within", nargs="*", default=[])
     parser.add_argument("--claims", action="store_true")
     arguments = parser.parse_args()
     directory: Path = arguments.directory
@@ -68,8 +98,11 @@ def main() -> None:
     target.mkdir(exist_ok=True)
     dataset = pjp.load_results(directory)
     draw(dataset, ["overview", *arguments.figures], target)
+    finals_table(dataset).to_csv(target / "finals.csv", index=False, lineterminator="\n")
+    contrasts = [*["--against"] * bool(arguments.against), *arguments.against]
+    contrasts += [*["--within"] * bool(arguments.within), *arguments.within]
     for metric in arguments.compare:
-        command("compare", str(directory), "--metric", metric)
+        command("compare", str(directory), "--metric", metric, *contrasts)
     command("summary", str(directory))
     if arguments.claims:
         command("claims", str(directory))

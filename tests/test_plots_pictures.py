@@ -19,7 +19,6 @@ from purejaxppo.plots.sheets import PAPER
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 # Studies whose pictures are older than the record of legends: 64 colours, some lost. Redraw them, and take them out.
 WAITING = {
-    "figure1_brax_hundredth",
     "figure1_minatar_hundredth",
     "gradual_acrobot",
     "gradual_breakout",
@@ -30,7 +29,6 @@ WAITING = {
     "pfo_ablation_pendulum",
     "pfo_strength_acrobot",
     "pfo_strength_pendulum",
-    "stress_interventions",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from purejaxppo.plots.sheets import house_style, sheet_of
+from purejaxppo.plots.sheets import house_style, place_texts, sheet_of
 from purejaxppo.results.files import sync_and_rename
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def legend_of(figure: Figure) -> list[dict[str, Any]]:
 
     renderer = figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
     with house_style(sheet_of(figure)):
-        figure.draw_without_rendering()  # places may be those of a file of another resolution
+        place_texts(figure)  # places may be those of a file of another resolution
     artists = [
         (text.get_text(), handle)
         for legend in figure.legends

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from purejaxppo.plots.panels import Panel
+from purejaxppo.plots.sheets import place_texts
 from purejaxppo.plots.style import format_steps
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def declutter(figure: Figure) -> None:
 
     Axes that several panels share have the same ticks in all of them.
     """
-    figure.draw_without_rendering()
+    place_texts(figure)
     shared: dict[int, list[Any]] = {}
     for ax in figure.axes:
         if ax.get_visible() and ax.get_label() != "colour bar":

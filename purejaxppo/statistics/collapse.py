@@ -300,9 +300,17 @@ def _limit_of_return(values: np.ndarray, untrained: float) -> float | None:
     # moves that a single one can make, and of its level.
     steps = np.sort(np.abs(np.diff(values)))[:-2]
     jump = max(0.0, steps.sum() - _direct(values, best, end)) / max(1, steps.size)
-    blocks = np.array([np.median(part) for part in np.array_split(values, values.size // width)])
+    blocks = _block_medians(values, values.size // width)
     moves = max(0.0, np.abs(np.diff(blocks)).sum() - _direct(blocks, blocks.max(), blocks[-1]))
     return best - RETURN_FRACTION * gain if gain > max(RETURN_JUMPS * jump, LEVEL_MOVES * moves) else None
+
+
+def _block_medians(values: np.ndarray, count: int) -> np.ndarray:
+    """Median of each of so many neighbouring parts, the first ones longer by one value where they cannot be equal."""
+    size, num_longer = divmod(values.size, count)
+    longer, others = np.split(values, [num_longer * (size + 1)])
+    parts = longer.reshape(num_longer, size + 1), others.reshape(-1, size)
+    return np.concatenate([np.median(part, axis=1) for part in parts])
 
 
 def _direct(values: np.ndarray, best: float, end: float) -> float:

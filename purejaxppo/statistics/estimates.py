@@ -123,9 +123,14 @@ def bootstrap_interval(
         ends = np.array(expanded_tails(level, num_present - np.unique(labels[present]).size + 1))
         columns = np.flatnonzero(members.ravel() == pattern)
         draws = _draw_runs(labels[present], num_resamples, np.random.default_rng(seed))
-        for block in _blocks(columns, draws.size):
+        # Without strata the order of the runs carries no meaning, so each position may be sorted first. The sorted
+        # resample is then the sorted draw, the same for all positions.
+        shown = flat[present] if strata is not None else np.sort(flat[present], axis=0)
+        is_linear = statistic is iqm and strata is None and bool(np.all(np.isfinite(shown[:, columns])))
+        weights = _resample_weights(draws) if is_linear else None
+        for block in _blocks(columns, num_resamples if is_linear else draws.size):
             with np.errstate(invalid="ignore"):
-                replicates = _replicates(flat[np.ix_(present, block)], draws, statistic, strata is None)
+                replicates = statistic(shown[:, block][draws], axis=1) if weights is None else weights @ shown[:, block]
                 interval[:, block] = _quantiles(replicates, ends)
     low, high = interval.reshape((2, *values.shape[1:]))
     return low, high
@@ -308,22 +313,13 @@ def _draw_runs(labels: np.ndarray, num_resamples: int, rng: np.random.Generator)
     return draws
 
 
-def _replicates(values: np.ndarray, draws: np.ndarray, statistic: Statistic, is_exchangeable: bool) -> np.ndarray:
-    """The statistic of every resample: values [S, M], draws [R, S] -> [R, M]."""
-    if not is_exchangeable:
-        return statistic(values[draws], axis=1)
-    # Without strata the order of the runs carries no meaning, so each position may be sorted first. The sorted resample
-    # is then the sorted draw, the same for all positions, and the interquartile mean is one matrix product.
-    ordered = np.sort(values, axis=0)
-    if statistic is not iqm or not np.all(np.isfinite(ordered)):
-        return statistic(ordered[draws], axis=1)
+def _resample_weights(draws: np.ndarray) -> np.ndarray:
+    """Weight of each of the sorted runs in the IQM of each resample [R, S]: of all ranks at which it holds the run."""
     num_resamples, num_runs = draws.shape
     rank_weights = _middle_half_weights(np.arange(num_runs), np.asarray(num_runs))
-    # Weight of each run in each resample [R, S]: that of all ranks at which the sorted resample holds the run.
     cells = np.sort(draws, axis=1) + num_runs * np.arange(num_resamples)[:, None]
     weights = np.bincount(cells.ravel(), np.tile(rank_weights, num_resamples), minlength=draws.size)
-    weights = weights.reshape(draws.shape)
-    return weights @ ordered
+    return weights.reshape(draws.shape)
 
 
 def _blocks(columns: np.ndarray, values_per_column: int) -> list[np.ndarray]:
