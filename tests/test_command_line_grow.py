@@ -56,8 +56,20 @@ def call(
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "purejaxppo", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=on_two_cores,
     )
+
+
+def on_two_cores() -> None:
+    """A program of one run a core rounds otherwise than a wider one, so that bits depend on the number of cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def test_two_directories_are_read_as_one(folder: Path, environment: dict[str, str]) -> None:
@@ -101,15 +113,17 @@ def test_merge_makes_a_directory_that_every_command_takes(folder: Path, environm
 def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_bits_of_one_sweep(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    for name, seeds in (("small", 2), ("large", 4)):
+    for name, seeds in (("small", 4), ("large", 8)):
         (tmp_path / f"{name}.toml").write_text(SWEEP.format(seeds=seeds, steps=1500 * 32, logs=1500, rate=1e-3))
         process = call(["sweep", f"{name}.toml", "--quiet"], tmp_path, environment)
         assert process.returncode == 0, process.stderr
     out = tmp_path / "runs" / "small"
-    process = call(["extend", "runs/small", "--seeds", "4", "--dry-run"], tmp_path, environment)
-    assert process.stdout.endswith("Extends runs/small: 2 runs are there, 2 are computed.\n")
-    command = [sys.executable, "-m", "purejaxppo", "extend", "runs/small", "--seeds", "4"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as running:
+    process = call(["extend", "runs/small", "--seeds", "8", "--dry-run"], tmp_path, environment)
+    assert process.stdout.endswith("Extends runs/small: 4 runs are there, 4 are computed.\n")
+    command = [sys.executable, "-m", "purejaxppo", "extend", "runs/small", "--seeds", "8"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=on_two_cores
+    ) as running:
         deadline = time.monotonic() + 200
         while len(list(out.glob("extension/parts/*/*.npz"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -117,8 +131,8 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
         _, stderr = running.communicate(timeout=200)
     assert running.returncode == 130, stderr
     assert "continue with: purejaxppo resume runs/small" in stderr
-    assert load_results(out).sizes["run"] == 2
-    process = call(["extend", "runs/small", "--seeds", "8"], tmp_path, environment)
+    assert load_results(out).sizes["run"] == 4
+    process = call(["extend", "runs/small", "--seeds", "9"], tmp_path, environment)
     assert process.returncode == 2
     assert "is being extended already; finish that with: purejaxppo resume runs/small" in process.stderr
     process = call(["resume", "runs/small", "--quiet"], tmp_path, environment)
@@ -126,9 +140,9 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
     found, expected = load_results(out), load_results(tmp_path / "runs" / "large")
     xr.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
     assert long_table(found).equals(long_table(expected))
-    process = call(["extend", "runs/small", "--seeds", "4", "--quiet"], tmp_path, environment)
+    process = call(["extend", "runs/small", "--seeds", "8", "--quiet"], tmp_path, environment)
     assert process.returncode == 0, process.stderr
-    assert "Nothing is missing: runs/small has all 4 runs." in process.stderr
+    assert "Nothing is missing: runs/small has all 8 runs." in process.stderr
 
 
 @pytest.mark.parametrize(

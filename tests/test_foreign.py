@@ -81,9 +81,13 @@ def test_one_run_needs_no_axis_for_it_and_spectra_keep_theirs() -> None:
 
 def test_theirs_and_ours_are_put_side_by_side() -> None:
     both = pjp.concat([imported(), imported(name="other")], names=["theirs", "ours"])
-    assert both["directory"].values.tolist() == ["theirs"] * 10 + ["ours"] * 10
-    more = pjp.concat([imported(), imported(swept={}, config={"learning_rate": 1.0}, name="other")])
-    assert more["learning_rate"].values.tolist() == [*RATES, *[1.0] * 5] or more.sizes["run"] == 20
+    assert both["directory"].values.tolist() == 2 * (["theirs"] * 5 + ["ours"] * 5)
+    assert both["learning_rate"].values.tolist() == [1e-3] * 10 + [1e-2] * 10
+    other = pjp.import_metrics({"return_mean": logged()["return_mean"]}, env_steps=STEPS, config={"learning_rate": 1.0})
+    more = pjp.concat([imported(), other])
+    assert more["learning_rate"].values.tolist() == [*RATES, *[1.0] * 10]
+    np.testing.assert_array_equal(more["return_mean"][10:], other["return_mean"])
+    assert np.isnan(more["policy_rank"][10:]).all()
 
 
 TABLE = pd.DataFrame({"run": [0, 0], "env_steps": [1, 2], "return_mean": [1.0, 2.0], "text": ["a", "b"]})

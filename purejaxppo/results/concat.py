@@ -236,9 +236,11 @@ def _attributes(datasets: Sequence[xr.Dataset], names: Sequence[str] | None, uni
     shared = {name: x for name, x in attrs[0].items() if all(other.get(name) == x for other in attrs)}
     kept = {name: value for name, value in shared.items() if name not in _PER_SWEEP}
     titles = list(dict.fromkeys(str(own["name"]) for own in attrs if own.get("name")))
+    title = " + ".join(titles)
+    title = title if len(title) <= 100 else f"{titles[0][:80]} and {len(titles) - 1} others"
     labels = names if names is not None else [""] * len(datasets)
     merged = [{DIRECTORY: label} | own if label else own for label, own in zip(labels, attrs, strict=True)]
-    return kept | {"name": " + ".join(titles), "sweep": record(union, " + ".join(titles)), "merged": merged}
+    return kept | {"name": title, "sweep": record(union, title), "merged": merged}
 
 
 def record(union: Union, name: str) -> Fields:

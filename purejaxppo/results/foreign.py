@@ -111,7 +111,9 @@ def _of_table(
     for name in ("run", "env_steps", *swept):
         if name not in table:
             known = ", ".join(map(str, table.columns))
-            raise ConfigError(f"metrics has no column {name}; it must have run, env_steps and what is swept, and has {known}.")
+            raise ConfigError(
+                f"metrics has no column {name}; it must have run, env_steps and what is swept, and has {known}."
+            )
     ordered = table.sort_values(["run", "env_steps"], kind="stable")
     parts = [part for _, part in ordered.groupby("run", sort=True)]
     num_logs = max(map(len, parts), default=0)

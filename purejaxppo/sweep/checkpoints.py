@@ -20,7 +20,7 @@ import numpy as np
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep.store import opened, write_atomically
 
-_RUN_INDEX, _CHOICES = "run_index", ".choices"
+_RUN_INDEX, _OPTIONAL = "run_index", (".choices", ".kl_control")
 NUM_KEPT = 2  # the last one, and the one before in case the disk damages the last
 
 
@@ -87,7 +87,8 @@ def final_places(folder: Path) -> dict[int, tuple[Path, int]]:
 def restore_final(folder: Path, indices: Sequence[int], fresh: Any) -> Any:
     """The host state of runs at their end, padded to the width of `fresh`, their state before training.
 
-    What the runs of the sweep differ in is as in `fresh`, and so is what no run of the sweep before needed.
+    What the runs of the program differ in is as in `fresh`, and so is the memory of a KL penalty, which a state lacks
+    where no run of its program had one.
     Raises ConfigError for a state that is missing, damaged or of another shape.
     """
     places = final_places(folder)
@@ -99,11 +100,13 @@ def restore_final(folder: Path, indices: Sequence[int], fresh: Any) -> Any:
         rows = [(new, places[index][1]) for new, index in enumerate(indices) if places[index][0] == path]
         news, olds = (list(numbers) for numbers in zip(*rows, strict=True))
         with opened(path) as content:
-            for name in found.keys() & set(content.files):
+            for name in found:
+                if name.startswith(_OPTIONAL) and name not in content.files:
+                    continue
                 array = content[name]
                 if (array.shape[1:], array.dtype) != (found[name].shape[1:], found[name].dtype):
                     raise ConfigError(f"file {path} has states of another program: {name} has another shape or type.")
-                if not name.startswith(_CHOICES):
+                if not name.startswith(_OPTIONAL[0]):
                     found[name][news] = array[olds]
     for array in found.values():
         array[len(indices) :] = array[len(indices) - 1]

@@ -137,6 +137,8 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with open(path, "rb") as file, np.load(file) as content:
             yield content
+    except ConfigError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"file {path} is damaged and cannot be read.") from error
 
@@ -391,7 +393,8 @@ class _Kept:
 
     def without(self, indices: Sequence[int]) -> _Kept:
         """All but some runs."""
-        return _Kept(dataset=self.dataset, places={new: row for new, row in self.places.items() if new not in indices})
+        others = self.places.keys() - set(indices)
+        return _Kept(dataset=self.dataset, places={new: row for new, row in self.places.items() if new in others})
 
 
 def _read_kept(out: Path) -> _Kept:
