@@ -49,8 +49,8 @@ def check_what_the_recipe_leaves(folder: Path) -> None:
     for name in ("policy_rank", "policy_dead_neurons", "policy_preactivation_norm", "policy_singular_values"):
         assert np.isfinite(dataset[name].values).all(), name
     assert ((dataset["policy_rank"] >= 1) & (dataset["policy_rank"] <= 64)).all()
-    returns = np.nanmean(dataset["return_mean"].values, axis=0)
-    assert returns[-3:].mean() > returns[:3].mean()  # it learns
+    returns = dataset["return_mean"].values
+    assert np.nanmean(returns[:, -3:]) > np.nanmean(returns[:, :3])  # it learns
 
 
 def test_everything_that_reads_and_measures_is_imported_without_the_trainer(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_recipe_runs_without_the_trainer_and_the_commands_read_what_it_leave
 
 
 def test_training_without_the_trainer_is_one_sentence(tmp_path: Path) -> None:
-    arguments = ["train", "--env", "gymnax/CartPole-v1", "--total-steps", "64", "--num-steps", "8"]
+    arguments = ["train", "--env", "gymnax/CartPole-v1", "--total-steps", "256", "--num-steps", "32"]
     process = python(tmp_path, "from purejaxppo.__main__ import main; main()", *arguments)
     assert process.returncode == 2, process.stderr
     last = process.stderr.strip().splitlines()[-1]
@@ -107,7 +107,7 @@ def test_installed_alone_beside_gymnax_009_the_recipe_runs(tmp_path: Path) -> No
     """Needs the network: a fresh environment with the package without extras, and the gymnax that PureJaxRL uses."""
     venv.create(tmp_path / "venv", with_pip=True)
     own = tmp_path / "venv" / "bin" / "python"
-    install = [own, "-m", "pip", "install", "-q", str(ROOT), "gymnax==0.0.9"]
+    install = [own, "-m", "pip", "install", "-q", str(ROOT), "gymnax==0.0.9", "six"]  # six: gymnax does not say it
     installed = subprocess.run(install, capture_output=True, text=True, timeout=1800)
     if installed.returncode and "Could not find a version" in installed.stderr + installed.stdout:
         pytest.skip("no package index")
@@ -117,5 +117,5 @@ def test_installed_alone_beside_gymnax_009_the_recipe_runs(tmp_path: Path) -> No
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stderr
     check_what_the_recipe_leaves(tmp_path)
-    for missing in ("brax", "distrax"):
+    for missing in ("brax", "distrax", "tqdm"):
         assert subprocess.run([own, "-c", f"import {missing}"], capture_output=True).returncode != 0
