@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
+    from purejaxppo.own import after_step, diagnostic, penalty
     from purejaxppo.presets import preset
     from purejaxppo.results.concat import concat
     from purejaxppo.results.foreign import import_metrics
@@ -36,7 +37,9 @@ _HOME = {
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
     "TrainResult": "training.train",
+    "after_step": "own",
     "concat": "results.concat",
+    "diagnostic": "own",
     "extend_sweep": "sweep.extend",
     "import_metrics": "results.foreign",
     "load_policy": "sweep.policies",
@@ -44,6 +47,7 @@ _HOME = {
     "make_train": "training.train",
     "make_trainer": "training.train",
     "merge": "sweep.merge",
+    "penalty": "own",
     "preset": "presets",
     "run_sweep": "sweep.engine",
     "tidy": "results.tidy",
@@ -61,9 +65,11 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "__version__",
+    "after_step",
     "analysis",
     "claims",
     "concat",
+    "diagnostic",
     "diagnostics",
     "envs",
     "extend_sweep",
@@ -73,6 +79,7 @@ __all__ = [
     "make_train",
     "make_trainer",
     "merge",
+    "penalty",
     "plot",
     "plots",
     "ppo",

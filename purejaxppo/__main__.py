@@ -5,6 +5,7 @@ Nothing here imports JAX before a command that needs it has been chosen and its 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
@@ -15,16 +16,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from purejaxppo import own
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
+from purejaxppo.sweep.plan import Sweep, describe, import_modules, make_groups, parse_seeds
 
 # What `purejaxppo[trainer]` brings; everything that reads results does without.
 TRAINER = ("optax", "gymnax", "brax", "chex", "distrax", "tensorboardX", "PIL", "tqdm")
 Flat = tyro.conf.OmitArgPrefixes
 Directories = Annotated[tuple[Path, ...], tyro.conf.Positional]
+Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ def train(
     preset: str | None = None,
     out: Path | None = None,
     dry_run: bool = False,
+    imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Train one configuration with several seeds, in one compiled program.
@@ -69,16 +73,21 @@ def train(
         preset: Start from the settings of the paper: paper_atari or paper_mujoco.
         out: Directory for the results, new or holding this very sweep; runs/train by default.
         dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        imports: Modules of your own to import first, such as lab.setup, which registers environments.
         options: How to compute.
     """
     del preset  # has chosen the defaults of config and hparams already, see `main`
-    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams), out, options, dry_run)
+    own.before_first_import.append(lambda: _prepare(options))
+    folder = os.getcwd()
+    named = {"imports": import_modules(list(imports), folder), "folder": folder}
+    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams, **named), out, options, dry_run)
 
 
 def sweep(
     file: Annotated[Path, tyro.conf.Positional],
     out: Path | None = None,
     dry_run: bool = False,
+    imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Run a sweep file: every point with every seed, one compiled program per static configuration.
@@ -87,9 +96,11 @@ def sweep(
         file: The sweep, a TOML file.
         out: Directory for the results, new or holding this very sweep (it goes on then); runs/NAME by default.
         dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        imports: Modules of your own to import first, found beside the file too; `import` in the file says the same.
         options: How to compute.
     """
-    _run(Sweep.from_toml(file), out, options, dry_run)
+    own.before_first_import.append(lambda: _prepare(options))
+    _run(Sweep.from_toml(file, imports=imports), out, options, dry_run)
 
 
 def resume(
@@ -104,6 +115,7 @@ def resume(
     """
     from purejaxppo.sweep.store import EXTENSION, is_extending, is_started, read_sweep
 
+    own.before_first_import.append(lambda: _prepare(options))
     if is_extending(directory):
         folder = directory / EXTENSION
         _run(read_sweep(folder if is_started(folder) else directory), directory, options, False, is_extended=True)
@@ -132,6 +144,7 @@ def extend(
     from purejaxppo.sweep.extended import parse_additions, planned, what_is_missing
     from purejaxppo.sweep.store import is_extending, read_sweep
 
+    own.before_first_import.append(lambda: _prepare(options))
     if is_extending(directory):
         raise ConfigError(
             f"directory {directory} is being extended already; finish that with: purejaxppo resume {directory}"
@@ -394,6 +407,7 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             _with_preset(COMMANDS, sys.argv[1:]),
             prog="purejaxppo",
+            args=_with_flags(sys.argv[1:]),
             description="PPO with representation diagnostics: whole sweeps in one compiled program.",
         )
     except ConfigError as error:
@@ -421,6 +435,19 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _with_flags(arguments: list[str]) -> list[str]:
+    """`--diagnostics` and `--no-diagnostics` as before it could also be a list, for which tyro makes no flags."""
+    found = []
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        if argument in ("--no-diagnostics", "--no_diagnostics"):
+            found += ["--diagnostics", "False"]
+        elif argument == "--diagnostics" and after.startswith("--"):
+            found += [argument, "True"]
+        else:
+            found.append(argument)
+    return found
+
+
 def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
     """The commands, with `train`'s defaults taken from the preset that the arguments name, if any."""
     names = [b for a, b in itertools.pairwise(arguments) if a == "--preset"]
@@ -434,9 +461,10 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
         preset: str | None = None,
         out: Path | None = None,
         dry_run: bool = False,
+        imports: Imports = (),
         options: Annotated[Options, Flat] = Options(),
     ) -> None:
-        train(config, hparams, seeds, preset, out, dry_run, options)
+        train(config, hparams, seeds, preset, out, dry_run, imports, options)
 
     train_with_defaults.__doc__ = train.__doc__
     return commands | {"train": train_with_defaults}
@@ -445,20 +473,17 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
 def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool, *, is_extended: bool = False) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
-    if options.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
     if is_dry_run:
         print(describe(sweep, groups), flush=True)
-    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
-    from purejaxppo.sweep.engine import run_sweep
-    from purejaxppo.sweep.extend import grow
-    from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
     memory = None if options.memory is None else parse_memory(options.memory)
-    use_cache()
-    use_cpu_cores()
-    join_processes(options.coordinator, options.num_processes, options.process_index)
+    _prepare(options)
+    own.before_first_import.clear()
+    from purejaxppo.sweep.engine import run_sweep
+    from purejaxppo.sweep.extend import grow
+    from purejaxppo.sweep.interrupt import watch_signals
+
     if is_dry_run:
         from purejaxppo.sweep.estimate import estimate
 
@@ -478,6 +503,18 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool, *, 
         return
     print(_tabulate(dataset, out))
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+
+
+@functools.cache
+def _prepare(options: Options) -> None:
+    """What a process sets up before JAX computes anything."""
+    if options.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+
+    use_cache()
+    use_cpu_cores()
+    join_processes(options.coordinator, options.num_processes, options.process_index)
 
 
 def _tabulate(dataset: Any, folder: Path, format: str = "text") -> str:

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from purejaxppo import own
 from purejaxppo.errors import ConfigError
 
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
@@ -49,7 +50,8 @@ class TrainConfig:
     """
 
     env: str = "gymnax/CartPole-v1"
-    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them."""
+    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them. Or one of your own, by
+    import path, `module:name`: what it leads to is called with max_episode_steps."""
     total_steps: int = 500_000
     """Environment steps of a run, over all its environments; rounded up to whole log intervals."""
     num_envs: int = 8
@@ -61,9 +63,14 @@ class TrainConfig:
     minibatch_size: int = 256
     """Samples per gradient step; an incomplete last minibatch of an epoch is dropped."""
 
+    network: str | None = None
+    """A network of your own in place of torso and hidden layers, by import path, `module:Class`."""
     torso: Torso = "mlp"
     """Layers before `hidden_sizes`: none (`mlp`, flattens), one 3x3 convolution of 16 channels (`minatar_conv`), or the
     three convolutions of the Nature DQN (`nature_conv`)."""
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    """Convolutions before `hidden_sizes` in place of the torso's, [channels, width of the kernel, stride] of each, such
+    as [[16, 3, 1], [32, 3, 1]]."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the dense hidden layers; the last one is the penultimate layer whose rank is measured."""
     activation: Activation = "relu"
@@ -75,6 +82,9 @@ class TrainConfig:
     trunk_optimizers: Literal["one", "two"] = "one"
     """With share_trunk: one Adam and one gradient norm for trunk and both heads; or, as in the paper, one for trunk and
     policy head and one for trunk and critic head, so that the trunk's gradient is clipped twice and it moves twice."""
+    residual: bool = False
+    """Whether, from the second dense hidden layer on, a layer's input is added to its pre-activation where both have
+    the same width (He et al. 2016, arXiv 1512.03385)."""
     layer_norm: bool = False
     """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
     map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
@@ -131,12 +141,15 @@ class TrainConfig:
     feature_spectral: bool = False
     """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
+    interventions: tuple[str, ...] = ()
+    """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
     num_log_points: int = 100
     """Most points at which metrics are written after the one before training, evenly spaced; fewer when the updates do
     not divide evenly."""
-    diagnostics: bool = True
-    """Whether representation and trust-region diagnostics are computed at the log points."""
+    diagnostics: bool | tuple[str, ...] = True
+    """Whether representation and trust-region diagnostics are computed at the log points; or import paths,
+    `module:name`, of your own that are computed beside them."""
     num_plasticity_points: int = 40
     """Most log points at which the plasticity loss is measured after the one before training, evenly spaced; 0 (or no
     diagnostics) for none."""
@@ -182,7 +195,7 @@ class TrainConfig:
     @property
     def measures_plasticity(self) -> bool:
         """Whether the plasticity loss is measured at all."""
-        return self.diagnostics and self.num_plasticity_points > 0
+        return bool(self.diagnostics) and self.num_plasticity_points > 0
 
     @property
     def num_plasticity_minibatches(self) -> int:
@@ -210,8 +223,14 @@ class TrainConfig:
             raise ConfigError(
                 f"hidden_sizes is {list(self.hidden_sizes)}, but must be a non-empty list of widths of at least 1."
             )
+        self._validate_paths()
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
+        if self.convolutions and self.torso != "mlp":
+            raise ConfigError(f"torso is {self.torso!r}, but must be 'mlp' with convolutions of their own.")
+        if any(min(layer) < 1 for layer in self.convolutions):
+            raise ConfigError(f"convolutions is {self.convolutions}, but must have numbers of at least 1.")
+        self._validate_network()
         if not 0 <= self.sticky_actions < 1:
             raise ConfigError(f"sticky_actions is {self.sticky_actions}, but must be at least 0 and below 1.")
         if self.num_plasticity_points < 0:
@@ -239,6 +258,46 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {count}, but must be at most {MAX_COUNT}.")
         return self
 
+    @property
+    def own_diagnostics(self) -> tuple[str, ...]:
+        """Import paths of the diagnostics that are not ours."""
+        return self.diagnostics if isinstance(self.diagnostics, tuple) else ()
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """Modules that the configuration's import paths lead to, each once."""
+        paths = (self.env, self.network or "", *self.own_diagnostics, *self.interventions)
+        return tuple(dict.fromkeys(path.split(":")[0] for path in paths if own.is_path(path)))
+
+    def _validate_network(self) -> None:
+        """What a network of the user's own cannot have: its layers are its own."""
+        if self.network is None:
+            return
+        plain = TrainConfig()
+        for field in ("torso", "convolutions", "residual", "layer_norm"):
+            if getattr(self, field) != getattr(plain, field):
+                raise ConfigError(
+                    f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
+                    f"{self.network!r}, whose layers are its own."
+                )
+        if (self.pfo_layers, self.pfo_features) == ("all", "features"):
+            raise ConfigError(
+                f"pfo_features is 'features' with pfo_layers 'all', but must be 'preactivations' with network "
+                f"{self.network!r}: of features it gives the last ones only."
+            )
+
+    def _validate_paths(self) -> None:
+        """Of what is the user's own only the form: nothing is imported here."""
+        if self.diagnostics == ():
+            raise ConfigError("diagnostics is [], but must be true, false or a list of import paths, module:name.")
+        for field in ("network", "own_diagnostics", "interventions"):
+            value = getattr(self, field)
+            paths = value if isinstance(value, tuple) else () if value is None else (value,)
+            for path in paths:
+                own.check_path(field.removeprefix("own_"), path)
+            if len(set(paths)) < len(paths):
+                raise ConfigError(f"{field.removeprefix('own_')} is {list(paths)}, but must name nothing twice.")
+
 
 def check_types(value: Any) -> None:
     """Compare every field of a dataclass instance with its annotation (bool, int, float, str, Literal, tuple, None).
@@ -254,7 +313,7 @@ def check_types(value: Any) -> None:
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as read from TOML in the type of its field: lists become tuples, whole numbers become floats."""
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -280,8 +339,11 @@ def _fits(value: Any, hint: Any) -> bool:
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict)  # what is in it has names of its own
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+        is_long = get_args(hint)[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(get_args(hint)))
+        return isinstance(value, tuple) and is_long and all(_fits(item, get_args(hint)[0]) for item in value)
     if get_args(hint):  # a union, such as int | None
         return any(_fits(value, part) for part in get_args(hint))
     if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
@@ -293,8 +355,11 @@ def _describe(hint: Any) -> str:
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    if origin is dict:
+        return "a table of numbers"
     if origin is tuple:
-        return "a list of whole numbers"
+        kinds = {str: "texts", int: "whole numbers"}
+        return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
     if get_args(hint):
         return " or ".join(_describe(part) for part in get_args(hint))
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "left out"}

@@ -27,7 +27,7 @@ from purejaxppo.statistics.tables import (
     format_value,
 )
 from purejaxppo.sweep.plan import MAX_SEED, Run
-from purejaxppo.sweep.policies import choose_action, load_policies
+from purejaxppo.sweep.policies import check_fit, choose_action, load_policies
 from purejaxppo.sweep.store import load_results
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def evaluate(
     rows = []
     for policies in load_policies(out, runs):
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
-        play_all = jax.jit(partial(play, make_learner(policies.config), episodes, max_steps, is_deterministic))
+        learner = make_learner(policies.config)
+        check_fit(learner, policies.params, len(policies.runs))
+        play_all = jax.jit(partial(play, learner, episodes, max_steps, is_deterministic))
         for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))

@@ -97,6 +97,14 @@ def test_equal_configurations_are_one_dictionary_key() -> None:
         ({"hidden_sizes": 64}, "hidden_sizes is 64, but must be a list of whole numbers."),
         ({"hidden_sizes": (64, 1.5)}, "hidden_sizes is (64, 1.5), but must be a list of whole numbers."),
         ({"max_episode_steps": "9"}, "max_episode_steps is '9', but must be a whole number or left out."),
+        (
+            {"convolutions": ((16, 3),)},
+            "convolutions is ((16, 3),), but must be a list of lists of three whole numbers.",
+        ),
+        ({"convolutions": ((16, 3, 0),)}, "convolutions is ((16, 3, 0),), but must have numbers of at least 1."),
+        ({"network": 3}, "network is 3, but must be a string or left out."),
+        ({"interventions": (3,)}, "interventions is (3,), but must be a list of texts."),
+        ({"diagnostics": 3}, "diagnostics is 3, but must be true or false or a list of texts."),
         ({"activation": "elu"}, "activation is 'elu', but must be one of 'relu', 'tanh', 'gelu', 'leaky_relu'."),
     ],
 )
@@ -110,7 +118,7 @@ def test_a_wrong_configuration_is_refused_in_one_sentence(fields: dict, sentence
     ("name", "value", "allowed"),
     [
         *((field.name, -0.1, "must be") for field in dataclasses.fields(HyperParams)),
-        *((field.name, float("nan"), "must be a finite number") for field in dataclasses.fields(HyperParams)),
+        *((field.name, float("nan"), "must be a") for field in dataclasses.fields(HyperParams)),
         ("learning_rate", float("inf"), "must be a finite number"),
         ("learning_rate", "3e-4", "must be a number"),
         ("learning_rate", True, "must be a number"),

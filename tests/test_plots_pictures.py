@@ -28,7 +28,6 @@ WAITING = {
     "pfo_ablation_acrobot",
     "pfo_ablation_pendulum",
     "pfo_strength_acrobot",
-    "pfo_strength_pendulum",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 

@@ -166,7 +166,8 @@ def _weights(weights: dict[str, tuple[Array, ...]]) -> dict[str, Array]:
     metrics = {}
     for network, matrices in weights.items():
         own, norms = norms[: len(matrices)], norms[len(matrices) :]
-        metrics |= {f"{network}_head_spectral_norm": own[-1], f"{network}_weight_spectral_norm_max": own[:-1].max()}
+        largest = own[:-1].max() if len(own) > 1 else jnp.float32(jnp.nan)  # a torso without matrices
+        metrics |= {f"{network}_head_spectral_norm": own[-1], f"{network}_weight_spectral_norm_max": largest}
     return metrics
 
 

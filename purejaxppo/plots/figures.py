@@ -74,7 +74,7 @@ def with_environment(name: str, environment: str) -> str:
     if not environment:
         return name
     stem, dot, suffix = name.rpartition(".") if name.endswith((".png", ".pdf", ".svg", ".txt")) else (name, "", "")
-    return f"{stem}_{environment.replace('/', '_')}{dot}{suffix}"
+    return f"{stem}_{environment.replace('/', '_').replace(':', '_')}{dot}{suffix}"
 
 
 def collapse_curves(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:

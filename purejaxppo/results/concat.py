@@ -21,8 +21,9 @@ from purejaxppo.results.pieces import Piece, below, pick
 DIRECTORY = "directory"
 """The coordinate that tells sweeps apart where nothing else does."""
 
-_STATIC, _TRACED = field_names(TrainConfig), field_names(HyperParams)
+_STATIC = field_names(TrainConfig)
 _DEFAULTS = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(HyperParams())
+del _DEFAULTS["strengths"]  # of interventions of the user's own, which are recorded by their names
 _PER_SWEEP = ("name", "sweep", "merged")
 
 Fields = dict[str, Any]
@@ -38,6 +39,10 @@ class Union:
     seeds: list[int]
     base: Fields
     """Configuration and hyper-parameters of the first one."""
+    imports: list[str]
+    """Modules of the user's own that any of them imports first."""
+    is_told: bool
+    """Whether each is a whole sweep of ours."""
     places: list[dict[int, int]]
     """Of each of them: position of a run in its dataset -> place in the sweep. Runs that an earlier one has, too, are
     left out."""
@@ -73,7 +78,7 @@ def join(datasets: Sequence[xr.Dataset], union: Union, names: Sequence[str] | No
             programs.setdefault(program, []).extend(pieces)
     ordered = sorted(programs.values(), key=lambda pieces: min(piece.run_index.min() for piece in pieces))
     results = [_group_result(union, piece) for pieces in ordered for piece in _on_one_grid(pieces)]
-    return to_dataset(results, _attributes(datasets, names, union))
+    return to_dataset(results, _attributes(datasets, names, union), own_rows=own_rows(datasets))
 
 
 def unite(datasets: Sequence[xr.Dataset], labels: Sequence[str], *, is_by_name: bool) -> Union:
@@ -86,8 +91,8 @@ def unite(datasets: Sequence[xr.Dataset], labels: Sequence[str], *, is_by_name: 
     bases = [_base(dataset) for dataset in datasets]
     runs = [_runs(dataset, base) for dataset, base in zip(datasets, bases, strict=True)]
     swept = list(dict.fromkeys(field for dataset in datasets for field in swept_fields(dataset)))
-    told = dict.fromkeys(field for base in bases for field in base)
-    differing = [field for field in told if len({_key(base[field]) for base in bases if field in base}) > 1]
+    known = dict.fromkeys(field for base in bases for field in base)
+    differing = [field for field in known if len({_key(base[field]) for base in bases if field in base}) > 1]
     fields = [*swept, *(field for field in differing if field not in swept)]
     full = [
         [_filled(fields, point, base, label) for point, _ in own]
@@ -115,7 +120,16 @@ def unite(datasets: Sequence[xr.Dataset], labels: Sequence[str], *, is_by_name: 
                 places[number][row] = index
             else:
                 _check_same(datasets, labels, taken[index], (number, row), point, seed)
-    return Union(fields=fields, points=points, seeds=seeds, base=bases[0], places=places)
+    told = [json.loads(dataset.attrs.get("sweep", "{}")) for dataset in datasets]
+    return Union(
+        fields=fields,
+        points=points,
+        seeds=seeds,
+        base=bases[0],
+        imports=list(dict.fromkeys(module for record in told for module in record.get("import", []))),
+        is_told=all("points" in record for record in told),
+        places=places,
+    )
 
 
 def _base(dataset: xr.Dataset) -> Fields:
@@ -203,7 +217,7 @@ def _check_same(
 
 def _by_program(places: Mapping[int, int], union: Union) -> dict[str, list[int]]:
     """The runs of a dataset, as positions in it, by what those share that are trained by one program."""
-    splits = [field for field in union.fields if field not in _TRACED and field not in SELECTABLE]
+    splits = [field for field in union.fields if field in _STATIC and field not in SELECTABLE]
     members: dict[str, list[int]] = {}
     for row, index in places.items():
         point = union.point(index)
@@ -248,8 +262,21 @@ def record(union: Union, name: str) -> Fields:
     found: Fields = {
         "name": name,
         "config": {field: x for field, x in union.base.items() if field in _STATIC and x is not None},
-        "hparams": {field: x for field, x in union.base.items() if field in _TRACED},
+        "hparams": {field: x for field, x in union.base.items() if field not in _STATIC},
     }
-    if set(union.fields) <= {*_STATIC, *_TRACED}:
+    if union.imports:
+        found["import"] = union.imports
+    if union.is_told and DIRECTORY not in union.fields:
         found |= {"seeds": union.seeds, "points": union.points}
     return found
+
+
+def own_rows(datasets: Sequence[xr.Dataset]) -> dict[str, list[str]]:
+    """What `to_dataset` takes to describe the metrics of the user's own that results have."""
+    texts = ("long_name", "units", "definition", "source")
+    return {
+        str(name): [str(values.attrs.get(text, "")) for text in texts]
+        for dataset in datasets
+        for name, values in dataset.data_vars.items()
+        if values.attrs.get("family") == "own"
+    }

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from purejaxppo import own
 from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError, Stopped
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.state import RunState, make_learner
+from purejaxppo.ppo.state import RunState
 from purejaxppo.sweep import checkpoints, store
+from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
 from purejaxppo.sweep.parts import write_part
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, own_modules, parse_sweep, to_json
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -97,7 +99,8 @@ def run_sweep(
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
     for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C.
     """
-    sweep, out, facts = checked(sweep), Path(out), provenance()
+    sweep, out = checked(sweep), Path(out)
+    facts = facts_of(sweep)
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
@@ -112,10 +115,15 @@ def run_sweep(
 
 def checked(sweep: Sweep) -> Sweep:
     """The sweep as its directory will say it; raises ConfigError for what is impossible, before anything is written."""
-    sweep = parse_sweep(to_json(sweep))
-    for group in make_groups(sweep):
-        make_learner(group.config)
+    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
+    check_brought(make_groups(sweep))
     return sweep
+
+
+def facts_of(sweep: Sweep) -> dict[str, Any]:
+    """What is to be kept of this process, and of the user's own modules, with the results of a sweep."""
+    rows = check_brought(make_groups(sweep))
+    return provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
 
 
 def compute(

@@ -8,6 +8,7 @@ import time
 import jax
 
 from purejaxppo.errors import RunError
+from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
 from purejaxppo.sweep.plan import Group, Sweep, make_groups
@@ -21,6 +22,7 @@ def estimate(sweep: Sweep, memory: int | None = None) -> str:
     not timed: one more, and one with the plasticity loss, each of which counts by its share.
     """
     groups = make_groups(sweep)
+    check_brought(groups)
     budget = available_memory(jax.local_devices()) if memory is None else memory
     chunks, lines, total = lay_out(groups, budget), [], 0.0
     for number, group in enumerate(groups):

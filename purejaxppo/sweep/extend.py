@@ -19,7 +19,7 @@ from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep import checkpoints, engine, store
 from purejaxppo.sweep.extended import compared, planned
 from purejaxppo.sweep.merge import carry
-from purejaxppo.sweep.plan import Sweep, make_groups, to_json
+from purejaxppo.sweep.plan import Sweep, make_groups
 from purejaxppo.sweep.program import learner_of
 
 
@@ -64,7 +64,7 @@ def grow(
         raise ConfigError(f"directory {out} is not finished; finish it with: purejaxppo resume {out}")
     if (extension / store.RESULTS).is_file():
         adopt(out)
-    facts = engine.provenance()
+    facts = engine.facts_of(sweep)
     kept, todo = compared(out, sweep)
     if not todo:
         return store.load_results(out)
@@ -124,7 +124,7 @@ def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], 
             "extended": f"{len(kept)} runs there, {len(todo)} computed, {len(going_on)} of them from their end"
         }
         store.write_json(extension / store.PROVENANCE, known | {"continued": [*(known.get("continued") or []), note]})
-        store.write_json(extension / store.SWEEP, to_json(sweep))
+        store.write_sweep(extension, sweep)
     except OSError as error:
         raise ConfigError(f"directory {out} cannot be written: {error.strerror or error}.") from None
 

@@ -42,13 +42,13 @@ def extended(
     if seeds is not None:
         every = [*sweep.seeds, *(seed for seed in parse_seeds(seeds) if seed not in sweep.seeds)]
         content["seeds"] = sorted(every) if list(sweep.seeds) == sorted(sweep.seeds) else every
-    base = dataclasses.asdict(sweep.config) | dataclasses.asdict(sweep.hparams)
+    base = dataclasses.asdict(sweep.config) | content["hparams"]
     points = content["points"]
     for field, values in (add or {}).items():
         points = [{**point, field: point.get(field, base.get(field))} for point in points]
         points += [{**point, field: value} for point in points for value in values]
         points = in_order(points, list(points[0]))
-    return parse_sweep(content | {"points": points})
+    return parse_sweep(content | {"points": points}, folder=sweep.folder)
 
 
 def parse_additions(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -104,7 +104,7 @@ def lengthened(sweep: Sweep, total_steps: int) -> Sweep:
         for group in groups
     ):
         config = dataclasses.replace(config, total_steps=num_logs * before.steps_per_log)
-    return parse_sweep(to_json(dataclasses.replace(sweep, config=config)))
+    return parse_sweep(to_json(dataclasses.replace(sweep, config=config)), folder=sweep.folder)
 
 
 def compared(out: Path, sweep: Sweep) -> tuple[dict[int, int], dict[int, int]]:
@@ -145,7 +145,7 @@ def what_is_missing(out: Path, sweep: Sweep) -> str:
 
 def _identity(run: Run) -> tuple[Any, ...]:
     """What a run is, wherever it is listed."""
-    return run.config, tuple(dataclasses.astuple(run.hparams)), run.seed
+    return run.config, run.hparams, run.seed
 
 
 def _lineage(run: Run) -> tuple[Any, ...]:

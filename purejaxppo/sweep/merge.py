@@ -14,10 +14,10 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError, RunError
-from purejaxppo.results.concat import join, unite
+from purejaxppo.results.concat import join, own_rows, unite
 from purejaxppo.results.files import save
 from purejaxppo.sweep import store
-from purejaxppo.sweep.plan import parse_sweep, to_json
+from purejaxppo.sweep.plan import parse_sweep
 
 _OF_RUNS = "run_index"  # in a file of policies, or of states: the places of its runs in the sweep
 
@@ -41,7 +41,7 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> xr.Dataset:
     datasets, names = [store.load_results(folder) for folder in folders], [folder.name for folder in folders]
     union = unite(datasets, [str(folder) for folder in folders], is_by_name=False)
     merged = join(datasets, union, names)
-    sweep = parse_sweep(json.loads(merged.attrs["sweep"]))
+    sweep = parse_sweep(json.loads(merged.attrs["sweep"]), folder=store.read_sweep(folders[0]).folder)
     store.check_out(target)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -51,10 +51,12 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> xr.Dataset:
             carry(folder, unfinished, {indices[row]: index for row, index in places.items()}, prefix=f"{number:04d}-")
         save(merged, unfinished / store.RESULTS)
         facts = {name: _parsed(name, value) for name, value in merged.attrs.items() if name not in ("name", "sweep")}
+        if rows := own_rows(datasets):
+            facts[store.OWN_METRICS] = rows
         store.write_json(unfinished / store.PROVENANCE, facts)
         if not store.is_of_version_0_1(folders[0]):
             store.write_layout(unfinished, [], None)
-        store.write_json(unfinished / store.SWEEP, to_json(sweep))
+        store.write_sweep(unfinished, sweep)
         if target.is_dir():
             target.rmdir()
         unfinished.rename(target)

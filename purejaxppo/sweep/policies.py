@@ -54,11 +54,13 @@ class Policy:
 
     config, run: what it was trained with. env: its environment.
 
-    Raises ConfigError when called with an observation of another shape.
+    Raises ConfigError for parameters of another network than the configuration's, and when called with an observation
+    of another shape.
     """
 
     def __init__(self, config: TrainConfig, run: Run, params: Params, statistics: ObservationStatistics | None):
         learner = make_learner(config)
+        check_fit(learner, params)
         self.config, self.run, self.env = config, run, learner.env
         self._params, self._statistics = params, statistics
         self._choose = jax.jit(partial(choose_action, learner))
@@ -82,6 +84,25 @@ def choose_action(
     distribution = learner.distribution
     action = distribution.mode(outputs) if key is None else distribution.sample(outputs, key)
     return distribution.to_environment(action)
+
+
+def check_fit(learner: Learner, params: Params, num_runs: int | None = None) -> None:
+    """Raise ConfigError unless parameters (of several runs: [S, ...]) are those of the learner's networks.
+
+    flax itself lets parameters lie that a network does not ask for, and plays with the others.
+    """
+    lead = () if num_runs is None else (num_runs,)
+    expected = jax.eval_shape(lambda: learner.networks.init(jax.random.key(0)))
+    flat = [flatten_dict(dict(tree), sep="/").items() for tree in (params, expected)]
+    there, asked = ({name: tuple(np.shape(x)) for name, x in tree} for tree in flat)
+    asked = {name: (*lead, *shape) for name, shape in asked.items()}
+    for name in sorted({*there, *asked}):
+        if there.get(name) != asked.get(name):
+            shapes = ["none" if x is None else str(list(x[len(lead) :])) for x in (there.get(name), asked.get(name))]
+            raise ConfigError(
+                f"these parameters are of another network than the configuration asks for: {name} is {shapes[0]} among "
+                f"them, and {shapes[1]} there."
+            )
 
 
 def save_policies(
@@ -111,7 +132,8 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
     Raises ConfigError for a run that the sweep lacks or has not finished, where there is none, and for damaged files.
     """
     out = Path(out)
-    groups = make_groups(store.read_sweep(out))
+    sweep = store.read_sweep(out)
+    groups = make_groups(sweep)
     if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
         raise ConfigError(f"directory {out} has policies of version 0.1 that saw time in [0, 1]; play them with that.")
     known = {run.index for group in groups for run in group.runs}
@@ -126,6 +148,7 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
         raise ConfigError(
             f"run is {missing[0]}, but {out} does not hold its policy yet: it is saved when the run ends."
         )
+    store.warn_of_other_sources(out, sweep)
     alike: dict[TrainConfig, list[Run]] = {}
     for run in (run for group in groups for run in group.runs if run.index in wanted and run.index in place):
         alike.setdefault(run.config, []).append(run)

@@ -20,6 +20,7 @@ import dataclasses
 import json
 import os
 import shutil
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -30,13 +31,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from purejaxppo import own
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.results.concat import concat
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.results.files import load, save, write_atomically
 from purejaxppo.results.pieces import Piece, after, below, pick
 from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
-from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, own_modules, parse_sweep, to_json
 
 try:
     import fcntl
@@ -58,6 +60,7 @@ PASSING = (
     "merged",
     "extended",
 )
+OWN_METRICS = "own_metrics"  # rows of metrics of the user's own, from the sources that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +129,15 @@ def create(out: Path, sweep: Sweep) -> None:
     check_out(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SWEEP, to_json(sweep))
+        write_sweep(out, sweep)
     except OSError as error:
         raise ConfigError(f"out is {out}, which cannot be written: {error.strerror}.") from None
+
+
+def write_sweep(out: Path, sweep: Sweep) -> None:
+    """Keep the resolved sweep, and where the user's own modules are found."""
+    folder = {"folder": sweep.folder} if own_modules(sweep) else {}
+    write_json(out / SWEEP, folder | to_json(sweep))
 
 
 @contextlib.contextmanager
@@ -163,13 +172,24 @@ def check_facts(out: Path, facts: dict[str, Any], *, is_forced: bool) -> None:
     if not (out / PROVENANCE).is_file():
         return
     known = read_json(out / PROVENANCE)
-    latest = {name: x for name, x in (known | (known.get("continued") or [{}])[-1]).items() if name not in PASSING}
-    changes = _changes(latest, {name: value for name, value in facts.items() if name not in PASSING})
+    latest = known | (known.get("continued") or [{}])[-1]
+    latest, here = ({k: x for k, x in told.items() if k not in (*PASSING, OWN_METRICS)} for told in (latest, facts))
+    changes = _changes(latest, here)
     if changes and not is_forced:
         raise ConfigError(
             f"out is {out}, which was begun elsewhere or with other versions: {changes}; results would differ in their "
             "bits, so going on needs --force."
         )
+
+
+def warn_of_other_sources(out: Path, sweep: Sweep) -> None:
+    """Say so where the user's own modules are not those that the sweep was run with."""
+    known = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    known |= (known.get("continued") or [{}])[-1]
+    changed = [name for name, code in own.sources(own_modules(sweep)).items() if known.get(name, code) != code]
+    for name in changed:
+        module = name.removeprefix("source_of_")
+        warnings.warn(f"the source of {module} has changed since the sweep in {out} was run with it.", stacklevel=2)
 
 
 def note_continuation(out: Path, facts: dict[str, Any]) -> None:
@@ -352,16 +372,19 @@ def assemble(out: Path) -> xr.Dataset:
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
-    return to_dataset(results, attributes)
+    rows: dict[str, Any] = attributes.pop(OWN_METRICS, {})
+    for facts in attributes.get("continued", []):
+        rows |= facts.get(OWN_METRICS, {})
+    return to_dataset(results, attributes, own_rows=rows)
 
 
 def gather(pieces: Sequence[Sequence[Piece]], sweep: Sweep) -> list[GroupResult]:
     """What `to_dataset` takes, from the pieces of each group of a sweep."""
     place = {run.index: run for group in make_groups(sweep) for run in group.runs}
     results = []
-    for own in pieces:
+    for of_group in pieces:
         grids: dict[bytes, list[Piece]] = {}
-        for piece in own:
+        for piece in of_group:
             grids.setdefault(piece.env_steps.astype(np.int64).tobytes(), []).append(piece)
         for piece in map(below, grids.values()):  # one, unless the sweep is still running
             runs = [place[index] for index in piece.run_index.tolist()]
@@ -414,7 +437,8 @@ def read_sweep(out: Path) -> Sweep:
     """The sweep of a directory; raises ConfigError when there is none or it is damaged."""
     if not is_started(out):
         raise ConfigError(f"directory {out} is not a sweep's: {SWEEP} is missing.")
-    return parse_sweep(read_json(out / SWEEP))
+    content = read_json(out / SWEEP)
+    return parse_sweep(content, folder=content.pop("folder", None))
 
 
 def read_json(path: Path) -> dict[str, Any]:
