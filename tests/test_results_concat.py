@@ -115,6 +115,24 @@ def test_what_agrees_is_kept_and_each_is_told_whole() -> None:
     assert json.loads(merged[1]["sweep"])["seeds"] == [7]
 
 
+def test_what_users_bring_comes_along() -> None:
+    """Modules that are imported, strengths of interventions and metrics of one's own, described as they were."""
+    parts = [results(), results()]
+    for strength, part in zip((0.1, 0.2), parts, strict=True):
+        told = json.loads(part.attrs["sweep"])
+        told |= {"import": ["lab.setup"], "hparams": told["hparams"] | {"my_strength": strength}}
+        part.attrs["sweep"] = json.dumps(told)
+        part["churn"] = part["return_mean"].assign_attrs(long_name="churn", units="nat", definition="mine", family="own")
+    found = concat(parts)
+    assert found["my_strength"].values.tolist() == [0.1, 0.1, 0.2, 0.2]
+    assert found["group"].values.tolist() == [0] * 4  # swept inside one program
+    assert found["churn"].attrs == {"long_name": "churn", "units": "nat", "definition": "mine", "family": "own"}
+    told = json.loads(found.attrs["sweep"])
+    assert told["import"] == ["lab.setup"]
+    assert told["points"] == [{"my_strength": 0.1}, {"my_strength": 0.2}]
+    assert told["hparams"]["my_strength"] == 0.1
+
+
 # --- What is the same
 
 
