@@ -9,19 +9,21 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
-from purejaxppo import own
+from purejaxppo import __version__, own
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, describe, import_modules, make_groups, parse_seeds
+from purejaxppo.sweep.plan import Sweep, check_effects, describe, import_modules, make_groups, parse_seeds
+from purejaxppo.sweep.terminal import guard_streams, usual_arguments
 
 # What `purejaxppo[trainer]` brings; everything that reads results does without.
 TRAINER = ("optax", "gymnax", "brax", "chex", "distrax", "tensorboardX", "PIL", "tqdm")
@@ -60,6 +62,7 @@ def train(
     seeds: int = 1,
     preset: str | None = None,
     out: Path | None = None,
+    plan_only: bool = False,
     dry_run: bool = False,
     imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
@@ -72,7 +75,8 @@ def train(
         seeds: Number of runs, with seeds 0, 1, ...
         preset: Start from the settings of the paper: paper_atari or paper_mujoco.
         out: Directory for the results, new or holding this very sweep; runs/train by default.
-        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        plan_only: Print the plan and stop; nothing is compiled.
+        dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
         imports: Modules of your own to import first, such as lab.setup, which registers environments.
         options: How to compute.
     """
@@ -80,12 +84,16 @@ def train(
     own.before_first_import.append(lambda: _prepare(options))
     folder = os.getcwd()
     named = {"imports": import_modules(list(imports), folder), "folder": folder}
-    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams, **named), out, options, dry_run)
+    sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams, **named)
+    make_groups(sweep)
+    check_effects(sweep)
+    _run(sweep, out, options, plan_only, dry_run)
 
 
 def sweep(
     file: Annotated[Path, tyro.conf.Positional],
     out: Path | None = None,
+    plan_only: bool = False,
     dry_run: bool = False,
     imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
@@ -95,12 +103,13 @@ def sweep(
     Args:
         file: The sweep, a TOML file.
         out: Directory for the results, new or holding this very sweep (it goes on then); runs/NAME by default.
-        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        plan_only: Print the plan and stop; nothing is compiled.
+        dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
         imports: Modules of your own to import first, found beside the file too; `import` in the file says the same.
         options: How to compute.
     """
     own.before_first_import.append(lambda: _prepare(options))
-    _run(Sweep.from_toml(file, imports=imports), out, options, dry_run)
+    _run(Sweep.from_toml(file, imports=imports), out, options, plan_only, dry_run)
 
 
 def resume(
@@ -118,9 +127,9 @@ def resume(
     own.before_first_import.append(lambda: _prepare(options))
     if is_extending(directory):
         folder = directory / EXTENSION
-        _run(read_sweep(folder if is_started(folder) else directory), directory, options, False, is_extended=True)
+        _run(read_sweep(folder if is_started(folder) else directory), directory, options, is_extended=True)
     else:
-        _run(read_sweep(directory), directory, options, False)
+        _run(read_sweep(directory), directory, options)
 
 
 def extend(
@@ -128,7 +137,7 @@ def extend(
     seeds: int | None = None,
     total_steps: int | None = None,
     add: tuple[str, ...] = (),
-    dry_run: bool = False,
+    plan_only: bool = False,
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Compute what a finished sweep lacks: more seeds, more points, or more steps from its final states.
@@ -138,7 +147,7 @@ def extend(
         seeds: Number of seeds that each point is to have, 0, 1, ...
         total_steps: Environment steps that every run is to have; alone.
         add: Values of fields, FIELD=VALUE or FIELD=VALUE,VALUE, each at all points of the other fields.
-        dry_run: Print the plan of the larger sweep and what is missing of it, and stop.
+        plan_only: Print the plan of the larger sweep and what is missing of it, and stop.
         options: How to compute.
     """
     from purejaxppo.sweep.extended import parse_additions, planned, what_is_missing
@@ -151,11 +160,11 @@ def extend(
         )
     sweep = planned(read_sweep(directory), seeds=seeds, total_steps=total_steps, add=parse_additions(add))
     told = what_is_missing(directory, sweep)
-    if dry_run:
+    if plan_only:
         print(f"{describe(sweep, make_groups(sweep))}\n{told}")
         return
     print(told, file=sys.stderr)
-    _run(sweep, directory, options, False, is_extended=True)
+    _run(sweep, directory, options, is_extended=True)
 
 
 def merge(directory: Directories, out: Path) -> None:
@@ -168,8 +177,8 @@ def merge(directory: Directories, out: Path) -> None:
     from purejaxppo.sweep.merge import merge
 
     dataset = merge(directory, out)
-    print(_tabulate(dataset, out))
-    print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+    _tabulate(dataset, (out,))
+    print(f"{_draw(dataset, (out,))}\nDataset: {out / 'results.nc'}")
 
 
 def plot(
@@ -205,7 +214,7 @@ def plot(
     dataset = select(load_several(directory), conditions)
     sheet = PAPER if paper else SCREEN
     if not metric:
-        print(_draw(dataset, _folder(*directory), name, sheet, out))
+        print(_draw(dataset, directory, name, sheet, out))
         return
     from purejaxppo.plots.curves import curves
     from purejaxppo.plots.sensitivity import sensitivity
@@ -216,29 +225,31 @@ def plot(
         return curves(part, metric, by or None, facet, sheet=sheet)
 
     stem = "_".join(([figure] if figure else []) + [*metric])[:80]
-    print(_draw_parts(dataset, _folder(*directory), stem, draw, out, is_apart=facet != "env" and "env" not in by))
+    print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Directories, format: str = "text") -> None:
+def summary(directory: Directories, format: str = "text", out: Path | None = None) -> None:
     """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
         directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/summary.csv by default.
     """
     from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    print(_tabulate(load_several(directory), _folder(*directory), format))
+    _tabulate(load_several(directory), directory, format, out)
 
 
-def claims(directory: Directories, format: str = "text") -> None:
+def claims(directory: Directories, format: str = "text", out: Path | None = None) -> None:
     """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
         directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/claims.csv by default.
     """
     from purejaxppo.claims.table import format_claims
     from purejaxppo.claims.verdicts import evaluate_claims
@@ -247,8 +258,7 @@ def claims(directory: Directories, format: str = "text") -> None:
 
     check_format(format)
     table = evaluate_claims(load_several(directory))
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(*directory) / "claims.csv")
-    print(f"{format_claims(table, format)}\nTable: {path}")
+    _print_and_keep(format_claims(table, format), table, out or _folder(*directory) / "claims.csv")
 
 
 def compare(
@@ -258,6 +268,7 @@ def compare(
     against: str | None = None,
     within: tuple[str, ...] = (),
     format: str = "text",
+    out: Path | None = None,
 ) -> None:
     """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
@@ -268,6 +279,7 @@ def compare(
         against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
         within: Fields at whose values to compare, each by itself, such as num_epochs.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/compare_METRIC.csv by default.
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.statistics.tables import check_format
@@ -275,21 +287,22 @@ def compare(
 
     check_format(format)
     table = comparison_table(load_several(directory), metric, lowest, against, within)
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(*directory) / f"compare_{metric}.csv")
-    print(f"{format_comparison(table, metric, lowest, format)}\nTable: {path}")
+    text = format_comparison(table, metric, lowest, format)
+    _print_and_keep(text, table, out or _folder(*directory) / f"compare_{metric}.csv")
 
 
-def report(directory: Directories) -> None:
-    """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
+def report(directory: Directories, out: Path | None = None) -> None:
+    """Write one self-contained HTML page about a sweep's directory.
 
     Args:
         directory: Directory of a sweep, finished or still running, or several.
+        out: File to write; DIR/report.html by default.
     """
     from purejaxppo.report import html_report
     from purejaxppo.sweep.store import load_several, write_atomically
 
     page = html_report(load_several(directory)).encode()
-    path = _folder(*directory) / "report.html"
+    path = out or _folder(*directory) / "report.html"
     print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
@@ -328,6 +341,7 @@ def evaluate(
     episodes: int = 32,
     seed: int = 0,
     deterministic: bool = False,
+    out: Path | None = None,
 ) -> None:
     """Play fresh episodes with the final policy of every run; raw returns with 95 % intervals.
 
@@ -336,18 +350,18 @@ def evaluate(
         episodes: Episodes of each policy.
         seed: Seed of the episodes; they are never those of training.
         deterministic: Take the most likely action instead of a sample.
+        out: CSV file to write; DIR/evaluation.csv by default.
     """
     from purejaxppo.evaluate import evaluate, format_evaluation
 
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
-    path = _write(lambda path: table.to_csv(path, index=False), directory / "evaluation.csv")
-    print(f"{format_evaluation(table)}\nTable: {path}")
+    _print_and_keep(format_evaluation(table), table, out or directory / "evaluation.csv")
 
 
 def render(
     directory: Annotated[Path, tyro.conf.Positional],
     run: int,
-    path: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["--path"])] = None,
     seed: int = 0,
     max_steps: int = 500,
 ) -> None:
@@ -356,29 +370,36 @@ def render(
     Args:
         directory: Directory of a finished sweep.
         run: Number of the run, as in the dataset's run_index.
-        path: File to write; DIR/run_K.gif or .html by default.
+        out: File to write; DIR/run_K.gif or .html by default.
         seed: Seed of the episode.
         max_steps: Longest episode drawn.
     """
     from purejaxppo.render import render
 
-    print(f"Episode: {render(directory, run, path, seed=seed, max_steps=max_steps)}")
+    path = render(directory, run, out, seed=seed, max_steps=max_steps)
+    note = " (to show it, a browser fetches brax's viewer from the network)" if path.suffix == ".html" else ""
+    print(f"Episode: {path}{note}")
 
 
 def export(
     directory: Annotated[Path, tyro.conf.Positional],
     to: Literal["tensorboard", "wandb", "csv", "parquet"],
+    out: Path | None = None,
 ) -> None:
     """Write a sweep's results for other tools, below DIR/export.
 
     Args:
         directory: Directory of a sweep, finished or still running.
         to: The tool.
+        out: Folder in place of DIR, in which a folder export is made.
     """
     from purejaxppo.results.export import export
     from purejaxppo.sweep.store import load_results
 
-    print(f"Exported: {export(load_results(directory), _folder(directory), to)}")
+    path = export(load_results(directory), out or _folder(directory), to)
+    print(f"Exported: {path}")
+    if list(path.glob("offline-run-*")):
+        print(f"Upload: wandb login; wandb sync {path}/offline-run-*")
 
 
 COMMANDS = {
@@ -401,38 +422,58 @@ COMMANDS = {
 }
 
 
+WHOLE = [
+    f"--{name.replace('_', '-')}" for name, hint in get_type_hints(TrainConfig).items() if hint in (int, int | None)
+]
+WHOLE += ["--seeds", "--episodes", "--steps", "--max-steps"]
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 2, bad weather in one and 1."""
+    guard_streams()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited from it, may not exist here; nothing opens a window
+    if sys.argv[1:] == ["--version"]:
+        print(f"purejaxppo {__version__}")
+        return
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            _with_preset(COMMANDS, sys.argv[1:]),
-            prog="purejaxppo",
-            args=_with_flags(sys.argv[1:]),
-            description="PPO with representation diagnostics: whole sweeps in one compiled program.",
-        )
+        _call(sys.argv[1:])
+        sys.stdout.flush()
     except ConfigError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(error, 2)
     except RunError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(error, 1)
     except Stopped as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail(error, 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in TRAINER:
             raise
-        print(
-            f"purejaxppo: {package} is not installed, but training needs it: pip install 'purejaxppo[trainer]'",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+        _fail(f"{package} is not installed, but training needs it: pip install 'purejaxppo[trainer]'", 2)
+    except (RuntimeError, AssertionError) as error:  # both, for a platform that is not there
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms or "xla_bridge" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        _fail(f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it.", 2)
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _call(arguments: list[str]) -> None:
+    arguments = usual_arguments(_with_flags(arguments), WHOLE)
+    tyro.extras.subcommand_cli_from_dict(
+        _with_preset(COMMANDS, arguments),
+        prog="purejaxppo",
+        description="PPO with representation diagnostics: whole sweeps in one compiled program.",
+        args=arguments,
+    )
+
+
+def _fail(sentence: object, code: int) -> NoReturn:
+    print(f"purejaxppo: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from None
 
 
 def _with_flags(arguments: list[str]) -> list[str]:
@@ -460,34 +501,48 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
         seeds: int = 1,
         preset: str | None = None,
         out: Path | None = None,
+        plan_only: bool = False,
         dry_run: bool = False,
         imports: Imports = (),
         options: Annotated[Options, Flat] = Options(),
     ) -> None:
-        train(config, hparams, seeds, preset, out, dry_run, imports, options)
+        train(config, hparams, seeds, preset, out, plan_only, dry_run, imports, options)
 
     train_with_defaults.__doc__ = train.__doc__
     return commands | {"train": train_with_defaults}
 
 
-def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool, *, is_extended: bool = False) -> None:
+def _run(
+    sweep: Sweep,
+    out: Path | None,
+    options: Options,
+    is_plan_only: bool = False,
+    is_dry_run: bool = False,
+    *,
+    is_extended: bool = False,
+) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
-    if is_dry_run:
+    if is_plan_only or is_dry_run:
         print(describe(sweep, groups), flush=True)
+    if is_plan_only:
+        return
+    from purejaxppo.sweep.engine import run_sweep
+    from purejaxppo.sweep.extend import grow
+    from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
     memory = None if options.memory is None else parse_memory(options.memory)
     _prepare(options)
     own.before_first_import.clear()
-    from purejaxppo.sweep.engine import run_sweep
-    from purejaxppo.sweep.extend import grow
-    from purejaxppo.sweep.interrupt import watch_signals
 
     if is_dry_run:
         from purejaxppo.sweep.estimate import estimate
 
-        print(estimate(sweep, memory))
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        print(estimate(sweep, memory, (lambda line: None) if options.quiet else say))
         return
     watch_signals()
     dataset = (grow if is_extended else run_sweep)(
@@ -501,8 +556,8 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool, *, 
     )
     if (options.process_index or 0) > 0:  # process 0 reports for all
         return
-    print(_tabulate(dataset, out))
-    print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+    _tabulate(dataset, (out,))
+    print(f"{_draw(dataset, (out,))}\nDataset: {out / 'results.nc'}")
 
 
 @functools.cache
@@ -517,15 +572,31 @@ def _prepare(options: Options) -> None:
     join_processes(options.coordinator, options.num_processes, options.process_index)
 
 
-def _tabulate(dataset: Any, folder: Path, format: str = "text") -> str:
+def _tabulate(dataset: Any, directories: Sequence[Path], format: str = "text", out: Path | None = None) -> None:
+    from purejaxppo.results.runs import progress_sentence
     from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
     table = summary_table(dataset)
-    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), folder / "summary.csv")
-    return {"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table)
+    print({"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table))
+    if sentence := progress_sentence(dataset):
+        print(sentence, flush=True)
+    path = out or _folder(*directories) / "summary.csv"
+    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), path)
 
 
-def _draw(dataset: Any, folder: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
+def _print_and_keep(text: str, table: Any, path: Path) -> None:
+    """Print first: what was computed must not be lost where a folder cannot be written."""
+    print(text, flush=True)
+    print(f"Table: {_write(lambda path: table.to_csv(path, index=False), path)}")
+
+
+def _draw(
+    dataset: Any,
+    directories: Sequence[Path],
+    figure: str = "overview",
+    sheet: Any = None,
+    out: Path | None = None,
+) -> str:
     """Save a figure of the paper or of ours, of several environments one each; and say where."""
     from purejaxppo.plots.figures import draw_figure, file_name
     from purejaxppo.plots.sheets import SCREEN
@@ -534,17 +605,17 @@ def _draw(dataset: Any, folder: Path, figure: str = "overview", sheet: Any = Non
         return draw_figure(part, figure, sheet or SCREEN)
 
     is_apart = figure != "5"  # which is of no results
-    return _draw_parts(dataset, folder, file_name(figure), draw, out, is_apart)
+    return _draw_parts(dataset, directories, file_name(figure), draw, out, is_apart)
 
 
 def _draw_parts(
-    dataset: Any, folder: Path, stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
+    dataset: Any, directories: Sequence[Path], stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
 ) -> str:
     """Save a figure, of several environments one each if they are to be apart; and say where."""
     from purejaxppo.plots.figures import with_environment
     from purejaxppo.results.dataset import by_environment
 
-    base = folder / f"{stem}.png" if out is None else out
+    base = _folder(*directories) / f"{stem}.png" if out is None else out
     parts = by_environment(dataset) if is_apart else {"": dataset}
     paths = {base.with_name(with_environment(base.name, env)): part for env, part in parts.items()}
     return "\n".join(f"Figure: {_save(draw(part), path)}" for path, part in paths.items())
@@ -561,23 +632,22 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _folder(first: Path, *others: Path) -> Path:
     """Where to write what belongs to a sweep's directory or results.nc; of several, a folder beside the first."""
-    first_folder = first.parent if first.is_file() else first
+    folder = first.parent if first.is_file() else first
     if not others:
-        return first_folder
+        return folder
     from purejaxppo.sweep.store import names_of
 
     names = [name.replace("/", "-") for name in names_of([first, *others])]
     name = "+".join(names)
-    folder = first_folder.parent / (name if len(name) <= 100 else f"{names[0]}+{len(others)}")
-    _write(lambda path: path.mkdir(exist_ok=True), folder)
-    return folder
+    return folder.parent / (name if len(name) <= 100 else f"{names[0]}+{len(others)}")
 
 
 def _write(write: Callable[[Path], Any], path: Path) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:
-        raise RunError(f"file {path} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"file {path} cannot be written: {error.strerror or error}; --out writes elsewhere.") from error
     return path
 
 

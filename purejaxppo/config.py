@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from purejaxppo import own
@@ -160,6 +161,13 @@ class TrainConfig:
     plasticity_curve: bool = False
     """Whether the losses of all minibatches of a plasticity measurement are kept, not only of the last one."""
 
+    def __post_init__(self) -> None:
+        """Lists become tuples, and floats that are whole numbers (1e6) such, where the field wants them."""
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            if (fitting := coerce(name, value, hint)) is not value:
+                object.__setattr__(self, name, fitting)
+
     @property
     def batch_size(self) -> int:
         """Samples of one rollout, num_envs x num_steps."""
@@ -304,16 +312,21 @@ def check_types(value: Any) -> None:
 
     Raises ConfigError naming the first field that does not fit.
     """
-    for name, hint in get_type_hints(type(value)).items():
+    for name, hint in _hints(type(value)).items():
         found = getattr(value, name)
         if not _fits(found, hint):
             raise ConfigError(f"{name} is {found!r}, but must be {_describe(hint)}.")
 
 
 def coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as read from TOML in the type of its field: lists become tuples, whole numbers become floats."""
+    """`value` as read from TOML in the type of its field.
+
+    Lists become tuples, whole numbers floats, and floats without a fraction (1e6) whole numbers.
+    """
     if isinstance(value, list):
         return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    if hint in (int, int | None) and isinstance(value, float) and value.is_integer():
+        return int(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -322,9 +335,45 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+# What fields are called elsewhere.
+SYNONYMS = {
+    "activation_fn": "activation",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "batch_size": "minibatch_size",
+    "clip_coef": "clip_eps",
+    "clip_range": "clip_eps",
+    "discount": "gamma",
+    "ent_coef": "entropy_coef",
+    "env_id": "env",
+    "env_name": "env",
+    "lam": "gae_lambda",
+    "lr": "learning_rate",
+    "max_steps": "total_steps",
+    "n_envs": "num_envs",
+    "n_epochs": "num_epochs",
+    "n_steps": "num_steps",
+    "net_arch": "hidden_sizes",
+    "num_seeds": "seeds",
+    "rollout_length": "num_steps",
+    "seed": "seeds",
+    "step_size": "learning_rate",
+    "timesteps": "total_steps",
+    "total_timesteps": "total_steps",
+    "update_epochs": "num_epochs",
+    "vf_coef": "value_coef",
+}
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def unknown_name(kind: str, name: str, allowed: list[str]) -> ConfigError:
-    """ConfigError for a name that is not in `allowed`, with near matches where there are any."""
-    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    """ConfigError for a name that is not in `allowed`, with what it is called here, or near matches, if any."""
+    synonym = SYNONYMS.get(name.lower().replace("-", "_"))
+    near = [synonym] if synonym in allowed else difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:
         return ConfigError(f"{kind} {name!r} is unknown; did you mean {' or '.join(near)}?")
     return ConfigError(f"{kind} {name!r} is unknown; allowed are {', '.join(allowed)}.")

@@ -280,7 +280,7 @@ def own_torso(
     if not isinstance(cls, type) or not issubclass(cls, nn.Module | nnx.Module):
         raise ConfigError(f"network is {path!r}, which must be a class of flax.linen (or flax.nnx) modules.")
 
-    def outputs(key: Array, obs: Array) -> tuple[Params, Any]:
+    def outputs(key: Array, obs: Array) -> tuple[Any, Any]:
         torso = named_torso(cls)
         variables = torso.init(key, obs[:1])
         return variables, torso.apply(variables, obs)

@@ -26,7 +26,8 @@ num_epochs = 1
 minibatch_size = 16
 hidden_sizes = [8]
 num_log_points = {logs}
-num_plasticity_points = 1
+
+diagnostics = {diagnostics}
 [hparams]
 learning_rate = {rate}
 """
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
     """Two finished sweeps, runs/a and runs/b: other seeds, another learning rate."""
     folder = tmp_path_factory.mktemp("grow")
     for name, seeds, rate in (("a", 2, 1e-3), ("b", [2], 1e-2)):
-        text = SWEEP.format(seeds=seeds, steps=2 * 32, logs=2, rate=rate)
+        text = SWEEP.format(seeds=seeds, steps=2 * 32, logs=2, rate=rate, diagnostics="true")
         (folder / f"{name}.toml").write_text(text)
         process = call(["sweep", f"{name}.toml"], folder, environment)
         assert process.returncode == 0, process.stderr
@@ -61,7 +62,7 @@ def call(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
         preexec_fn=on_two_cores,
     )
@@ -114,21 +115,22 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     for name, seeds in (("small", 4), ("large", 8)):
-        (tmp_path / f"{name}.toml").write_text(SWEEP.format(seeds=seeds, steps=1500 * 32, logs=1500, rate=1e-3))
+        text = SWEEP.format(seeds=seeds, steps=300 * 32, logs=300, rate=1e-3, diagnostics="false")
+        (tmp_path / f"{name}.toml").write_text(text)
         process = call(["sweep", f"{name}.toml", "--quiet"], tmp_path, environment)
         assert process.returncode == 0, process.stderr
     out = tmp_path / "runs" / "small"
-    process = call(["extend", "runs/small", "--seeds", "8", "--dry-run"], tmp_path, environment)
+    process = call(["extend", "runs/small", "--seeds", "8", "--plan-only"], tmp_path, environment)
     assert process.stdout.endswith("Extends runs/small: 4 runs are there, 4 are computed.\n")
     command = [sys.executable, "-m", "purejaxppo", "extend", "runs/small", "--seeds", "8"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=on_two_cores
     ) as running:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while len(list(out.glob("extension/parts/*/*.npz"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         running.send_signal(signal.SIGTERM)
-        _, stderr = running.communicate(timeout=200)
+        _, stderr = running.communicate(timeout=600)
     assert running.returncode == 130, stderr
     assert "continue with: purejaxppo resume runs/small" in stderr
     assert load_results(out).sizes["run"] == 4

@@ -90,7 +90,7 @@ def test_equal_configurations_are_one_dictionary_key() -> None:
             {"num_envs": 2, "num_steps": 8, "minibatch_size": 17},
             "minibatch_size is 17, but must be at most num_envs x num_steps = 2 x 8 = 16.",
         ),
-        ({"total_steps": 1e6}, "total_steps is 1000000.0, but must be a whole number."),
+        ({"total_steps": 1.5}, "total_steps is 1.5, but must be a whole number."),
         ({"num_epochs": True}, "num_epochs is True, but must be a whole number."),
         ({"share_trunk": 1}, "share_trunk is 1, but must be true or false."),
         ({"env": 3}, "env is 3, but must be a string."),

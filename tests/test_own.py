@@ -20,6 +20,7 @@ from test_update import make_batch, make_learner, make_state, minibatch_loss, mi
 
 import purejaxppo as pjp
 from purejaxppo import envs, own
+from purejaxppo.envs.names import CUSTOM
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import make_actor_critic
 from purejaxppo.ppo.interventions.owned import operate_after_step, own_penalties
@@ -104,6 +105,23 @@ def test_modules_are_found_beside_the_sweep_file_after_all_others(tmp_path: Path
     assert own_modules(sweep) == ["beside_me"]
     assert own.find("env", "beside_me:x") == 1
     assert not hasattr(own.load("import", "json"), "x")
+
+
+def test_modules_to_import_register_names_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget() -> None:
+        monkeypatch.delitem(CUSTOM, "lab/Corridor", raising=False)
+        monkeypatch.delitem(sys.modules, "lab.setup", raising=False)
+
+    file = tmp_path / "sweep.toml"
+    file.write_text('[config]\nenv = "lab/Corridor"\n')
+    with pytest.raises(ConfigError, match="env 'lab/Corridor' is unknown"):
+        pjp.Sweep.from_toml(file)
+    store.create(tmp_path / "out", pjp.Sweep.from_toml(file, imports=["lab.setup"]))
+    assert own.sources(["lab"]).keys() == own.sources(own_modules(store.read_sweep(tmp_path / "out"))).keys()
+    forget()
+    assert store.read_sweep(tmp_path / "out").config.env == "lab/Corridor"
+    assert "lab/Corridor" in envs.list_environments()
+    forget()
 
 
 def test_the_code_of_a_package_is_all_its_files_that_of_a_module_its_one(module: Any, tmp_path: Path) -> None:
@@ -546,4 +564,4 @@ def test_a_project_of_ones_own_is_swept_killed_resumed_and_looked_at(tmp_path: P
     assert "share of states whose most likely action" in page
     missing = run("evaluate", out, "--episodes", "4", cwd=cwd)
     assert missing.returncode == 2
-    assert "needs module lab.envs, but there is no lab on sys.path or beside the sweep file" in missing.stderr
+    assert "there is no module lab on sys.path or beside the sweep file" in missing.stderr

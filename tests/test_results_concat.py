@@ -122,11 +122,12 @@ def test_what_users_bring_comes_along() -> None:
         told = json.loads(part.attrs["sweep"])
         told |= {"import": ["lab.setup"], "hparams": told["hparams"] | {"my_strength": strength}}
         part.attrs["sweep"] = json.dumps(told)
-        part["churn"] = part["return_mean"].assign_attrs(long_name="churn", units="nat", definition="mine", family="own")
+        described = {"long_name": "churn", "units": "nat", "definition": "mine", "family": "own"}
+        part["churn"] = part["return_mean"].copy().assign_attrs(**described)
     found = concat(parts)
     assert found["my_strength"].values.tolist() == [0.1, 0.1, 0.2, 0.2]
     assert found["group"].values.tolist() == [0] * 4  # swept inside one program
-    assert found["churn"].attrs == {"long_name": "churn", "units": "nat", "definition": "mine", "family": "own"}
+    assert found["churn"].attrs == described
     told = json.loads(found.attrs["sweep"])
     assert told["import"] == ["lab.setup"]
     assert told["points"] == [{"my_strength": 0.1}, {"my_strength": 0.2}]

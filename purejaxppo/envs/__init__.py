@@ -62,6 +62,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def list_environments() -> list[str]:
     """Every name `make` accepts: `gymnax/...`, `brax/...`, `probe/...`, and those that were registered.
 

@@ -7,6 +7,7 @@ Time, disk and the terminal live here and nowhere else; the compiled programs kn
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +23,20 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import RunState
 from purejaxppo.sweep import checkpoints, store
 from purejaxppo.sweep.brought import check_brought
+from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
 from purejaxppo.sweep.parts import write_part
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, own_modules, parse_sweep, to_json
+from purejaxppo.sweep.plan import (
+    Group,
+    Sweep,
+    check_effects,
+    describe,
+    make_groups,
+    own_modules,
+    parse_sweep,
+    to_json,
+)
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -38,6 +49,8 @@ if TYPE_CHECKING:
 # Share of the time that may go into checkpoints: one is due when this has been earned back since the last one.
 _CHECKPOINT_SHARE = 0.05
 _POLL_SECONDS = 0.5
+TENSORBOARD = "tensorboard"
+ONE_SWEEP = threading.RLock()  # of a process: it takes all devices, and netCDF bears no second thread
 
 
 @dataclass(kw_only=True)
@@ -97,9 +110,17 @@ def run_sweep(
     sweep begins. Where it goes on, another value counts for programs that have not begun. Final states are kept, for
     `extend_sweep`, unless `is_kept` is false.
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
-    for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C.
+    for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C. Called from several threads, one
+    sweep runs after the other.
     """
-    sweep, out = checked(sweep), Path(out)
+    with ONE_SWEEP:
+        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
+
+
+def _run_sweep(
+    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool, is_kept: bool
+) -> xr.Dataset:
+    sweep = checked(sweep)
     facts = facts_of(sweep)
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
@@ -108,6 +129,7 @@ def run_sweep(
             store.clean(out)
             return dataset
     elif jax.process_index() == 0:
+        check_effects(sweep)
         store.create(out, sweep)
     work = Work(facts=facts, is_kept=is_kept)
     return compute(sweep, out, work, memory=memory, tensorboard=tensorboard, is_quiet=is_quiet)
@@ -115,6 +137,7 @@ def run_sweep(
 
 def checked(sweep: Sweep) -> Sweep:
     """The sweep as its directory will say it; raises ConfigError for what is impossible, before anything is written."""
+    check_settings()
     sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
     check_brought(make_groups(sweep))
     return sweep
@@ -147,7 +170,8 @@ def compute(
                 progress=progress,
                 stop=stop,
                 budget=budget if jax.process_count() == 1 else None,
-                tensorboard=tensorboard,
+                # Event files must not stop where a sweep did.
+                tensorboard=tensorboard or (said / TENSORBOARD).is_dir(),
                 is_kept=work.is_kept,
             )
             progress.expect(session.chunks)
@@ -412,7 +436,7 @@ class _CheckpointClock:
 def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
     from purejaxppo.results.export import LiveTensorBoard
 
-    return LiveTensorBoard(session.said / "tensorboard", chunk.runs(session.groups))
+    return LiveTensorBoard(session.said / TENSORBOARD, chunk.runs(session.groups))
 
 
 def _wait_for_all(session: Session) -> None:

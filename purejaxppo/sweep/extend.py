@@ -19,7 +19,7 @@ from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep import checkpoints, engine, store
 from purejaxppo.sweep.extended import compared, planned
 from purejaxppo.sweep.merge import carry
-from purejaxppo.sweep.plan import Sweep, make_groups
+from purejaxppo.sweep.plan import Sweep, check_effects, make_groups
 from purejaxppo.sweep.program import learner_of
 
 
@@ -57,8 +57,14 @@ def grow(
     Raises ConfigError for a directory that is not finished, is being extended otherwise, or was computed elsewhere or
     by other versions (unless forced), and where final states are needed that were not kept.
     """
-    sweep, out = engine.checked(sweep), Path(out)
-    extension = out / store.EXTENSION
+    with engine.ONE_SWEEP:
+        return _grow(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
+
+
+def _grow(
+    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool, is_kept: bool
+) -> xr.Dataset:
+    sweep, extension = engine.checked(sweep), out / store.EXTENSION
     if not (out / store.RESULTS).is_file():
         store.read_sweep(out)
         raise ConfigError(f"directory {out} is not finished; finish it with: purejaxppo resume {out}")
@@ -75,6 +81,7 @@ def grow(
             )
         store.check_same(extension, sweep, facts, is_forced=is_forced)
     elif jax.process_index() == 0:
+        check_effects(sweep)
         store.check_facts(out, facts, is_forced=is_forced)
         _begin(out, sweep, kept, todo, facts)
     note = _said_of_programs(out, sweep, kept)

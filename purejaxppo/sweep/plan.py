@@ -19,6 +19,7 @@ from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams
 from purejaxppo.presets import preset_fields
+from purejaxppo.sweep import inert
 
 STATIC = field_names(TrainConfig)
 TRACED = [name for name in field_names(HyperParams) if name != "strengths"]
@@ -64,6 +65,7 @@ class Sweep:
     def from_toml(path: str | Path, *, imports: Sequence[str] = ()) -> Sweep:
         """Read and validate a sweep file; raises ConfigError with one sentence for anything wrong in it.
 
+        That includes fields that are set or swept and have no effect, and a file that does not name its environment.
         imports: modules of your own to import first, beside those that the file names.
         """
         path = Path(path)
@@ -71,7 +73,10 @@ class Sweep:
         if imports:
             named = content.get("import", [])
             content["import"] = [*dict.fromkeys([*named, *imports])] if isinstance(named, list) else named
-        return parse_sweep(content, default_name=path.stem, folder=str(path.parent.resolve()))
+        sweep = parse_sweep(content, default_name=path.stem, folder=str(path.parent.resolve()))
+        _check_env_is_named(content, path)
+        check_effects(sweep, content)
+        return sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,7 @@ class Group:
 def read_toml(path: Path) -> dict[str, Any]:
     """Contents of a TOML file; raises ConfigError when it cannot be read or parsed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"sweep file {path} does not exist.") from None
     except OSError as error:
@@ -199,6 +204,30 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
     )
 
 
+def check_effects(sweep: Sweep, content: dict[str, Any] | None = None) -> None:
+    """Raise ConfigError for what has no effect although it is set or swept; by a file's content, or else by its value.
+
+    A field of the base configuration is fine where it acts at some point; so is an axis.
+    """
+    points = inert.full_points(sweep.config, sweep.hparams, sweep.points)
+    if content is None:
+        inert.check_base(sorted({*inert.chosen(sweep.config, sweep.hparams)} | {*sweep.swept}), points)
+        return
+    for table in ("config", "hparams"):
+        inert.check_base([x for x in content.get(table, {}) if x not in sweep.swept], points, f"[{table}]")
+    inert.check_axes(content.get("axes", {}), points)
+    inert.check_points(content.get("points", []), points)
+
+
+def _check_env_is_named(content: dict[str, Any], path: Path) -> None:
+    """The environment decides what everything else means: a default for it would be a trap, a preset's too."""
+    points = content.get("points", [])
+    if "env" not in {**content.get("config", {}), **content.get("axes", {})} and not (
+        points and all("env" in point for point in points)
+    ):
+        raise ConfigError(f'sweep file {path} names no env; [config] needs one, such as env = "gymnax/CartPole-v1".')
+
+
 def make_groups(sweep: Sweep) -> list[Group]:
     """Runs grouped by the program they share, every one of them validated.
 
@@ -235,6 +264,8 @@ def describe(sweep: Sweep, groups: list[Group]) -> str:
         kind = "one program per value" if splits else "inside one program"
         values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
         lines.append(f"  {name}: {', '.join(values)} ({kind})")
+    given = dict.fromkeys([*inert.chosen(sweep.config, sweep.hparams), *sweep.swept])
+    lines += inert.remarks(given, inert.full_points(sweep.config, sweep.hparams, sweep.points))
     for number, group in enumerate(groups, 1):
         config = group.config
         epochs = ", ".join(str(value) for value in group.alternatives.get("num_epochs", (config.num_epochs,)))

@@ -8,6 +8,7 @@ A file holds the final parameters of the runs that were computed together, each 
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -52,16 +53,24 @@ class Policy:
     Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
     [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
 
-    config, run: what it was trained with. env: its environment.
+    config, run: what it was trained with. env: its environment. diverged_at: None, or the log point before which the
+    run diverged: then this is its last policy before that, not one of the end.
 
     Raises ConfigError for parameters of another network than the configuration's, and when called with an observation
     of another shape.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, params: Params, statistics: ObservationStatistics | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        params: Params,
+        statistics: ObservationStatistics | None,
+        diverged_at: int | None = None,
+    ):
         learner = make_learner(config)
         check_fit(learner, params)
-        self.config, self.run, self.env = config, run, learner.env
+        self.config, self.run, self.env, self.diverged_at = config, run, learner.env, diverged_at
         self._params, self._statistics = params, statistics
         self._choose = jax.jit(partial(choose_action, learner))
 
@@ -93,7 +102,7 @@ def check_fit(learner: Learner, params: Params, num_runs: int | None = None) -> 
     """
     lead = () if num_runs is None else (num_runs,)
     expected = jax.eval_shape(lambda: learner.networks.init(jax.random.key(0)))
-    flat = [flatten_dict(dict(tree), sep="/").items() for tree in (params, expected)]
+    flat: list[Any] = [flatten_dict(dict(tree), sep="/").items() for tree in (params, expected)]
     there, asked = ({name: tuple(np.shape(x)) for name, x in tree} for tree in flat)
     asked = {name: (*lead, *shape) for name, shape in asked.items()}
     for name in sorted({*there, *asked}):
@@ -131,7 +140,7 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
     runs: places in the sweep (`run_index` of the dataset); None takes all that are there.
     Raises ConfigError for a run that the sweep lacks or has not finished, where there is none, and for damaged files.
     """
-    out = Path(out)
+    out = Path(out).expanduser()
     sweep = store.read_sweep(out)
     groups = make_groups(sweep)
     if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
@@ -158,11 +167,17 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
 def load_policy(out: str | Path, run: int) -> Policy:
     """The policy of one run of a sweep's directory, a place in the sweep (`run_index` of the dataset).
 
-    Raises ConfigError as `load_policies` does.
+    Warns of one that diverged, whose policy is that of its last good log point. Raises ConfigError as `load_policies`
+    does.
     """
     (policies,) = load_policies(out, [run])
     params, statistics = jax.tree.map(lambda x: x[0], (policies.params, policies.statistics))
-    return Policy(policies.config, policies.runs[0], params, statistics)
+    diverged_at = int(policies.status[0]) or None
+    if diverged_at is not None:
+        warnings.warn(
+            f"run {run} diverged before its log point {diverged_at}: this is its last policy before that.", stacklevel=2
+        )
+    return Policy(policies.config, policies.runs[0], params, statistics, diverged_at)
 
 
 def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:

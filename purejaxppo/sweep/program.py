@@ -224,6 +224,10 @@ class GroupProgram:
             segment = needed_memory(self._compiled["segment"], self.num_devices)
             self.needed_memory = max(self.needed_memory, segment + bytes_of(self._task_shapes(runs)))
 
+    def compiled(self, name: str) -> Any:
+        """One of these programs if it has been compiled, else None."""
+        return self._compiled.get(name)
+
     def lower(self, name: str, runs: Arguments) -> Any:
         """One of the programs init, tasks, segment and plasticity, traced for runs or their arguments' shapes.
 

@@ -324,7 +324,7 @@ def load_results(out: str | Path) -> xr.Dataset:
 
     Metrics are read when they are asked for; `.load()` reads all. Raises ConfigError when there is none.
     """
-    path = Path(out)
+    path = Path(out).expanduser()
     if os.path.isfile(path):
         return load(path)
     if os.path.isfile(path / RESULTS):
