@@ -26,7 +26,6 @@ num_epochs = 1
 minibatch_size = 16
 hidden_sizes = [8]
 num_log_points = {logs}
-
 diagnostics = {diagnostics}
 [hparams]
 learning_rate = {rate}

@@ -85,7 +85,7 @@ def guard_streams() -> None:
 
 
 def usual_arguments(arguments: Sequence[str], whole: Sequence[str]) -> list[str]:
-    """Arguments with `~` expanded where a shell does not (`--out=~/x`), and 1e6 or 1M written out for options in `whole`.
+    """Arguments with `~` expanded where a shell does not (`--out=~/x`), 1e6 and 1M written out for `whole` options.
 
     Raises ConfigError for an option that is called otherwise here (`--lr`).
     """
