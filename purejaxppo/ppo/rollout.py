@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from purejaxppo import blas
 from purejaxppo.envs.base import Step
 from purejaxppo.envs.wrappers import sign_reward
 from purejaxppo.hyperparams import HyperParams
@@ -46,6 +47,9 @@ def collect(learner: Learner, state: RunState, key: Array) -> tuple[RunState, Ro
         key_action, keys_env = keys
         action = learner.distribution.sample(learner.policy(state, state.obs).outputs, key_action)
         transition = jax.vmap(learner.env.step)(keys_env, state.env_state, learner.distribution.to_environment(action))
+        if not blas.is_cpu():  # else a GPU computes physics for each reader, and copies the old state for them
+            final_obs = jax.lax.optimization_barrier(transition.final_obs)
+            transition = dataclasses.replace(transition, final_obs=final_obs)
         done = transition.terminated | transition.truncated
         reward, terminated, truncated = _as_learned(learner, state, transition)
         experience = {"obs": state.obs, "action": action, "reward": reward}
