@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
     from purejaxppo.hyperparams import HyperParams
+    from purejaxppo.own import after_step, diagnostic, penalty
     from purejaxppo.presets import preset
     from purejaxppo.results.tidy import tidy
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
@@ -32,10 +33,13 @@ _HOME = {
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
     "TrainResult": "training.train",
+    "after_step": "own",
+    "diagnostic": "own",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
     "make_train": "training.train",
     "make_trainer": "training.train",
+    "penalty": "own",
     "preset": "presets",
     "run_sweep": "sweep.engine",
     "tidy": "results.tidy",
@@ -53,14 +57,17 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "__version__",
+    "after_step",
     "analysis",
     "claims",
+    "diagnostic",
     "diagnostics",
     "envs",
     "load_policy",
     "load_results",
     "make_train",
     "make_trainer",
+    "penalty",
     "plot",
     "plots",
     "ppo",

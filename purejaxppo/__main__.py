@@ -5,23 +5,28 @@ Nothing here imports JAX before a command that needs it has been chosen and its 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
+from purejaxppo import __version__, own
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
-from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_seeds
+from purejaxppo.sweep.plan import Sweep, check_effects, describe, import_modules, make_groups, parse_seeds
+from purejaxppo.sweep.terminal import guard_streams, usual_arguments
 
 Flat = tyro.conf.OmitArgPrefixes
+Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,9 @@ def train(
     seeds: int = 1,
     preset: str | None = None,
     out: Path | None = None,
+    plan_only: bool = False,
     dry_run: bool = False,
+    imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Train one configuration with several seeds, in one compiled program.
@@ -63,17 +70,27 @@ def train(
         seeds: Number of runs, with seeds 0, 1, ...
         preset: Start from the settings of the paper: paper_atari or paper_mujoco.
         out: Directory for the results, new or holding this very sweep; runs/train by default.
-        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        plan_only: Print the plan and stop; nothing is compiled.
+        dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
+        imports: Modules of your own to import first, such as lab.setup, which registers environments.
         options: How to compute.
     """
     del preset  # has chosen the defaults of config and hparams already, see `main`
-    _run(Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams), out, options, dry_run)
+    own.before_first_import.append(lambda: _prepare(options))
+    folder = os.getcwd()
+    named = {"imports": import_modules(list(imports), folder), "folder": folder}
+    sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams, **named)
+    make_groups(sweep)
+    check_effects(sweep)
+    _run(sweep, out, options, plan_only, dry_run)
 
 
 def sweep(
     file: Annotated[Path, tyro.conf.Positional],
     out: Path | None = None,
+    plan_only: bool = False,
     dry_run: bool = False,
+    imports: Imports = (),
     options: Annotated[Options, Flat] = Options(),
 ) -> None:
     """Run a sweep file: every point with every seed, one compiled program per static configuration.
@@ -81,10 +98,13 @@ def sweep(
     Args:
         file: The sweep, a TOML file.
         out: Directory for the results, new or holding this very sweep (it goes on then); runs/NAME by default.
-        dry_run: Print the plan, compile, measure a few log points, print memory and time, and stop.
+        plan_only: Print the plan and stop; nothing is compiled.
+        dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.
+        imports: Modules of your own to import first, found beside the file too; `import` in the file says the same.
         options: How to compute.
     """
-    _run(Sweep.from_toml(file), out, options, dry_run)
+    own.before_first_import.append(lambda: _prepare(options))
+    _run(Sweep.from_toml(file, imports=imports), out, options, plan_only, dry_run)
 
 
 def resume(
@@ -99,7 +119,8 @@ def resume(
     """
     from purejaxppo.sweep.store import read_sweep
 
-    _run(read_sweep(directory), directory, options, False)
+    own.before_first_import.append(lambda: _prepare(options))
+    _run(read_sweep(directory), directory, options)
 
 
 def plot(
@@ -149,26 +170,28 @@ def plot(
     print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text", out: Path | None = None) -> None:
     """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
         directory: Directory of a sweep.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/summary.csv by default.
     """
     from purejaxppo.statistics.tables import check_format
     from purejaxppo.sweep.store import load_results
 
     check_format(format)
-    print(_tabulate(load_results(directory), directory, format))
+    _tabulate(load_results(directory), directory, format, out)
 
 
-def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text") -> None:
+def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text", out: Path | None = None) -> None:
     """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
         directory: Directory of a sweep.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/claims.csv by default.
     """
     from purejaxppo.claims.table import format_claims
     from purejaxppo.claims.verdicts import evaluate_claims
@@ -177,8 +200,7 @@ def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text
 
     check_format(format)
     table = evaluate_claims(load_results(directory))
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / "claims.csv")
-    print(f"{format_claims(table, format)}\nTable: {path}")
+    _print_and_keep(format_claims(table, format), table, out or _folder(directory) / "claims.csv")
 
 
 def compare(
@@ -188,6 +210,7 @@ def compare(
     against: str | None = None,
     within: tuple[str, ...] = (),
     format: str = "text",
+    out: Path | None = None,
 ) -> None:
     """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
@@ -198,6 +221,7 @@ def compare(
         against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
         within: Fields at whose values to compare, each by itself, such as num_epochs.
         format: text, markdown or latex.
+        out: CSV file to write; DIR/compare_METRIC.csv by default.
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.statistics.tables import check_format
@@ -205,21 +229,22 @@ def compare(
 
     check_format(format)
     table = comparison_table(load_results(directory), metric, lowest, against, within)
-    path = _write(lambda path: table.to_csv(path, index=False), _folder(directory) / f"compare_{metric}.csv")
-    print(f"{format_comparison(table, metric, lowest, format)}\nTable: {path}")
+    text = format_comparison(table, metric, lowest, format)
+    _print_and_keep(text, table, out or _folder(directory) / f"compare_{metric}.csv")
 
 
-def report(directory: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Write one self-contained HTML page about a sweep's directory: DIR/report.html.
+def report(directory: Annotated[Path, tyro.conf.Positional], out: Path | None = None) -> None:
+    """Write one self-contained HTML page about a sweep's directory.
 
     Args:
         directory: Directory of a sweep, finished or still running.
+        out: File to write; DIR/report.html by default.
     """
     from purejaxppo.report import html_report
     from purejaxppo.sweep.store import load_results, write_atomically
 
     page = html_report(load_results(directory)).encode()
-    path = _folder(directory) / "report.html"
+    path = out or _folder(directory) / "report.html"
     print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
@@ -258,6 +283,7 @@ def evaluate(
     episodes: int = 32,
     seed: int = 0,
     deterministic: bool = False,
+    out: Path | None = None,
 ) -> None:
     """Play fresh episodes with the final policy of every run; raw returns with 95 % intervals.
 
@@ -266,18 +292,18 @@ def evaluate(
         episodes: Episodes of each policy.
         seed: Seed of the episodes; they are never those of training.
         deterministic: Take the most likely action instead of a sample.
+        out: CSV file to write; DIR/evaluation.csv by default.
     """
     from purejaxppo.evaluate import evaluate, format_evaluation
 
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
-    path = _write(lambda path: table.to_csv(path, index=False), directory / "evaluation.csv")
-    print(f"{format_evaluation(table)}\nTable: {path}")
+    _print_and_keep(format_evaluation(table), table, out or directory / "evaluation.csv")
 
 
 def render(
     directory: Annotated[Path, tyro.conf.Positional],
     run: int,
-    path: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["--path"])] = None,
     seed: int = 0,
     max_steps: int = 500,
 ) -> None:
@@ -286,29 +312,36 @@ def render(
     Args:
         directory: Directory of a finished sweep.
         run: Number of the run, as in the dataset's run_index.
-        path: File to write; DIR/run_K.gif or .html by default.
+        out: File to write; DIR/run_K.gif or .html by default.
         seed: Seed of the episode.
         max_steps: Longest episode drawn.
     """
     from purejaxppo.render import render
 
-    print(f"Episode: {render(directory, run, path, seed=seed, max_steps=max_steps)}")
+    path = render(directory, run, out, seed=seed, max_steps=max_steps)
+    note = " (to show it, a browser fetches brax's viewer from the network)" if path.suffix == ".html" else ""
+    print(f"Episode: {path}{note}")
 
 
 def export(
     directory: Annotated[Path, tyro.conf.Positional],
     to: Literal["tensorboard", "wandb", "csv", "parquet"],
+    out: Path | None = None,
 ) -> None:
     """Write a sweep's results for other tools, below DIR/export.
 
     Args:
         directory: Directory of a sweep, finished or still running.
         to: The tool.
+        out: Folder in place of DIR, in which a folder export is made.
     """
     from purejaxppo.results.export import export
     from purejaxppo.sweep.store import load_results
 
-    print(f"Exported: {export(load_results(directory), _folder(directory), to)}")
+    path = export(load_results(directory), out or _folder(directory), to)
+    print(f"Exported: {path}")
+    if list(path.glob("offline-run-*")):
+        print(f"Upload: wandb login; wandb sync {path}/offline-run-*")
 
 
 COMMANDS = {
@@ -329,28 +362,66 @@ COMMANDS = {
 }
 
 
+WHOLE = [
+    f"--{name.replace('_', '-')}" for name, hint in get_type_hints(TrainConfig).items() if hint in (int, int | None)
+]
+WHOLE += ["--seeds", "--episodes", "--steps", "--max-steps"]
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one sentence and exit code 2, bad weather in one and 1."""
+    guard_streams()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's, inherited from it, may not exist here; nothing opens a window
+    if sys.argv[1:] == ["--version"]:
+        print(f"purejaxppo {__version__}")
+        return
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            _with_preset(COMMANDS, sys.argv[1:]),
-            prog="purejaxppo",
-            description="PPO with representation diagnostics: whole sweeps in one compiled program.",
-        )
+        _call(sys.argv[1:])
+        sys.stdout.flush()
     except ConfigError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(error, 2)
     except RunError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(error, 1)
     except Stopped as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail(error, 130)
+    except (RuntimeError, AssertionError) as error:  # both, for a platform that is not there
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms or "xla_bridge" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        _fail(f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it.", 2)
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _call(arguments: list[str]) -> None:
+    arguments = usual_arguments(_with_flags(arguments), WHOLE)
+    tyro.extras.subcommand_cli_from_dict(
+        _with_preset(COMMANDS, arguments),
+        prog="purejaxppo",
+        description="PPO with representation diagnostics: whole sweeps in one compiled program.",
+        args=arguments,
+    )
+
+
+def _fail(sentence: object, code: int) -> NoReturn:
+    print(f"purejaxppo: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from None
+
+
+def _with_flags(arguments: list[str]) -> list[str]:
+    """`--diagnostics` and `--no-diagnostics` as before it could also be a list, for which tyro makes no flags."""
+    found = []
+    for argument, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="--"):
+        if argument in ("--no-diagnostics", "--no_diagnostics"):
+            found += ["--diagnostics", "False"]
+        elif argument == "--diagnostics" and after.startswith("--"):
+            found += [argument, "True"]
+        else:
+            found.append(argument)
+    return found
 
 
 def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
@@ -365,35 +436,41 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
         seeds: int = 1,
         preset: str | None = None,
         out: Path | None = None,
+        plan_only: bool = False,
         dry_run: bool = False,
+        imports: Imports = (),
         options: Annotated[Options, Flat] = Options(),
     ) -> None:
-        train(config, hparams, seeds, preset, out, dry_run, options)
+        train(config, hparams, seeds, preset, out, plan_only, dry_run, imports, options)
 
     train_with_defaults.__doc__ = train.__doc__
     return commands | {"train": train_with_defaults}
 
 
-def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> None:
+def _run(
+    sweep: Sweep, out: Path | None, options: Options, is_plan_only: bool = False, is_dry_run: bool = False
+) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
-    if options.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    if is_dry_run:
+    if is_plan_only or is_dry_run:
         print(describe(sweep, groups), flush=True)
-    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+    if is_plan_only:
+        return
     from purejaxppo.sweep.engine import run_sweep
     from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
     memory = None if options.memory is None else parse_memory(options.memory)
-    use_cache()
-    use_cpu_cores()
-    join_processes(options.coordinator, options.num_processes, options.process_index)
+    _prepare(options)
+    own.before_first_import.clear()
+
     if is_dry_run:
         from purejaxppo.sweep.estimate import estimate
 
-        print(estimate(sweep, memory))
+        def say(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        print(estimate(sweep, memory, (lambda line: None) if options.quiet else say))
         return
     watch_signals()
     dataset = run_sweep(
@@ -406,16 +483,38 @@ def _run(sweep: Sweep, out: Path | None, options: Options, is_dry_run: bool) -> 
     )
     if (options.process_index or 0) > 0:  # process 0 reports for all
         return
-    print(_tabulate(dataset, out))
+    _tabulate(dataset, out)
     print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
 
 
-def _tabulate(dataset: Any, directory: Path, format: str = "text") -> str:
+@functools.cache
+def _prepare(options: Options) -> None:
+    """What a process sets up before JAX computes anything."""
+    if options.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+
+    use_cache()
+    use_cpu_cores()
+    join_processes(options.coordinator, options.num_processes, options.process_index)
+
+
+def _tabulate(dataset: Any, directory: Path, format: str = "text", out: Path | None = None) -> None:
+    from purejaxppo.results.runs import progress_sentence
     from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
     table = summary_table(dataset)
-    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), _folder(directory) / "summary.csv")
-    return {"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table)
+    print({"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table))
+    if sentence := progress_sentence(dataset):
+        print(sentence, flush=True)
+    path = out or _folder(directory) / "summary.csv"
+    _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), path)
+
+
+def _print_and_keep(text: str, table: Any, path: Path) -> None:
+    """Print first: what was computed must not be lost where a folder cannot be written."""
+    print(text, flush=True)
+    print(f"Table: {_write(lambda path: table.to_csv(path, index=False), path)}")
 
 
 def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
@@ -459,9 +558,10 @@ def _folder(path: Path) -> Path:
 
 def _write(write: Callable[[Path], Any], path: Path) -> Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
     except OSError as error:
-        raise RunError(f"file {path} cannot be written: {error.strerror or error}.") from error
+        raise RunError(f"file {path} cannot be written: {error.strerror or error}; --out writes elsewhere.") from error
     return path
 
 

@@ -10,8 +10,10 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from purejaxppo import own
 from purejaxppo.errors import ConfigError
 
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
@@ -49,7 +51,8 @@ class TrainConfig:
     """
 
     env: str = "gymnax/CartPole-v1"
-    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them."""
+    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them. Or one of your own, by
+    import path, `module:name`: what it leads to is called with max_episode_steps."""
     total_steps: int = 500_000
     """Environment steps of a run, over all its environments; rounded up to whole log intervals."""
     num_envs: int = 8
@@ -61,9 +64,14 @@ class TrainConfig:
     minibatch_size: int = 256
     """Samples per gradient step; an incomplete last minibatch of an epoch is dropped."""
 
+    network: str | None = None
+    """A network of your own in place of torso and hidden layers, by import path, `module:Class`."""
     torso: Torso = "mlp"
     """Layers before `hidden_sizes`: none (`mlp`, flattens), one 3x3 convolution of 16 channels (`minatar_conv`), or the
     three convolutions of the Nature DQN (`nature_conv`)."""
+    convolutions: tuple[tuple[int, int, int], ...] = ()
+    """Convolutions before `hidden_sizes` in place of the torso's, [channels, width of the kernel, stride] of each, such
+    as [[16, 3, 1], [32, 3, 1]]."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the dense hidden layers; the last one is the penultimate layer whose rank is measured."""
     activation: Activation = "relu"
@@ -75,6 +83,9 @@ class TrainConfig:
     trunk_optimizers: Literal["one", "two"] = "one"
     """With share_trunk: one Adam and one gradient norm for trunk and both heads; or, as in the paper, one for trunk and
     policy head and one for trunk and critic head, so that the trunk's gradient is clipped twice and it moves twice."""
+    residual: bool = False
+    """Whether, from the second dense hidden layer on, a layer's input is added to its pre-activation where both have
+    the same width (He et al. 2016, arXiv 1512.03385)."""
     layer_norm: bool = False
     """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
     map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
@@ -131,12 +142,15 @@ class TrainConfig:
     feature_spectral: bool = False
     """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
+    interventions: tuple[str, ...] = ()
+    """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
     num_log_points: int = 100
     """Most points at which metrics are written after the one before training, evenly spaced; fewer when the updates do
     not divide evenly."""
-    diagnostics: bool = True
-    """Whether representation and trust-region diagnostics are computed at the log points."""
+    diagnostics: bool | tuple[str, ...] = True
+    """Whether representation and trust-region diagnostics are computed at the log points; or import paths,
+    `module:name`, of your own that are computed beside them."""
     num_plasticity_points: int = 40
     """Most log points at which the plasticity loss is measured after the one before training, evenly spaced; 0 (or no
     diagnostics) for none."""
@@ -146,6 +160,13 @@ class TrainConfig:
     """Passes over them in one measurement (the paper: 1 on Atari, 4 on MuJoCo)."""
     plasticity_curve: bool = False
     """Whether the losses of all minibatches of a plasticity measurement are kept, not only of the last one."""
+
+    def __post_init__(self) -> None:
+        """Lists become tuples, and floats that are whole numbers (1e6) such, where the field wants them."""
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            if (fitting := coerce(name, value, hint)) is not value:
+                object.__setattr__(self, name, fitting)
 
     @property
     def batch_size(self) -> int:
@@ -182,7 +203,7 @@ class TrainConfig:
     @property
     def measures_plasticity(self) -> bool:
         """Whether the plasticity loss is measured at all."""
-        return self.diagnostics and self.num_plasticity_points > 0
+        return bool(self.diagnostics) and self.num_plasticity_points > 0
 
     @property
     def num_plasticity_minibatches(self) -> int:
@@ -210,8 +231,14 @@ class TrainConfig:
             raise ConfigError(
                 f"hidden_sizes is {list(self.hidden_sizes)}, but must be a non-empty list of widths of at least 1."
             )
+        self._validate_paths()
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
+        if self.convolutions and self.torso != "mlp":
+            raise ConfigError(f"torso is {self.torso!r}, but must be 'mlp' with convolutions of their own.")
+        if any(min(layer) < 1 for layer in self.convolutions):
+            raise ConfigError(f"convolutions is {self.convolutions}, but must have numbers of at least 1.")
+        self._validate_network()
         if not 0 <= self.sticky_actions < 1:
             raise ConfigError(f"sticky_actions is {self.sticky_actions}, but must be at least 0 and below 1.")
         if self.num_plasticity_points < 0:
@@ -239,22 +266,67 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {count}, but must be at most {MAX_COUNT}.")
         return self
 
+    @property
+    def own_diagnostics(self) -> tuple[str, ...]:
+        """Import paths of the diagnostics that are not ours."""
+        return self.diagnostics if isinstance(self.diagnostics, tuple) else ()
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """Modules that the configuration's import paths lead to, each once."""
+        paths = (self.env, self.network or "", *self.own_diagnostics, *self.interventions)
+        return tuple(dict.fromkeys(path.split(":")[0] for path in paths if own.is_path(path)))
+
+    def _validate_network(self) -> None:
+        """What a network of the user's own cannot have: its layers are its own."""
+        if self.network is None:
+            return
+        plain = TrainConfig()
+        for field in ("torso", "convolutions", "residual", "layer_norm"):
+            if getattr(self, field) != getattr(plain, field):
+                raise ConfigError(
+                    f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
+                    f"{self.network!r}, whose layers are its own."
+                )
+        if (self.pfo_layers, self.pfo_features) == ("all", "features"):
+            raise ConfigError(
+                f"pfo_features is 'features' with pfo_layers 'all', but must be 'preactivations' with network "
+                f"{self.network!r}: of features it gives the last ones only."
+            )
+
+    def _validate_paths(self) -> None:
+        """Of what is the user's own only the form: nothing is imported here."""
+        if self.diagnostics == ():
+            raise ConfigError("diagnostics is [], but must be true, false or a list of import paths, module:name.")
+        for field in ("network", "own_diagnostics", "interventions"):
+            value = getattr(self, field)
+            paths = value if isinstance(value, tuple) else () if value is None else (value,)
+            for path in paths:
+                own.check_path(field.removeprefix("own_"), path)
+            if len(set(paths)) < len(paths):
+                raise ConfigError(f"{field.removeprefix('own_')} is {list(paths)}, but must name nothing twice.")
+
 
 def check_types(value: Any) -> None:
     """Compare every field of a dataclass instance with its annotation (bool, int, float, str, Literal, tuple, None).
 
     Raises ConfigError naming the first field that does not fit.
     """
-    for name, hint in get_type_hints(type(value)).items():
+    for name, hint in _hints(type(value)).items():
         found = getattr(value, name)
         if not _fits(found, hint):
             raise ConfigError(f"{name} is {found!r}, but must be {_describe(hint)}.")
 
 
 def coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as read from TOML in the type of its field: lists become tuples, whole numbers become floats."""
+    """`value` as read from TOML in the type of its field.
+
+    Lists become tuples, whole numbers floats, and floats without a fraction (1e6) whole numbers.
+    """
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    if hint in (int, int | None) and isinstance(value, float) and value.is_integer():
+        return int(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -263,9 +335,45 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+# What fields are called elsewhere.
+SYNONYMS = {
+    "activation_fn": "activation",
+    "beta1": "adam_beta1",
+    "beta2": "adam_beta2",
+    "batch_size": "minibatch_size",
+    "clip_coef": "clip_eps",
+    "clip_range": "clip_eps",
+    "discount": "gamma",
+    "ent_coef": "entropy_coef",
+    "env_id": "env",
+    "env_name": "env",
+    "lam": "gae_lambda",
+    "lr": "learning_rate",
+    "max_steps": "total_steps",
+    "n_envs": "num_envs",
+    "n_epochs": "num_epochs",
+    "n_steps": "num_steps",
+    "net_arch": "hidden_sizes",
+    "num_seeds": "seeds",
+    "rollout_length": "num_steps",
+    "seed": "seeds",
+    "step_size": "learning_rate",
+    "timesteps": "total_steps",
+    "total_timesteps": "total_steps",
+    "update_epochs": "num_epochs",
+    "vf_coef": "value_coef",
+}
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def unknown_name(kind: str, name: str, allowed: list[str]) -> ConfigError:
-    """ConfigError for a name that is not in `allowed`, with near matches where there are any."""
-    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    """ConfigError for a name that is not in `allowed`, with what it is called here, or near matches, if any."""
+    synonym = SYNONYMS.get(name.lower().replace("-", "_"))
+    near = [synonym] if synonym in allowed else difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:
         return ConfigError(f"{kind} {name!r} is unknown; did you mean {' or '.join(near)}?")
     return ConfigError(f"{kind} {name!r} is unknown; allowed are {', '.join(allowed)}.")
@@ -280,8 +388,11 @@ def _fits(value: Any, hint: Any) -> bool:
     origin = get_origin(hint)
     if origin is Literal:
         return value in get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict)  # what is in it has names of its own
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+        is_long = get_args(hint)[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(get_args(hint)))
+        return isinstance(value, tuple) and is_long and all(_fits(item, get_args(hint)[0]) for item in value)
     if get_args(hint):  # a union, such as int | None
         return any(_fits(value, part) for part in get_args(hint))
     if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
@@ -293,8 +404,11 @@ def _describe(hint: Any) -> str:
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    if origin is dict:
+        return "a table of numbers"
     if origin is tuple:
-        return "a list of whole numbers"
+        kinds = {str: "texts", int: "whole numbers"}
+        return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
     if get_args(hint):
         return " or ".join(_describe(part) for part in get_args(hint))
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "left out"}

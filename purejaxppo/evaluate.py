@@ -17,7 +17,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
 from purejaxppo.statistics.collapse import outcomes
-from purejaxppo.statistics.estimates import bootstrap_interval, estimate_columns, exact_interval
+from purejaxppo.statistics.estimates import bootstrap_interval, estimate_columns, exact_interval, iqm
 from purejaxppo.statistics.tables import (
     align,
     estimate_cells,
@@ -26,9 +26,9 @@ from purejaxppo.statistics.tables import (
     format_number,
     format_value,
 )
-from purejaxppo.sweep.plan import MAX_SEED, Run
-from purejaxppo.sweep.policies import choose_action, load_policies
-from purejaxppo.sweep.store import load_results
+from purejaxppo.sweep.plan import MAX_SEED, Run, make_groups
+from purejaxppo.sweep.policies import check_fit, choose_action, load_policies
+from purejaxppo.sweep.store import load_results, read_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +72,8 @@ def evaluate(
 
     Columns: run, the swept fields, seed, return_mean with its 95 % bootstrap interval over episodes (return_low,
     return_high), length_mean (steps), episodes, cut (number of episodes), diverged, collapsed (in training; missing
-    where the directory has no results any more). Returns are raw sums of rewards. A run that diverged plays with the
+    where the directory has no results any more). `attrs["missing"]`: runs of the sweep that have no policy yet.
+    Returns are raw sums of rewards. A run that diverged plays with the
     policy of its last good log point: what it did while it was well, not its end.
 
     Raises ConfigError for numbers out of range and as `load_policies` does.
@@ -84,15 +85,21 @@ def evaluate(
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
     rows = []
-    for policies in load_policies(out, runs):
+    everything = load_policies(out, runs)
+    for policies in everything:
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
-        play_all = jax.jit(partial(play, make_learner(policies.config), episodes, max_steps, is_deterministic))
+        learner = make_learner(policies.config)
+        check_fit(learner, policies.params, len(policies.runs))
+        play_all = jax.jit(partial(play, learner, episodes, max_steps, is_deterministic))
         for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
             rows += _rows(policies.runs[some], policies.status[some] != 0, *arrays)
     table = pd.DataFrame(rows).sort_values("run", ignore_index=True)
+    there = set(table["run"])
+    planned = [run.index for group in make_groups(read_sweep(Path(out).expanduser())) for run in group.runs]
+    table.attrs["missing"] = [] if runs is not None else sorted(set(planned) - there)
     known = _collapsed_runs(out)
     return table.assign(collapsed=[known.get(run, np.nan) for run in table["run"]])
 
@@ -205,7 +212,7 @@ def format_evaluation(table: pd.DataFrame) -> str:
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
     has_diverged = bool(table["diverged"].any())
     lines = [_point_line(swept, members, has_diverged) for members in points]
-    text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n"
+    text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n\n{_notes(table)}"
     if len(table) > MOST_RUNS_LISTED:
         return text
     lines = [
@@ -216,6 +223,18 @@ def format_evaluation(table: pd.DataFrame) -> str:
         for row in table.to_dict("records")
     ]
     return f"{text}\nMean of each run [95 % bootstrap interval over episodes]\n\n{_aligned(lines)}\n"
+
+
+def _notes(table: pd.DataFrame) -> str:
+    """What is played, and which runs are not among them."""
+    notes = (
+        "Final policies in fresh episodes; the summary table has the last 5 % of training, whose policies still change."
+    )
+    missing = table.attrs.get("missing", [])
+    if not missing:
+        return f"{notes}\n"
+    first = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
+    return f"{notes}\n{len(missing)} of {len(missing) + len(table)} runs have not finished and are left out: {first}.\n"
 
 
 def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
@@ -232,7 +251,7 @@ def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> 
         | ({"diverged": str(len(members) - len(sound))} if has_diverged else {})
         | {
             "return": estimate_cells(estimate, "return")[0],
-            "length": format_number(sound["length_mean"].mean()) if len(sound) else "-",
+            "length": format_number(float(iqm(sound["length_mean"].to_numpy()))) if len(sound) else "-",
             "cut": str(sound["cut"].sum()),
         }
     )

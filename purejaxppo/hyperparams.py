@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from purejaxppo.config import check_types
@@ -66,6 +66,8 @@ class HyperParams:
     """Adam's decay of the second moment."""
     adam_eps: float = 1e-8
     """Adam's epsilon, outside the square root."""
+    strengths: dict[str, float] = field(default_factory=dict, hash=False)
+    """Strengths of `interventions` of your own, by name; in a sweep file each has a line of its own."""
 
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -81,6 +83,11 @@ def validate_hyperparams(hparams: HyperParams) -> HyperParams:
     """
     check_types(hparams)
     values: dict[str, Any] = dataclasses.asdict(hparams)
+    for name, value in values.pop("strengths").items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}, but must be a number.")
+        if not math.isfinite(value) or abs(value) > LARGEST_FLOAT32:
+            raise ConfigError(f"{name} is {value}, but must be a finite number (in float32: at most 3.4e38).")
     for name, value in values.items():
         if not math.isfinite(value) or abs(value) > LARGEST_FLOAT32:
             raise ConfigError(f"{name} is {value}, but must be a finite number (in float32: at most 3.4e38).")

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
+from flax import nnx, struct
 
-from purejaxppo import blas
+from purejaxppo import blas, own
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 
@@ -45,6 +45,20 @@ class NetworkOutput:
     outputs: Array
     features: Array
     preactivations: tuple[Array, ...]
+
+
+@struct.dataclass(kw_only=True)
+class Networks:
+    """Policy and critic at one moment, as diagnostics and interventions of the user's own see them.
+
+    policy, critic: what they give for the batch that comes with them, [N, ...]. params: of all networks, nested.
+    both: from other observations [..., *obs], as the environment gives them, to what policy and critic give for them.
+    """
+
+    policy: NetworkOutput
+    critic: NetworkOutput
+    params: Params
+    both: Callable[[Array], tuple[NetworkOutput, NetworkOutput]] = struct.field(pytree_node=False)
 
 
 def image_patches(x: Array, size: int, stride: int) -> Array:
@@ -94,6 +108,8 @@ class Network(nn.Module):
     """Whether the policy head appends one learned log scale per action, independent of the state."""
     layer_norm: bool = False
     """Whether every hidden layer is normalised before its activation."""
+    residual: bool = False
+    """Whether a hidden layer's input is added to its pre-activation, from the second one on, where widths agree."""
 
     def _normalize(self, z: Array, name: str, num_axes: int) -> Array:
         """Layer normalisation (Ba et al. 2016) over a layer's last axes, with a gain and a bias per channel."""
@@ -123,17 +139,46 @@ class Network(nn.Module):
             dense = UniformDense(width, self.precision, name=f"hidden_{index}")
             z = dense(x) if index > 0 or self.convolutions or first is None else first
             z = self._normalize(z, f"hidden_{index}", num_axes=1)
+            z = z + x if self.residual and index > 0 and x.shape[-1] == width else z
             preactivations.append(z)
             x = activation(z)
-        outputs = {name: UniformDense(size, self.precision, name=f"{name}_head")(x) for name, size in self.heads}
-        if self.state_independent_scale and "policy" in outputs:
-            loc = outputs["policy"]
-            log_scale = self.param("log_scale", nn.initializers.zeros, (loc.shape[-1],))
-            outputs["policy"] = jnp.concatenate([loc, jnp.broadcast_to(log_scale, loc.shape)], axis=-1)
-        return {
-            name: NetworkOutput(outputs=y, features=x, preactivations=tuple(preactivations))
-            for name, y in outputs.items()
-        }
+        return _with_heads(self, x, preactivations)
+
+
+class OwnNetwork(nn.Module):
+    """A torso of the user's own, from observations [B, *obs] to features and pre-activations, and our heads."""
+
+    torso: type[nn.Module] | type[nnx.Module]
+    num_observation_axes: int
+    heads: tuple[tuple[str, int], ...]
+    precision: str = "highest"
+    state_independent_scale: bool = False
+
+    @nn.compact
+    def __call__(self, obs: Array, activation: Activate = None, first: Array | None = None) -> dict[str, NetworkOutput]:
+        """Outputs by head; which activation, and what the first layer is, only the torso knows."""
+        del activation, first
+        batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
+        found = named_torso(self.torso)(obs.reshape(-1, *obs.shape[len(batch_shape) :]))
+        features, preactivations = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), found)
+        return _with_heads(self, features, preactivations)
+
+
+def named_torso(torso: type[nn.Module] | type[nnx.Module]) -> nn.Module:
+    """A module of the class, an NNX one as a linen one, whose parameters are called torso."""
+    return nnx.bridge.to_linen(torso, name="torso") if issubclass(torso, nnx.Module) else torso(name="torso")
+
+
+def _with_heads(network: Network | OwnNetwork, x: Array, preactivations: Sequence[Array]) -> dict[str, NetworkOutput]:
+    """The linear heads of a network on its features x [..., D]."""
+    outputs = {name: UniformDense(size, network.precision, name=f"{name}_head")(x) for name, size in network.heads}
+    if network.state_independent_scale and "policy" in outputs:
+        loc = outputs["policy"]
+        log_scale = network.param("log_scale", nn.initializers.zeros, (loc.shape[-1],))
+        outputs["policy"] = jnp.concatenate([loc, jnp.broadcast_to(log_scale, loc.shape)], axis=-1)
+    return {
+        name: NetworkOutput(outputs=y, features=x, preactivations=tuple(preactivations)) for name, y in outputs.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -144,9 +189,11 @@ class ActorCritic:
     optimiser and its own gradient clipping.
     """
 
-    networks: tuple[tuple[str, Network], ...]
+    networks: tuple[tuple[str, Network | OwnNetwork], ...]
     observation_shape: tuple[int, ...]
     initialization: str
+    hidden_sizes: tuple[int, ...]
+    """Widths of the hidden layers, the penultimate one last; of built-in networks without the convolutions."""
 
     def init(self, key: Array) -> Params:
         """Fresh parameters from one key."""
@@ -167,6 +214,7 @@ class ActorCritic:
         """Policy and critic; a shared trunk is evaluated once."""
         outputs: dict[str, NetworkOutput] = {}
         is_joint = len(self.networks) > 1 and (math.prod(self.observation_shape) >= _LARGE or not blas.is_cpu())
+        is_joint &= all(isinstance(network, Network) for _, network in self.networks)
         firsts = first_layers(dict(self.networks), params, obs) if is_joint else {}
         for name, network in self.networks:
             outputs |= network.apply({"params": params[name]}, obs, activation, firsts.get(name))  # pyright: ignore
@@ -183,13 +231,23 @@ def make_actor_critic(
 ) -> ActorCritic:
     """Networks of a configuration for an environment.
 
-    Raises ConfigError when the convolutions do not fit the observation.
+    Raises ConfigError when the convolutions do not fit the observation, and for a network of the user's own that is
+    missing, or has other outputs than a torso.
     """
-    convolutions = CONVOLUTIONS[config.torso]
+    torso = None if config.network is None else own_torso(config.network, observation_shape)
+    convolutions = config.convolutions or CONVOLUTIONS[config.torso]
     if convolutions:
         _check_image(config, observation_shape)
 
-    def network(*heads: tuple[str, int]) -> Network:
+    def network(*heads: tuple[str, int]) -> Network | OwnNetwork:
+        if torso is not None:
+            return OwnNetwork(
+                torso=torso[0],
+                num_observation_axes=len(observation_shape),
+                heads=heads,
+                precision=config.matmul_precision,
+                state_independent_scale=state_independent_scale,
+            )
         return Network(
             convolutions=convolutions,
             hidden_sizes=config.hidden_sizes,
@@ -199,6 +257,7 @@ def make_actor_critic(
             precision=config.matmul_precision,
             state_independent_scale=state_independent_scale,
             layer_norm=config.layer_norm,
+            residual=config.residual,
         )
 
     policy, critic = ("policy", num_policy_outputs), ("critic", 1)
@@ -206,10 +265,48 @@ def make_actor_critic(
         networks = (("shared", network(policy, critic)),)
     else:
         networks = (("policy", network(policy)), ("critic", network(critic)))
-    return ActorCritic(networks, observation_shape, config.initialization)
+    return ActorCritic(networks, observation_shape, config.initialization, torso[1] if torso else config.hidden_sizes)
 
 
-def first_layers(networks: dict[str, Network], params: Params, obs: Array) -> dict[str, Array]:
+def own_torso(
+    path: str, observation_shape: tuple[int, ...]
+) -> tuple[type[nn.Module] | type[nnx.Module], tuple[int, ...]]:
+    """The class that an import path leads to, and the widths of its hidden layers; nothing is computed.
+
+    Raises ConfigError unless it is a class of modules that need no arguments (but `rngs`, of NNX) and give, for float32
+    observations [B, *obs], float32 features [B, D] and pre-activations [B, D_l], the last ones [B, D].
+    """
+    cls = own.find("network", path)
+    if not isinstance(cls, type) or not issubclass(cls, nn.Module | nnx.Module):
+        raise ConfigError(f"network is {path!r}, which must be a class of flax.linen (or flax.nnx) modules.")
+
+    def outputs(key: Array, obs: Array) -> tuple[Any, Any]:
+        torso = named_torso(cls)
+        variables = torso.init(key, obs[:1])
+        return variables, torso.apply(variables, obs)
+
+    obs = jax.ShapeDtypeStruct((3, *observation_shape), jnp.float32)
+    try:
+        variables, found = jax.eval_shape(outputs, jax.eval_shape(lambda: jax.random.key(0)), obs)
+    except Exception as error:
+        raise own.failure(f"network {path} cannot be applied to observations {list(obs.shape)}", error) from error
+    if list(variables) != ["params"]:
+        raise ConfigError(f"network {path} has variables {', '.join(variables)}, but may have params only.")
+    rule = "but must be (features [B, D], list of pre-activations [B, D_l], the last one [B, D]), all float32"
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], list | tuple) or not found[1]:
+        raise ConfigError(f"network {path}: what it gives is {_shapes(found)}, {rule}.")
+    arrays = (found[0], *found[1])
+    is_right = all(getattr(x, "ndim", 0) == 2 and x.shape[0] == 3 and x.dtype == jnp.float32 for x in arrays)
+    if not is_right or found[0].shape != found[1][-1].shape:
+        raise ConfigError(f"network {path}: for observations {list(obs.shape)} it gives {_shapes(found)}, {rule}.")
+    return cls, tuple(x.shape[1] for x in found[1])
+
+
+def _shapes(tree: Any) -> str:
+    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)).replace("'", "")
+
+
+def first_layers(networks: dict[str, Any], params: Params, obs: Array) -> dict[str, Array]:
     """What the first layers of networks of one kind give for observations that they share, in one matrix product.
 
     Where observations are large most of the work is in it, and one product of twice the width is quicker than two: it
@@ -228,20 +325,31 @@ def first_layers(networks: dict[str, Network], params: Params, obs: Array) -> di
 
 
 def layer_weights(params: Params, network: str) -> list[Array]:
-    """Kernels [fan_in, fan_out] of a network's hidden layers (convolutions: of their patches), then of its head."""
+    """Kernels [fan_in, fan_out] of a network's hidden layers (convolutions: of their patches), then of its head.
+
+    Of a torso of the user's own all arrays of two or more axes, the last of which is the output's.
+    """
     layers = params["shared"] if "shared" in params else params[network]
+    if "torso" in layers:
+        arrays = [x for x in jax.tree.leaves(layers["torso"]) if x.ndim > 1]
+        return [*(x.reshape(-1, x.shape[-1]) for x in arrays), layers[f"{network}_head"]["kernel"]]
     names = [name for name in sorted(layers) if name.startswith(("conv_", "hidden_"))]
     hidden = [layers[name]["kernel"] for name in names if "kernel" in layers[name]]  # a LayerNorm has none
     return [*hidden, layers[f"{network}_head"]["kernel"]]
 
 
 def orthogonal_kernels(params: Params, key: Array) -> Params:
-    """`params` with orthogonal kernels (gain sqrt 2; policy head 0.01, critic head 1) and zero biases."""
+    """`params` with orthogonal kernels (gain sqrt 2; policy head 0.01, critic head 1) and zero biases.
+
+    A torso of the user's own stays as it has initialised itself.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     fresh = []
     for path, leaf in leaves:
         names = [entry.key for entry in path]
-        if names[-1] == "kernel":
+        if names[1] == "torso":
+            pass
+        elif names[-1] == "kernel":
             gain = {"policy_head": 0.01, "critic_head": 1.0}.get(names[-2], 2**0.5)
             key, key_leaf = jax.random.split(key)
             leaf = gain * _orthonormal(jax.random.normal(key_leaf, leaf.shape))
@@ -261,17 +369,22 @@ def _orthonormal(normal: Array) -> Array:
 
 
 def _check_image(config: TrainConfig, shape: tuple[int, ...]) -> None:
+    """Raise ConfigError unless the convolutions fit the observation."""
+    told = f"torso is '{config.torso}'"
+    if config.convolutions:
+        told = f"convolutions is {[list(layer) for layer in config.convolutions]}"
     if len(shape) != 3:
         raise ConfigError(
-            f"torso is '{config.torso}', but observations of {config.env} have shape {list(shape)}; allowed is 'mlp' "
-            "(convolutions need height x width x channels)."
+            f"{told}, but observations of {config.env} have shape {list(shape)}; allowed is "
+            f"{'[]' if config.convolutions else repr('mlp')} (convolutions need height x width x channels)."
         )
     height, width = shape[:2]
-    for _, size, stride in CONVOLUTIONS[config.torso]:
+    for _, size, stride in config.convolutions or CONVOLUTIONS[config.torso]:
         height, width = (height - size) // stride + 1, (width - size) // stride + 1
         if min(height, width) < 1:
-            allowed = "is 'mlp'" if config.torso == "minatar_conv" else "are 'mlp' and 'minatar_conv'"
+            allowed = "are smaller ones" if config.convolutions else "is 'mlp'"
+            allowed = "are 'mlp' and 'minatar_conv'" if config.torso == "nature_conv" else allowed
             raise ConfigError(
-                f"torso is '{config.torso}', but observations of {config.env}, {shape[0]} x {shape[1]}, are too small "
-                f"for its convolutions; allowed {allowed}."
+                f"{told}, but observations of {config.env}, {shape[0]} x {shape[1]}, are too small for its "
+                f"convolutions; allowed {allowed}."
             )

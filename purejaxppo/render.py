@@ -31,6 +31,9 @@ _OVERSAMPLING = 2  # lines are drawn larger and scaled down, which smooths them
 def render(out: str | Path, run: int, path: Path | None = None, *, seed: int = 0, max_steps: int = 500) -> Path:
     """Draw one episode of a trained policy, actions sampled, and return the file: a GIF, or an HTML page for brax.
 
+    Environments of one's own are drawn by their method `draw`, from an observation to an image [H, W, 3] of uint8, or
+    like MinAtar where observations are images of booleans.
+
     run: place in the sweep. path: `OUT/run_K.gif` or `OUT/run_K.html` by default; an older file is replaced. Longer
     episodes are cut after `max_steps`. The page loads brax's viewer from the network when it is opened.
 
@@ -90,11 +93,15 @@ def _drawing(policy: Policy) -> tuple[Callable[[np.ndarray], Image.Image], int]:
     known = {"gymnax/CartPole-v1": (draw_cart_pole, 20), "gymnax/Acrobot-v1": (draw_acrobot, 50)}
     if policy.config.env in known:
         return known[policy.config.env]
+    env: Any = envs.make(policy.config.env, max_episode_steps=policy.config.max_episode_steps)  # without wrappers
+    if hasattr(env, "draw"):
+        cut = slice(env.observation_shape[0]) if policy.config.time_aware else ...  # without the elapsed time
+        return lambda obs: Image.fromarray(np.asarray(env.draw(obs[cut]), np.uint8)), 100
     if len(policy.env.observation_shape) == 3 and policy.env.observation_dtype == np.bool_:
         return draw_channels, 100
     raise ConfigError(
-        f"env is {policy.config.env}, but only {', '.join(known)}, gymnax/...-MinAtar, gymnax/Pong-misc and brax/... "
-        "can be drawn."
+        f"env is {policy.config.env}, but only {', '.join(known)}, gymnax/...-MinAtar, gymnax/Pong-misc, brax/... and "
+        "environments of your own with a method draw, from an observation to an image [H, W, 3], can be drawn."
     )
 
 

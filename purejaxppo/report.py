@@ -22,7 +22,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.plots.figures import draw_figure
 from purejaxppo.plots.files import as_small_png
 from purejaxppo.plots.sensitivity import swept_number
-from purejaxppo.results.dataset import by_environment, recorded_fields, swept_fields
+from purejaxppo.results.dataset import by_environment, own_metrics, recorded_fields, swept_fields
 from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.results.runs import describe_runs, diverged_steps, steps_of_runs, steps_reached
 from purejaxppo.statistics.summary import EXPLANATION, summary_table, table_cells
@@ -195,6 +195,8 @@ def _provenance(dataset: xr.Dataset) -> str:
 
 def _metrics(dataset: xr.Dataset) -> str:
     rows = [[METRICS[name].name, METRICS[name].units, METRICS[name].definition] for name in HEADLINE if name in dataset]
+    own = {name: dataset[name].attrs for name in own_metrics(dataset)}
+    rows += [[name, told.get("units", ""), told.get("definition", "")] for name, told in own.items()]
     return _table(["name", "units", "definition"], rows, texts=(2,)) + _paragraph(
         "`purejaxppo metrics` lists all metrics that the results hold."
     )

@@ -184,13 +184,13 @@ def test_predicted_seconds() -> None:
         step = next(step for step in module.steps() if step.instruction.name == name)
         return dataclasses.replace(target, **changes).seconds(module, step, num_runs=16)
 
-    moved = 4 * (16 * 128 * 64 + 16 * 64 * 32 + 16 * 128 * 32)
-    assert seconds(sizes, "product") == {"bytes": moved / (0.6 * 1e6)}
-    assert seconds(sizes, "product", bandwidth=1e30) == {"operations": pytest.approx(2 * 16 * 128 * 32 * 64 / 0.6e12)}
-    assert seconds(sizes, "product", bandwidth=1e30, launch=1.0) == {"launches": 1.0}
+    moved, count = 4 * (16 * 128 * 64 + 16 * 64 * 32 + 16 * 128 * 32), 2 * 16 * 128 * 32 * 64
+    assert seconds(sizes, "product") == {"launches": target.launch, "bytes": moved / 1e6}
+    assert seconds(sizes, "product", bandwidth=1e30, launch=1.0) == {"launches": 1.0, "operations": count / 1e12}
     assert seconds(sizes, "a") == {}
     assert seconds(calls, "svd") == {"looped_calls": 128 * target.looped_call}
-    assert seconds(calls, "eigh.1") == {"batched_calls": pytest.approx(8 * 9 * 16 * 128**3 / (0.05 * 1e12))}
+    solver = 8 * 9 * 16 * 128**3 / (target.solver_share * 1e12)
+    assert seconds(calls, "eigh.1") == {"launches": 8 * target.launch, "batched_calls": pytest.approx(solver)}
     assert seconds(training, "metrics") == {"round_trips": 4 * 2 * 5 * target.round_trip}
     assert seconds(training, "powers") == {"round_trips": target.round_trip}
     assert seconds(training, "trained") == {}

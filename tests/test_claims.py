@@ -691,6 +691,20 @@ def test_what_counts_as_plain_ppo(config, hparams, name, is_papers):
     assert described(points=(plain, config | hparams)) == [("", False), (name, is_papers)]
 
 
+def test_with_an_intervention_of_ones_own_a_run_is_no_plain_ppo():
+    """A penalty is on where its coefficient is not 0, an operation after a step wherever it is named."""
+    penalty, operation = {"interventions": ("lab.tricks:mine",)}, {"interventions": ("lab.tricks:shrink",)}
+    points = tuple({"mine_coef": coef, "pfo_coef": pfo} for coef in (0.0, 2.0) for pfo in (0.0, 1.0))
+    expected = [("", False), ("pfo_coef=1", True), ("mine_coef=2", False), ("pfo_coef=1, mine_coef=2", False)]
+    assert described(penalty, {"strengths": {"margin": 1.0}}, points) == expected
+    found = setups(sweep(lambda point, seed: run(), points, 1, penalty, {"strengths": {"margin": 1.0}}))
+    assert [setup.setting for setup in found] == [()] * 4
+    assert described(operation, {"strengths": {"shrinkage": 0.1}}) == [("shrink", False)]
+    axis = ({"interventions": ""}, {"interventions": "lab.tricks:shrink-lab.tricks:mine"})
+    strengths = {"strengths": {"shrinkage": 0.1, "mine_coef": 3.0}}
+    assert described({}, strengths, axis) == [("", False), ("shrink, mine_coef=3", False)]
+
+
 def test_unequal_betas_are_settings_and_not_all_the_same_plain_ppo():
     """Runs of beta2 = 0.99 were averaged into those of 0.999, against which beta2 = 0.9 is held."""
     points = tuple({"adam_beta2": beta, "pfo_coef": coef} for beta in (0.99, 0.999, 0.9) for coef in (0.0, 1.0))

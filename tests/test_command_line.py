@@ -43,11 +43,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def call(
-    arguments: Sequence[str | Path], folder: Path, environment: dict[str, str]
+    arguments: Sequence[str | Path], folder: Path, environment: dict[str, str], timeout: int = 120
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "purejaxppo", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
@@ -131,6 +131,35 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, environmen
     assert process.stdout.startswith("Sweep 'train': 3 runs = 1 points x 3 seeds, 1 program, 192 ")
     assert "program 1: probe/ValueOnly, 3 runs x 4 updates of 2 x 8 steps, 1 epochs x 2 minibatches" in process.stdout
     assert contents(tmp_path) == {}
+
+
+def test_a_dry_run_does_not_take_as_long_as_a_log_point(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Of these there are 2, of 25,000,000 updates each: a day. It says what it is doing, and what takes the time."""
+    size = ["--total-steps", "8e8", "--seeds", "2", "--diagnostics", "--num-plasticity-points", "0"]
+    process = call(["train", *TRAIN, *size, "--dry-run"], tmp_path, environment, timeout=500)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if line.startswith("Estimated time: ")]
+    assert " h " in lines[number]
+    names = ["rollouts", "epochs", "diagnostics", "plasticity", "compiling"]
+    assert [line.split()[0] for line in lines[number + 1 :]] == names
+    assert "num_plasticity_points" in lines[number + 4]
+    said = [line.split(";")[0] for line in process.stderr.splitlines()]
+    assert said[0] == "program 1 of 1: compiling, 2 runs at once"
+    assert said[1].startswith("program 1 of 1: compiled in ")
+    assert said[2] == "program 1 of 1: compiled its parts"
+    assert contents(tmp_path) == {}
+
+
+def test_plan_only_compiles_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    """It does not even import JAX, and so answers at once."""
+    (tmp_path / "tiny.toml").write_text(SWEEP)
+    code = "import sys, purejaxppo.__main__ as m; m.main(); sys.exit(40 + ('jax' in sys.modules))"
+    arguments = [sys.executable, "-c", code, "sweep", "tiny.toml", "--plan-only"]
+    process = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 40, process.stderr
+    assert process.stdout.startswith("Sweep 'tiny': 4 runs = 2 points x 2 seeds, 1 program")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
 
 
 @pytest.fixture(scope="module")
@@ -319,6 +348,7 @@ def command(line: str, *fragments: str, files: dict[str, str | bytes] | None = N
     return Mistake(line, "", fragments, tuple(line.split()), files or {})
 
 
+CARTPOLE = '[config]\nenv = "gymnax/CartPole-v1"\n'
 SIZES = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
 FOUR_FIELDS = ("pfo_coef", "critic_pfo_coef", "value_coef", "entropy_coef")
 MISTAKES = [
@@ -342,7 +372,7 @@ MISTAKES = [
     # Wrong types.
     config("num_envs", '"8"', "'8'", "whole number"),
     config("num_envs", "true", "True", "whole number"),
-    config("num_envs", "8.0", "8.0", "whole number"),
+    config("num_envs", "8.5", "8.5", "whole number"),
     config("num_envs", "[8]", "(8,)", "whole number"),
     config("num_envs", "2024-01-01", "2024", "whole number"),
     config("share_trunk", "1", "is 1", "true or false"),
@@ -377,6 +407,11 @@ MISTAKES = [
     hparam("adam_beta2", "1.0", "1.0", "below 1"),
     hparam("pfo_coef", "-1", "-1.0", "at least 0"),
     hparam("max_grad_norm", "0.0", "0.0", "greater than 0"),
+    # What has no effect (tests/test_inert.py), and no environment.
+    file("no-effect", f"{CARTPOLE}[hparams]\nkl_coef = 3", "kl_coef has no effect while"),
+    file("no-env", "[config]\nnum_envs = 4", "file.toml names no env", "[config] needs one"),
+    file("empty", "", "file.toml names no env"),
+    command("train --kl-coef 3 --out out", "kl_coef has no effect while kl_penalty is false, but is 3.0"),
     # Axes and points.
     file("axis-empty", "[axes]\npfo_coef = []", "axes.pfo_coef is []", "non-empty list"),
     file("axis-scalar", "[axes]\npfo_coef = 1.0", "axes.pfo_coef is 1.0", "non-empty list"),
@@ -449,7 +484,7 @@ MISTAKES = [
     command("summary out/results.nc", "results.nc", "damaged", files={"out/results.nc": ""}),
     command("summary out", "sweep.json", "damaged", files={"out/sweep.json": "{"}),
     # What is seen only after JAX has been imported, which takes seconds: environments, directories, devices.
-    file("conv-on-vector", '[config]\ntorso = "minatar_conv"', "torso is 'minatar_conv'", "'mlp'"),
+    file("conv-on-vector", f'{CARTPOLE}torso = "minatar_conv"', "torso is 'minatar_conv'", "'mlp'"),
     file(
         "conv-too-large",
         '[config]\nenv = "gymnax/Breakout-MinAtar"\ntorso = "nature_conv"',
@@ -457,7 +492,7 @@ MISTAKES = [
         "10 x 10",
         "'mlp' and 'minatar_conv'",
     ),
-    file("limit-too-long", "[config]\nmax_episode_steps = 501", "max_episode_steps is 501", "at most 500"),
+    file("limit-too-long", f"{CARTPOLE}max_episode_steps = 501", "max_episode_steps is 501", "at most 500"),
     command("train --out out", "out is out", "is a file", files={"out": "mine"}),
     command("train --out out", "out is out", "not a sweep", files={"out/notes.txt": "mine"}),
     command("train --memory lots --out out", "memory is 'lots'", "4GiB"),

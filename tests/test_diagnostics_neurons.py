@@ -18,6 +18,7 @@ from purejaxppo.diagnostics.neurons import (
     dead_neurons,
     dormant_neurons,
     feature_statistics,
+    is_dead,
     joint_norm,
     policy_variance,
     variance,
@@ -72,10 +73,14 @@ def test_dead_means_on_every_sample() -> None:
     assert dead_neurons(jnp.stack([relu, 0 * relu]), "relu").tolist() == [1, 3]
 
 
-def test_a_unit_with_nan_is_not_dead() -> None:
+def test_of_nan_nobody_can_say_how_many_are_dead() -> None:
     for activation in ACTIVATIONS:
-        assert dead_neurons(jnp.full((8, 3), jnp.nan), activation) == 0
-        assert dead_neurons(jnp.zeros((8, 3)).at[4, 1].set(jnp.nan) - (activation == "leaky_relu"), activation) == 2
+        one = jnp.zeros((8, 3)).at[4, 1].set(jnp.nan) - (activation == "leaky_relu")
+        assert np.isnan(dead_neurons(jnp.full((8, 3), jnp.nan), activation))
+        assert np.isnan(dead_neurons(one, activation))
+        assert is_dead(one, activation).tolist() == [True, False, True]
+        found = dead_neurons(jnp.stack([one, jnp.zeros((8, 3)) - (activation == "leaky_relu")]), activation)
+        np.testing.assert_array_equal(found, [np.nan, 3])
 
 
 def test_dormant_means_far_below_the_layer() -> None:

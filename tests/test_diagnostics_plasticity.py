@@ -347,3 +347,14 @@ def test_measurements_are_evenly_spaced(num_updates: int, num_log_points: int, n
 def test_bad_input(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(pjp.ConfigError, match=message):
         pjp.make_train(pjp.TrainConfig(**fields))
+
+
+def test_boolean_observations_are_stored_as_bits_and_come_back() -> None:
+    learner, _, task = prepare(**SETTINGS["images"])
+    assert task.stored.dtype == np.uint8
+    assert task.stored.shape == (1024, 10 * 10 * 4 // 8)
+    obs = np.asarray(task.obs)
+    assert obs.dtype == bool
+    assert obs.shape == (1024, *learner.env.observation_shape)
+    assert (obs[..., 0].sum(axis=(1, 2)) == 1).all()  # one paddle in the first channel, whatever happens
+    np.testing.assert_array_equal(task.rows(jnp.asarray([5, 3])).obs, obs[[5, 3]])

@@ -190,7 +190,7 @@ def test_text(tmp_path):
         ["0", "1", "2", "1.00", "(1.00,", "1.00)", "1.00", "0"],  # two runs have no interval
         ["0.5", "1", "2", "-1.00", "(-1.00,", "-1.00)", "1.00", "0"],
     ]
-    assert [line.split() for line in text[8:]] == [
+    assert [line.split() for line in text[10:]] == [
         ["run", "pfo_coef", "num_epochs", "seed", "return", "length", "cut"],
         ["0", "0", "1", "0", "1.00", "[1.00,", "1.00]", "1.00", "0"],
         ["1", "0", "1", "1", "1.00", "[1.00,", "1.00]", "1.00", "0"],
@@ -198,7 +198,28 @@ def test_text(tmp_path):
         ["3", "0.5", "1", "1", "-1.00", "[-1.00,", "-1.00]", "1.00", "0"],
     ]
     many = table.loc[np.repeat(0, 33)].reset_index(drop=True)
-    assert len(format_evaluation(many).splitlines()) == 4  # one point, and no line per run
+    assert len(format_evaluation(many).splitlines()) == 6  # one point, and no line per run
+    assert "last 5 % of training" in text[6]
+    table.attrs["missing"] = [4, 7]
+    assert "2 of 6 runs have not finished and are left out: 4, 7." in format_evaluation(table).splitlines()
+
+
+def test_runs_that_have_not_finished_are_named(tmp_path):
+    save_sweep(tmp_path, {**probe("ValueOnly"), "seeds": 4}, zeros)
+    (policies,) = load_policies(tmp_path)
+    some = jax.tree.map(lambda x: x[[0, 3]], policies.params)
+    save_policies(tmp_path / "policies" / "0.npz", [0, 3], some, policies.statistics)
+    assert evaluate(tmp_path, episodes=1).attrs["missing"] == [1, 2]
+    assert evaluate(tmp_path, episodes=1, runs=[0]).attrs["missing"] == []
+
+
+def test_the_policy_of_a_run_that_diverged_says_so(tmp_path):
+    save_sweep(tmp_path, probe("ValueOnly"), zeros)
+    (policies,) = load_policies(tmp_path)
+    save_policies(tmp_path / "policies" / "0.npz", [0, 1], policies.params, policies.statistics, np.array([0, 3]))
+    assert pjp.load_policy(tmp_path, 0).diverged_at is None
+    with pytest.warns(UserWarning, match="run 1 diverged before its log point 3: this is its last policy before that"):
+        assert pjp.load_policy(tmp_path, 1).diverged_at == 3
 
 
 def test_lists_and_nothing_are_told_as_in_the_dataset(tmp_path):

@@ -156,10 +156,10 @@ def test_live_files_are_readable_after_every_write(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     live = LiveTensorBoard(tmp_path, [Run(index=12, point={}, seed=0, config=TrainConfig(), hparams=HyperParams())])
     live.write(8, {"return_mean": np.array([1.5])})
-    assert read_events(tmp_path / "run_0012_seed=0") == {"return/return_mean": [(8, 1.5)]}
+    assert read_events(tmp_path / "run_0012_seed=0") == {"0_overview/return_mean": [(8, 1.5)]}
     live.write(16, {"return_mean": np.array([np.nan])})
     live.write(24, {"return_mean": np.array([2.0])})
-    assert read_events(tmp_path / "run_0012_seed=0") == {"return/return_mean": [(8, 1.5), (24, 2.0)]}
+    assert read_events(tmp_path / "run_0012_seed=0") == {"0_overview/return_mean": [(8, 1.5), (24, 2.0)]}
 
 
 def test_live_files_hold_no_file_open(tmp_path: Path) -> None:
@@ -178,14 +178,16 @@ def test_live_files_hold_no_file_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("return_mean", "return/return_mean"),
+        ("return_mean", "0_overview/return_mean"),
         ("episode_count", "return/episode_count"),
-        ("policy_rank", "policy/policy_rank"),
-        ("policy_variance", "policy/policy_variance"),
-        ("entropy", "policy/entropy"),
+        ("policy_rank", "0_overview/policy_rank"),
+        ("policy_srank", "policy/policy_srank"),
+        ("policy_variance", "0_overview/policy_variance"),
+        ("entropy", "0_overview/entropy"),
         ("critic_feature_norm_before", "critic/critic_feature_norm_before"),
         ("value_mean", "critic/value_mean"),
-        ("excess_ratio", "trust_region/excess_ratio"),
+        ("excess_ratio", "0_overview/excess_ratio"),
+        ("kl_k3", "trust_region/kl_k3"),
         ("critic_gradient_norm", "minibatch/critic_gradient_norm"),
         ("learning_rate_measured", "minibatch/learning_rate_measured"),
         ("mine", "other/mine"),
@@ -197,7 +199,7 @@ def test_tags_group_metrics_by_what_they_measure(name: str, expected: str) -> No
 
 def test_every_metric_has_a_group() -> None:
     groups = {tag(name).split("/")[0] for name, metric in METRICS.items() if metric.dims == ("run", "log")}
-    assert groups == {"return", "policy", "critic", "trust_region", "minibatch"}
+    assert groups == {"0_overview", "return", "policy", "critic", "trust_region", "minibatch"}
 
 
 @pytest.mark.parametrize(
@@ -288,6 +290,22 @@ def test_wandb_keeps_history_and_configuration_offline(
                 if "/" in name:
                     series.setdefault(name, []).append((row["env_steps"], float(value)))
         assert series == {tag(name): values for name, values in scalars(chosen, position).items()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("no_login")
+def test_wandb_that_writes_nothing_or_does_not_answer_is_told(
+    dataset: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with pytest.raises(ConfigError, match="WANDB_MODE is disabled, so nothing would be written"):
+        export(dataset, tmp_path, "wandb")
+    monkeypatch.setattr("purejaxppo.results.export._WANDB_SECONDS", 3)
+    for name, value in {"MODE": "online", "BASE_URL": "http://127.0.0.1:9", "API_KEY": 40 * "0"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with pytest.raises(RunError, match=r"^Weights & Biases cannot be reached \(.*WANDB_MODE=offline writes"):
+        export(dataset.isel(run=[0]), tmp_path, "wandb")
 
 
 # --- What can go wrong

@@ -15,7 +15,7 @@ from purejaxppo.networks import ActorCritic, Params, make_actor_critic
 
 # Heights and widths differ, so that a swapped axis shows.
 OBSERVATION_SHAPE = {"mlp": (7,), "minatar_conv": (6, 5, 4), "nature_conv": (44, 52, 3)}
-STRIDES = {"mlp": [], "minatar_conv": [(3, 1)], "nature_conv": [(8, 4), (4, 2), (3, 1)]}
+STRIDES = {"two": [(3, 1), (2, 2)], "mlp": [], "minatar_conv": [(3, 1)], "nature_conv": [(8, 4), (4, 2), (3, 1)]}
 ACTIVATION = {
     "relu": lambda z: np.maximum(z, 0),
     "tanh": np.tanh,
@@ -44,7 +44,9 @@ def by_layer(params: Params) -> dict[str, dict[str, np.ndarray]]:
     return layers
 
 
-def forward(params: Params, head: str, obs: np.ndarray, torso: str, activation: str) -> tuple[np.ndarray, ...]:
+def forward(
+    params: Params, head: str, obs: np.ndarray, torso: str, activation: str, residual: bool = False
+) -> tuple[np.ndarray, ...]:
     """Outputs, features and pre-activations of one network for obs [B, ...], by XLA's convolution and NumPy."""
     layers = {name: {k: np.asarray(v, np.float64) for k, v in leaf.items()} for name, leaf in params.items()}
     x, preactivations = obs.astype(np.float64), []
@@ -59,7 +61,8 @@ def forward(params: Params, head: str, obs: np.ndarray, torso: str, activation: 
         x = ACTIVATION[activation](z)
     x = x.reshape(len(x), -1)
     while f"hidden_{(i := len(preactivations) - len(STRIDES[torso]))}" in layers:
-        preactivations.append(x @ layers[f"hidden_{i}"]["kernel"] + layers[f"hidden_{i}"]["bias"])
+        z = x @ layers[f"hidden_{i}"]["kernel"] + layers[f"hidden_{i}"]["bias"]
+        preactivations.append(z + x if residual and i > 0 and z.shape == x.shape else z)
         x = ACTIVATION[activation](preactivations[-1])
     outputs = x @ layers[f"{head}_head"]["kernel"] + layers[f"{head}_head"]["bias"]
     return outputs, x, *preactivations
@@ -83,6 +86,20 @@ def test_forward_pass_equals_numpy(torso: str, activation: str) -> None:
         for ours, theirs in zip(arrays, expected, strict=True):
             assert ours.shape == (2, 3, theirs.shape[-1])
             np.testing.assert_allclose(ours.reshape(6, -1), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_of_their_own_and_residual_layers_equal_numpy() -> None:
+    """Past the third dense layer there is a way, past the first, wide as it is, and the second there is none."""
+    shape, width = OBSERVATION_SHAPE["minatar_conv"], 2 * 1 * 5  # of the second convolution's maps
+    networks = make(shape, convolutions=((7, 3, 1), (5, 2, 2)), hidden_sizes=(width, 6, 6), residual=True)
+    params = random_params(networks)
+    obs = np.random.default_rng(1).normal(size=(6, *shape)).astype(np.float32)
+    for head, found in zip(("policy", "critic"), jax.jit(networks.both)(params, obs), strict=True):
+        expected = forward(params[head], head, obs, "two", "relu", residual=True)
+        arrays = (found.outputs, found.features, *found.preactivations)
+        assert [x.shape[1] for x in arrays[2:]] == [4 * 3 * 7, width, width, 6, 6]
+        for ours, theirs in zip(arrays, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_uniform_initialization_fills_the_interval_of_the_fan_in() -> None:

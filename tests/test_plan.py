@@ -102,8 +102,8 @@ def test_a_number_of_seeds_counts_from_zero() -> None:
     assert parse_sweep({"seeds": 3}).seeds == (0, 1, 2)
 
 
-def test_an_empty_file_is_one_run_of_the_defaults(tmp_path: Path) -> None:
-    sweep = Sweep.from_toml(write(tmp_path / "empty.toml", ""))
+def test_no_tables_are_one_run_of_the_defaults() -> None:
+    sweep = parse_sweep({}, default_name="empty")
     assert sweep == Sweep(name="empty", seeds=(0,), config=TrainConfig(), hparams=HyperParams(), points=({},))
 
 
@@ -247,7 +247,8 @@ def test_programs_of_the_papers_sweeps(name: str, splitting: dict[str, int], sel
         ({"seed": 3}, "key 'seed' is unknown; did you mean seeds"),
         ({"config": 3}, "config is 3, but must be a table"),
         ({"config": {"num_epoch": 4}}, r"\[config\] field 'num_epoch' is unknown; did you mean num_epochs"),
-        ({"hparams": {"lr": 1e-3}}, r"\[hparams\] field 'lr' is unknown; allowed are learning_rate, gamma"),
+        ({"hparams": {"lr": 1e-3}}, r"\[hparams\] field 'lr' is unknown; did you mean learning_rate"),
+        ({"hparams": {"zzz": 1e-3}}, r"\[hparams\] field 'zzz' is unknown; allowed are learning_rate, gamma"),
         ({"config": {"gamma": 0.9}}, r"gamma is in \[config\], but belongs in \[hparams\]"),
         ({"hparams": {"num_envs": 4}}, r"num_envs is in \[hparams\], but belongs in \[config\]"),
         ({"config": {"num_epochs": 0}}, "num_epochs is 0, but must be at least 1"),

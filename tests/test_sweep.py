@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,11 +30,12 @@ from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep import checkpoints, devices, engine, estimate, store
 from purejaxppo.sweep import memory as memory_module
+from purejaxppo.sweep.costs import Costs, measure
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import bytes_of, chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
-from purejaxppo.sweep.progress import Progress
+from purejaxppo.sweep.progress import Progress, TimeLeft
 from purejaxppo.sweep.provenance import source
 
 ROOT = Path(__file__).parent.parent
@@ -314,6 +316,108 @@ def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]
     assert "return 2.0" not in told  # a line every ten seconds
 
 
+def test_progress_in_a_file_is_made_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = make_groups(make_sweep())
+    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    with Progress(groups) as progress:
+        progress.say("the plan")
+        progress.compiling(chunk)
+        progress.advance(chunk, 0, {"return_mean": np.ones(8), "status": np.zeros(8)})
+        progress._bar.refresh()
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    assert "the plan" in told.splitlines()
+    assert [line for line in told.splitlines() if "compiling program 1 of 1" in line]
+    assert all("|" in line or line == "the plan" for line in told.splitlines())
+
+
+def test_the_time_left_weighs_programs_by_their_cost() -> None:
+    """Two programs of 1000 steps: 4 epochs at 1 s each 100 steps, and one with 10 epochs that has not been timed.
+
+    A step is 2 + 4 = 6 units, or 2 + 10 = 12. Of the first program 500 steps are left, 5 s; of the other 1000, 20 s.
+    """
+    runs = [SimpleNamespace(config=SimpleNamespace(num_epochs=epochs)) for epochs in (4, 10)]
+    groups: Any = [SimpleNamespace(runs=(run,), env_steps=1000) for run in runs]
+    left = TimeLeft(groups)
+    assert left.seconds() is None
+    left.add(0, 200, 4, None)
+    for _ in range(3):
+        left.add(0, 100, 4, 1.0)
+    assert left.seconds() == pytest.approx(5 + 20)
+    left.add(1, 500, 10, 50.0)
+    assert left.seconds() == pytest.approx(5 + 50)
+
+
+def test_event_files_go_on_at_a_resume_without_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", tensorboard=True, is_quiet=True)
+    folder = sorted((tmp_path / "out/tensorboard").iterdir())[0]
+    before = sum(path.stat().st_size for path in folder.iterdir())
+    run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    assert sum(path.stat().st_size for path in folder.iterdir()) > before
+
+
+def test_two_threads_run_their_sweeps_one_after_the_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run_sweep, make_sweep(), tmp_path / name, is_quiet=True) for name in "ab"]
+        datasets = [job.result() for job in jobs]
+    assert datasets[0].drop_attrs().load().equals(datasets[1].drop_attrs().load())
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("jax_debug_nans", "jax_debug_nans is True, but must be False, since NaN"),
+        ("jax_disable_jit", "jax_disable_jit is True, but must be False, since a sweep is a compiled program"),
+    ],
+)
+def test_settings_of_a_debugging_session_are_refused(tmp_path: Path, setting: str, sentence: str) -> None:
+    jax.config.update(setting, True)
+    try:
+        with pytest.raises(ConfigError, match=f"^{sentence}"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    finally:
+        jax.config.update(setting, False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("jax_threefry_partitionable", False), ("jax_default_prng_impl", "rbg")]
+)
+def test_a_resume_under_another_setting_of_jax_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Stopped):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    before = jax.config.values[setting]
+    jax.config.update(setting, value)
+    try:
+        with pytest.raises(ConfigError, match=rf"{setting} \({before} there, {value} here\).*--force"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    finally:
+        jax.config.update(setting, before)
+
+
+def test_nobody_at_the_coordinators_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_COORDINATOR_SECONDS", 0.0)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: pytest.fail("it would wait for minutes"))
+    with socket.socket() as bound:  # bound, but not listening
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(RunError, match=rf"^coordinator {address} does not answer \(.*refused"):
+            devices.join_processes(address, 2, 1)
+
+
+def test_cores_that_are_asked_for_too_late_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    jax.devices()
+    with pytest.warns(UserWarning, match="use_cpu_cores comes too late: .* on 2 of 7 cores"):
+        assert devices.use_cpu_cores(7) == 2
+
+
 def test_the_source_is_that_of_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("__init__.py", "ppo.py", "plots/figures.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -326,32 +430,41 @@ def test_the_source_is_that_of_what_computes(tmp_path: Path, monkeypatch: pytest
     assert source() != before
 
 
-def test_the_estimate_weighs_log_points_with_and_without_plasticity(
-    monkeypatch: pytest.MonkeyPatch, program: GroupProgram
-) -> None:
-    """Of three log points one is measured and takes a second, the others none."""
-    sweep = make_sweep(config=CONTENT["config"] | {"num_plasticity_points": 1})
-    called: list[str] = []
+def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 runs, 4 with 1 epoch and 4 with 3, in two chunks; 3 log points of 2 updates, 2 plasticity measurements.
 
-    def segment(self: GroupProgram, runs: Any, state: Any, *, is_learning: bool = True) -> Any:
-        called.append("segment" if is_learning else "point 0")
-        return state, {}
+    Each chunk: rollouts (6 + 2) x 1 s, diagnostics 4 x 0.5 s, plasticity (1 + 2) x 10 s; epochs 6 x (1 and 3) x 2 s.
+    """
+    config = CONTENT["config"] | {"num_plasticity_points": 2}
+    sweep = make_sweep(config=config, axes={"num_epochs": [1, 3], "pfo_coef": [0.0, 1.0]})
+    costs = Costs(rollout=1.0, epoch=2.0, diagnosis=0.5, plasticity=10.0)
+    monkeypatch.setattr(estimate, "measure", lambda program, say: costs)
+    compiled = SimpleNamespace(width=4, needed_memory=1000)
+    monkeypatch.setattr(estimate, "_fitting", lambda group, width, budget: compiled)
+    group = make_groups(sweep)[0]
+    seconds = estimate.seconds_of_group(group, engine.lay_out([group], None), 4, costs)
+    assert seconds == {"rollouts": 16.0, "epochs": 12.0 + 36.0, "diagnostics": 4.0, "plasticity": 60.0}
+    said: list[str] = []
+    lines = estimate.estimate(sweep, say=said.append).splitlines()
+    assert "2 chunks of 4 runs" in lines[1]
+    assert lines[1].endswith("2 min 8 s in all")
+    assert lines[2].startswith("Estimated time: 2 min 8 s")
+    shares = {line.split()[0]: line.split()[1] for line in lines[3:]}
+    assert shares == {"rollouts": "12", "epochs": "37", "diagnostics": "3", "plasticity": "47", "compiling": "0"}
+    assert [line.split(":")[0] for line in said] == 2 * ["program 1 of 1"]
 
-    def plasticity(self: GroupProgram, runs: Any, state: Any, tasks: Any) -> Any:
-        called.append("plasticity")
-        time.sleep(1.0)
-        return {}
 
-    monkeypatch.setattr(GroupProgram, "segment", segment)
-    monkeypatch.setattr(GroupProgram, "plasticity", plasticity)
-    monkeypatch.setattr(GroupProgram, "compile", lambda self, *arguments: None)
-    for name in ("init", "tasks"):
-        monkeypatch.setattr(GroupProgram, name, lambda self, *arguments: ())
-    monkeypatch.setattr(GroupProgram, "needed_memory", 1000, raising=False)
-    monkeypatch.setattr(estimate, "to_host", lambda metrics, width: {})
-    text = estimate.estimate(sweep)
-    assert called == ["segment", "segment", "plasticity"]
-    assert "0.33 s a log point" in text
+def test_costs_are_measured_without_a_whole_log_point(program: GroupProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of runs, a few epochs; every part takes time, none of it long."""
+    monkeypatch.setattr(GroupProgram, "segment", lambda *arguments: pytest.fail("a whole log point"))
+    said: list[str] = []
+    costs = measure(program, said.append)
+    assert said == ["compiled its parts; timing them"]
+    assert min(dataclasses.astuple(costs)) >= 0
+    assert costs.rollout > 0
+    assert costs.diagnosis > 0
+    assert costs.plasticity > 0
+    assert max(dataclasses.astuple(costs)) < 10
 
 
 def test_time_is_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,7 +610,7 @@ def test_tensorboard_is_told_of_the_point_before_training(whole: Path, tmp_path:
     folders = sorted((tmp_path / "out/tensorboard").iterdir())
     assert len(folders) == NUM_RUNS
     for place, folder in enumerate(folders):
-        events = read_events(folder)["policy/policy_rank"]
+        events = read_events(folder)["0_overview/policy_rank"]
         expected = dataset["policy_rank"].isel(run=place).values
         assert [step for step, _ in events] == [0, 128, 256, 384]
         np.testing.assert_allclose([value for _, value in events], expected)

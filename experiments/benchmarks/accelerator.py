@@ -18,11 +18,11 @@ Launches are kernels, copies and library calls: what a library launches itself c
 that launches less is counted (the other one computes the metrics of a few of an update's minibatches). On a GPU the
 host looks at every condition and at every pass of a loop of unknown length before it can go on: a round trip each.
 
-Predicted seconds: every launch takes the longest of the shortest kernel's time, of its bytes (operands and results, of
-slices and updates in place the part) at a share of the vendor's bandwidth, and of its matrix products at a share of the
+Predicted seconds: every launch takes a fixed time, and beside it the longer of its bytes (operands and results, of
+slices and updates in place the part) at a share of the vendor's bandwidth and of its matrix products at a share of the
 vendor's rate; a round trip and a looped library call take a fixed time each, a batched one its operations at a smaller
-share. targets.py has the numbers. Nothing is kept in a cache, nothing overlaps, XLA's command buffers gain nothing.
-Predicted, not measured: gpu.py measures the same programs.
+share. targets.py has the numbers, and what they were fitted to. Nothing is kept in a cache, nothing overlaps, XLA's
+command buffers gain nothing. accelerator_measured.py sets predictions beside what was measured.
 """
 
 from __future__ import annotations

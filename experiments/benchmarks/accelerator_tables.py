@@ -17,6 +17,18 @@ def tables(target: str, rows: dict[str, Any]) -> str:
     return "\n\n".join(f"**{target}: {title}**\n\n{table}" for title, table in parts)
 
 
+def measured(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what was measured beside what is predicted."""
+    head = ["setting", "runs", "of", "measured", "predicted", "predicted / measured", "launches measured", "compiled"]
+    body = [
+        [row["setting"], str(row["runs"]), row["of"], _milliseconds(row["measured"]), _milliseconds(row["predicted"]),
+         f"{row['predicted'] / row['measured']:.2f}{' (fitted)' if row['is_fitted'] else ''}",
+         _count(row["launches_measured"]) if row["launches_measured"] else "", _count(row["launches"])]
+        for row in rows
+    ]  # fmt: skip
+    return _markdown(head, body)
+
+
 def memory_for(row: dict[str, Any], num_runs: int) -> tuple[float, bool]:
     """Bytes that `num_runs` runs take, and whether that was compiled; else on the line through what was."""
     known = sorted((int(runs), size) for runs, size in row["memory"].items())

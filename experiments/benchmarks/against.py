@@ -3,10 +3,14 @@
     git worktree add /tmp/before afb7696
     python experiments/benchmarks/against.py /tmp/before --rounds 5
 
+    python experiments/benchmarks/against.py /tmp/before --rounds 9 --settings "diagnosis 8192 x 64"
+
 Each tree trains in a process of its own, which take turns; a process compiles and warms up first, and then times pieces
 of training. Written: the ratio of the other tree's time to this one's, the median over rounds of the ratios of
 neighbours, and all seconds. Settings: the paper's MuJoCo baselines on hopper (16 runs), CartPole (16 runs x 4
-environments), Breakout flat (4 runs x 64 environments).
+environments), Breakout flat (4 runs x 64 environments). A diagnosis of N x D: what log points (ten, of smaller matrices
+more) of two CartPole runs whose rollouts have N samples, and whose hidden layers D units, take beyond the same without
+diagnostics.
 
 Writes results/against.json.
 """
@@ -20,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,17 @@ SETTINGS: dict[str, tuple[dict[str, Any], int]] = {
     "cartpole, diagnosed": ({"seeds": 16, "config": CARTPOLE}, 20),
     "breakout, diagnosed": ({"seeds": 4, "config": BREAKOUT}, 5),
 }
+SHAPES = [(512, 64), (1024, 64), (2048, 64), (8192, 64), (2048, 128), (8192, 128), (1024, 512)]
+
+
+def _diagnosis(samples: int, units: int) -> tuple[dict[str, Any], int]:
+    """A sweep with a log point at every update, which has one epoch of one minibatch, and segments of a piece."""
+    config = {"env": "gymnax/CartPole-v1", "num_envs": samples // 128, "minibatch_size": samples, "num_epochs": 1}
+    config |= SMALL | {"hidden_sizes": [units, units], "total_steps": 100 * samples, "num_log_points": 100}
+    return {"seeds": 2, "config": config}, max(10 * 8192 * 64**2 // (samples * units**2), 10)
+
+
+DIAGNOSES = {f"diagnosis {samples} x {units}": _diagnosis(samples, units) for samples, units in SHAPES}
 
 
 def main() -> None:
@@ -45,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("tree", type=Path, help="the other checkout's root")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=[*SETTINGS, *DIAGNOSES], default=list(SETTINGS))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "against.json")
     args = parser.parse_args()
     trees = {"other": args.tree.resolve(), "this": HERE.parents[1]}
@@ -96,15 +112,29 @@ class _Worker:
 
 def work(setting: str) -> None:
     """Compile, say how long it took, then say how long a piece took for every line of standard input."""
+    from purejaxppo.sweep.devices import use_cpu_cores
+
+    use_cpu_cores()
+    begin = time.perf_counter()
+    if setting in DIAGNOSES:
+        content, segments = DIAGNOSES[setting]
+        diagnosed = _pieces(content, segments)
+        bare = _pieces(content | {"config": content["config"] | {"diagnostics": False}}, segments)
+        pieces = (next(diagnosed) - next(bare) for _ in sys.stdin)
+    else:
+        pieces = (seconds for _, seconds in zip(sys.stdin, _pieces(*SETTINGS[setting]), strict=False))
+    print(time.perf_counter() - begin, flush=True)
+    for seconds in pieces:
+        print(seconds, flush=True)
+
+
+def _pieces(content: dict[str, Any], segments: int) -> Iterator[float]:
+    """Seconds of pieces of so many segments of a sweep that is compiled and warmed up at once."""
     import jax
 
-    from purejaxppo.sweep.devices import use_cpu_cores
     from purejaxppo.sweep.plan import make_groups, parse_sweep
     from purejaxppo.sweep.program import GroupProgram
 
-    use_cpu_cores()
-    content, segments = SETTINGS[setting]
-    begin = time.perf_counter()
     program = GroupProgram(make_groups(parse_sweep(content))[0])
     arguments = program.arguments()
     if isinstance(arguments, tuple):  # versions before 0.2: (hyper-parameters, keys)
@@ -115,13 +145,16 @@ def work(setting: str) -> None:
         state, first = program.init(arguments), arguments
         program.compile(arguments)
     state, _ = jax.block_until_ready(program.segment(first, state))
-    print(time.perf_counter() - begin, flush=True)
-    for _ in sys.stdin:
-        begin = time.perf_counter()
-        for _ in range(segments):
-            state, metrics = program.segment(first, state)
-        jax.block_until_ready((state, metrics))
-        print(time.perf_counter() - begin, flush=True)
+
+    def pieces(state: Any) -> Iterator[float]:
+        while True:
+            begin = time.perf_counter()
+            for _ in range(segments):
+                state, metrics = program.segment(first, state)
+            jax.block_until_ready((state, metrics))
+            yield time.perf_counter() - begin
+
+    return pieces(state)
 
 
 if __name__ == "__main__":

@@ -210,11 +210,12 @@ for name in ("torso", "hidden_sizes", "activation", "initialization", "share_tru
     print(f"{name} = {getattr(pjp.TrainConfig(), name)!r}: {kinds[name]}")
 
 # %% [markdown]
-# To add an activation, put a function into `ACTIVATIONS` of `purejaxppo/networks.py` and its name
-# into `Activation` of `purejaxppo/config.py`; say in `diagnostics/neurons.py` when a unit of it is
-# dead. For another convolution, `CONVOLUTIONS` and `Torso`. For anything else, edit `Network`: it
-# returns its outputs, features and pre-activations explicitly, and whatever it puts there is what
-# the diagnostics measure and PFO holds.
+# For anything else, name a torso of your own by import path, `network = "lab.nets:Torso"` (the
+# README's section "Your own, by import path"): it returns its features and pre-activations
+# explicitly, and whatever it puts there is what the diagnostics measure and PFO holds. To add an
+# activation to the package, put a function into `ACTIVATIONS` of `purejaxppo/networks.py` and its
+# name into `Activation` of `purejaxppo/config.py`; say in `diagnostics/neurons.py` when a unit of
+# it is dead.
 
 # %%
 print({name: function.__name__ for name, function in networks.ACTIVATIONS.items()})
@@ -274,8 +275,9 @@ for name, features in cases.items():
     assert jnp.isfinite(slope)
 
 # %% [markdown]
-# Then it goes into the package, in four places (the README's section "Add your own" has the list
-# for diagnostics and networks as well):
+# In a module of your own it is a function marked with `@pjp.penalty` that a sweep file names
+# (the README's section "Your own, by import path"). Into the package it goes in four places ("Add
+# to the package" has the list for diagnostics and networks as well):
 #
 # ```
 # config.py         correlation: bool = False

@@ -136,24 +136,46 @@ def setups(dataset: xr.Dataset) -> list[Setup]:
     for values in swept:
         _check(base | values)
     plain_betas = _plain_betas(base, swept)
+    coefs = {"interventions"} | {f"{name}_coef" for values in swept for name in _own_names(base | values)}
     found = []
     for values in swept:
         fields = base | values
         on = [intervention for intervention in INTERVENTIONS if intervention.is_on(fields)]
         names = [field for intervention in on for field in intervention.fields if _matters(field, fields)]
+        own = own_strengths(fields)
+        told = [f"{name}={format_value(fields[name])}" for name in names]
+        told += [
+            name if strength is None else f"{name}_coef={format_value(strength)}" for name, strength in own.items()
+        ]
         found.append(
             Setup(
-                interventions=", ".join(f"{name}={format_value(fields[name])}" for name in names),
-                is_papers=len(on) == 1 and on[0].is_papers(fields),
+                interventions=", ".join(told),
+                is_papers=len(on) == 1 and not own and on[0].is_papers(fields),
                 shares_trunk=fields["share_trunk"],
                 setting=tuple(
                     (name, value)
                     for name, value in values.items()
-                    if name not in _FIELDS or (name in _BETAS and _betas(fields) not in plain_betas)
+                    if not (name in _FIELDS or name in coefs) or (name in _BETAS and _betas(fields) not in plain_betas)
                 ),
             )
         )
     return found
+
+
+def own_strengths(fields: Fields) -> dict[str, float | None]:
+    """The user's own interventions that are on, by name, with their coefficients; None for what is no penalty.
+
+    All are on but penalties of coefficient 0.
+    """
+    found = {name: fields.get(f"{name}_coef") for name in _own_names(fields)}
+    return {name: coef for name, coef in found.items() if coef != 0}
+
+
+def _own_names(fields: Fields) -> list[str]:
+    """Names of the functions that `interventions` leads to, as recorded (a list) or swept (a text)."""
+    paths = fields["interventions"]
+    paths = paths.split("-") if isinstance(paths, str) else paths
+    return [str(path).partition(":")[2] for path in paths if path]
 
 
 def fields_of_runs(dataset: xr.Dataset, field: str) -> np.ndarray:

@@ -166,7 +166,9 @@ def _weights(weights: dict[str, tuple[Array, ...]]) -> dict[str, Array]:
     metrics = {}
     for network, matrices in weights.items():
         own, norms = norms[: len(matrices)], norms[len(matrices) :]
-        metrics |= {f"{network}_head_spectral_norm": own[-1], f"{network}_weight_spectral_norm_max": own[:-1].max()}
+        metrics[f"{network}_head_spectral_norm"] = own[-1]
+        is_measured = len(matrices) > 1  # a torso of the user's own may have no matrix
+        metrics[f"{network}_weight_spectral_norm_max"] = own[:-1].max() if is_measured else jnp.float32(jnp.nan)
     return metrics
 
 

@@ -30,13 +30,14 @@ class FeatureStatistics:
 
 
 def dead_neurons(features: Array, activation: str) -> Array:
-    """Number [...] (int32) of dead units among post-activations [..., N, D].
+    """Number [...] (float32) of dead units among post-activations [..., N, D]; NaN where any of these is NaN.
 
     Dead means, for relu and gelu: 0 on every sample; leaky_relu: < 0 on every sample; tanh: standard deviation over
-    samples < 1e-3 (the reference implementation's rules). A unit with a NaN is not counted.
+    samples < 1e-3 (the reference implementation's rules).
     Raises ConfigError for another activation.
     """
-    return is_dead(features, activation).sum(axis=-1, dtype=jnp.int32)
+    count = is_dead(features, activation).sum(axis=-1, dtype=jnp.float32)
+    return jnp.where(jnp.isnan(features.max(axis=-2)).any(axis=-1), jnp.nan, count)  # that maximum is taken anyway
 
 
 def is_dead(features: Array, activation: str) -> Array:

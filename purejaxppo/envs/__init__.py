@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from purejaxppo import own
 from purejaxppo.envs.names import BRAX_BACKENDS, CUSTOM, REFUSED, all_names
 from purejaxppo.errors import ConfigError
 
@@ -61,8 +62,15 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def list_environments() -> list[str]:
-    """Every name `make` accepts: `gymnax/...`, `brax/...`, `probe/...`, and those that were registered."""
+    """Every name `make` accepts: `gymnax/...`, `brax/...`, `probe/...`, and those that were registered.
+
+    It accepts import paths, `module:name`, as well.
+    """
     return all_names()
 
 
@@ -89,23 +97,28 @@ def make(
     sticky_actions: float = 0.0,
     max_episode_steps: int | None = None,
 ) -> Environment:
-    """Build the environment called `name` (one of `list_environments()`).
+    """Build the environment called `name`: one of `list_environments()`, or an import path, `module:name`.
 
+    What an import path leads to is called with max_episode_steps and gives an `Environment`.
     brax_backend: the physics engine of brax environments; other suites ignore it.
     time_aware: append the elapsed time, from -1 to 1, to the observation (`wrappers.TimeAware`).
     sticky_actions: probability of carrying out the previous action in place of the new one (`wrappers.StickyActions`).
     max_episode_steps: truncate episodes after so many steps, at most the environment's own limit where it has one
         (brax environments have none of their own; they get 1000).
 
-    Raises ConfigError, naming the field, for an unknown name or backend, a limit below 1 or above the environment's
-    own, for `time_aware` on an observation that is not a flat float vector, and for `sticky_actions` without discrete
-    actions.
+    Raises ConfigError, naming the field, for an unknown name or backend, for one of your own that breaks the contract,
+    for a limit below 1 or above the environment's own, for `time_aware` on an observation that is not a flat float
+    vector, and for `sticky_actions` without discrete actions.
     """
     check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
-    suite, base_name = name.split("/", 1)
+    suite, _, base_name = name.partition("/")
     env: Environment
     if name in CUSTOM:
         env = CUSTOM[name](max_episode_steps)
+    elif own.is_path(name):
+        from purejaxppo.envs.contract import checked
+
+        env = checked(name, own.find("env", name), max_episode_steps)
     elif suite == "gymnax":
         from purejaxppo.envs.gymnax import GymnaxEnvironment
 
@@ -132,7 +145,9 @@ def check_options(name: str, *, brax_backend: str = "spring", max_episode_steps:
         raise ConfigError(
             f"env {name!r} is not supported, since {REFUSED[name]}; `purejaxppo envs` lists those that are."
         )
-    if name not in all_names():
+    if own.is_path(name):
+        own.check_path("env", name)
+    elif name not in all_names():
         raise ConfigError(f"env {name!r} is unknown; {_suggestion(str(name))}")
     if brax_backend not in BRAX_BACKENDS:
         raise ConfigError(f"brax_backend is {brax_backend!r}, but must be one of {', '.join(BRAX_BACKENDS)}.")

@@ -57,6 +57,9 @@ PROBE_NAMES = tuple(
     for form in ("", "Continuous")
 )
 
+# Environments of gymnax whose actions are continuous; brax's all are.
+_CONTINUOUS = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
+
 # Registered upstream, but unable to meet the contract; each with the reason a user is told.
 REFUSED = {
     "gymnax/MNISTBandit-bsuite": "it downloads a data set when it is made",
@@ -72,3 +75,11 @@ def all_names() -> list[str]:
     """Every name `make` accepts, as `suite/Environment`, sorted within its suite."""
     suites = (("gymnax", GYMNAX_NAMES), ("brax", BRAX_NAMES), ("probe", PROBE_NAMES))
     return [*(f"{suite}/{name}" for suite, names in suites for name in names), *sorted(CUSTOM)]
+
+
+def has_discrete_actions(name: str) -> bool | None:
+    """Whether an environment's actions are discrete, by its name alone; None of one that a user registered."""
+    suite, _, base = name.partition("/")
+    if name in CUSTOM or suite not in ("gymnax", "brax", "probe"):
+        return None
+    return {"gymnax": base not in _CONTINUOUS, "brax": False, "probe": not base.endswith("Continuous")}[suite]

@@ -10,7 +10,7 @@ import xarray as xr
 
 from purejaxppo.plots.style import format_steps
 from purejaxppo.results.dataset import Point
-from purejaxppo.results.runs import last_step, recorded
+from purejaxppo.results.runs import how_far, last_step, recorded
 from purejaxppo.statistics.estimates import MIN_RUNS
 from purejaxppo.statistics.tables import format_value
 
@@ -62,7 +62,8 @@ def _steps(dataset: xr.Dataset) -> str:
     reached, planned = last_step(dataset), recorded(dataset, "total_steps")
     # A run ends with its last whole update: within a few rollouts of what was planned.
     if planned and reached < 0.9 * max(planned):
-        return f"{format_steps(reached)} of {format_steps(float(max(planned)))} steps"
+        text = f"{format_steps(reached)} of {format_steps(float(max(planned)))} steps"
+        return ", ".join(filter(None, [text, how_far(dataset)]))
     return f"{format_steps(float(max(planned, default=reached)))} steps"
 
 

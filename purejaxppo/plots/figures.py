@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS
+from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, own_strengths
 from purejaxppo.config import unknown_name
 from purejaxppo.plots.boxes import box_plots
 from purejaxppo.plots.channels import describe
@@ -74,7 +74,7 @@ def with_environment(name: str, environment: str) -> str:
     if not environment:
         return name
     stem, dot, suffix = name.rpartition(".") if name.endswith((".png", ".pdf", ".svg", ".txt")) else (name, "", "")
-    return f"{stem}_{environment.replace('/', '_')}{dot}{suffix}"
+    return f"{stem}_{environment.replace('/', '_').replace(':', '_')}{dot}{suffix}"
 
 
 def collapse_curves(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
@@ -143,7 +143,7 @@ def typical_best_worst(dataset: xr.Dataset) -> tuple[dict[str, Any], dict[str, i
 def num_interventions(dataset: xr.Dataset, point: dict[str, Any]) -> int:
     """How many interventions (`interventions.INTERVENTIONS`) are on at a point of the axes."""
     fields = DEFAULTS | recorded_fields(dataset) | point
-    return sum(bool(intervention.is_on(fields)) for intervention in INTERVENTIONS)
+    return sum(bool(intervention.is_on(fields)) for intervention in INTERVENTIONS) + len(own_strengths(fields))
 
 
 def _mark_limit(ax: Any, limit: float) -> None:

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from purejaxppo import envs
+from purejaxppo import envs, own
 from purejaxppo.config import TrainConfig
 from purejaxppo.distributions import Categorical, Normal, PolicyDistribution, TanhNormal
 from purejaxppo.envs.base import Discrete, Environment
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Params, make_actor_critic
+from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Networks, Params, make_actor_critic
 
 Array = jax.Array
 T = TypeVar("T")
@@ -103,6 +103,10 @@ class Learner:
     alternatives: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     absent: frozenset[str] = frozenset()
     max_epochs: int | None = None
+    diagnostics: tuple[own.Diagnostic, ...] = ()
+    """Of the user's own."""
+    interventions: tuple[own.Intervention, ...] = ()
+    """Of the user's own."""
 
     def values(self, field: str) -> tuple[Any, ...]:
         """All values that runs of this program have in a field of the configuration."""
@@ -153,6 +157,11 @@ class Learner:
         obs = self.network_input(state.observation_statistics, obs)
         return self.networks.both(state.params, obs, self.activation(state.choices))
 
+    def networks_of(self, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput]) -> Networks:
+        """The networks of a run, and what they give for a batch, as functions of the user's own get them."""
+        policy, critic = outputs
+        return Networks(policy=policy, critic=critic, params=state.params, both=lambda obs: self.both(state, obs))
+
     def passed_at_once(self, obs: Array) -> int:
         """How many of a rollout's observations [T * N, *obs] the networks get at a time: a minibatch, if large."""
         size = self.config.minibatch_size
@@ -199,7 +208,18 @@ def make_learner(
         distribution.num_outputs,
         state_independent_scale=distribution.state_independent_scale,
     )
-    return Learner(config, env, networks, distribution, alternatives, absent, max_epochs)
+    config = dataclasses.replace(config, hidden_sizes=networks.hidden_sizes)  # those of a network of the user's own
+    return Learner(
+        config,
+        env,
+        networks,
+        distribution,
+        alternatives,
+        absent,
+        max_epochs,
+        diagnostics=tuple(map(own.find_diagnostic, config.own_diagnostics)),
+        interventions=tuple(map(own.find_intervention, config.interventions)),
+    )
 
 
 def make_distribution(config: TrainConfig, env: Environment) -> PolicyDistribution:

@@ -14,7 +14,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo import losses
-from purejaxppo.ppo.interventions import optimizers, penalties, proximity
+from purejaxppo.ppo.interventions import optimizers, owned, penalties, proximity
 from purejaxppo.ppo.interventions.objectives import policy_loss
 from purejaxppo.ppo.interventions.optimizers import Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
@@ -101,6 +101,9 @@ def gradient_step(
     weights, optimizer, norms = optimizers.step_weights(
         learner, hparams, rate, unravel, state.params, gradients, state.optimizer
     )
+    if owned.has_operations(learner):
+        nested = owned.operate_after_step(learner, hparams, unravel(state.params), unravel(weights), key)
+        weights, _ = flattened(nested)
     control = state.kl_control
     if control is not None:
         is_stopped = control.is_stopped  # masked, not skipped: under vmap every run computes every step anyway
@@ -135,7 +138,8 @@ def loss_terms(
         "pfo_loss": (pfo_coef, distance(policy_phi, batch.policy_phi)),
         "critic_pfo_loss": (hparams.critic_pfo_coef, distance(critic_phi, batch.critic_phi)),
     }
-    return terms | penalties.penalties(learner, hparams, state, batch, policy, critic)
+    terms |= penalties.penalties(learner, hparams, state, batch, policy, critic)
+    return terms | owned.own_penalties(learner, hparams, state, batch, outputs)
 
 
 def sum_of_terms(learner: Learner, terms: dict[str, tuple[Array | float, Array]]) -> Array:

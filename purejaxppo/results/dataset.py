@@ -42,13 +42,17 @@ class GroupResult:
 
 
 def to_dataset(
-    groups: Sequence[GroupResult], attrs: Mapping[str, Any], status_meaning: str = STATUS_MEANING
+    groups: Sequence[GroupResult],
+    attrs: Mapping[str, Any],
+    status_meaning: str = STATUS_MEANING,
+    own_rows: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.Dataset:
     """One Dataset with dims (run, log[, D or minibatch]) from the groups of a sweep, runs in the sweep's own order.
 
     Groups with fewer log points and narrower spectra are padded with NaN. `env_steps` is (log) when all runs share it,
     else (run, log). `attrs` become plain strings, other values than strings as JSON. A metric that shares its name with
-    a swept field (`learning_rate`) leaves the name to the field and is stored as `<name>_measured`.
+    a swept field (`learning_rate`) leaves the name to the field and is stored as `<name>_measured`. own_rows: of
+    metrics of the user's own, the rows that `registry` has of ours.
     Raises ValueError when groups contradict themselves or each other.
     """
     for number, group in enumerate(groups):
@@ -79,7 +83,7 @@ def to_dataset(
         variables[f"{name}_measured" if name in fields else name] = (
             (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: len(values.shape)],
             values[:, :] if values.is_in_memory else lazy(values),
-            _description(name),
+            _description(name, (own_rows or {}).get(name)),
         )
     dataset = dataset.assign(variables)  # all at once: one by one takes seconds
     dataset["status"] = ("run", by_run([group.status for group in groups], np.int32))
@@ -129,7 +133,12 @@ def recorded_fields(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def recorded_widths(dataset: xr.Dataset) -> np.ndarray | None:
-    """Units of the penultimate layer in each run [S], from `hidden_sizes` as swept or recorded; None if not told."""
+    """Units of the penultimate layer in each run [S], from `hidden_sizes` as swept or recorded; None if not told.
+
+    A network of the user's own does not tell.
+    """
+    if "network" in dataset.coords or recorded_fields(dataset).get("network"):
+        return None
     if "hidden_sizes" in dataset.coords:  # "64-48", or a number where it is one layer in all runs
         return np.array([int(str(size).split("-")[-1]) for size in dataset["hidden_sizes"].values.tolist()])
     sizes = recorded_fields(dataset).get("hidden_sizes")
@@ -218,9 +227,18 @@ def _json(value: Any) -> str:
     return json.dumps(value, default=lambda other: other.tolist() if hasattr(other, "tolist") else str(other))
 
 
-def _description(name: str) -> dict[str, str]:
-    """Attributes of a metric from the registry; unknown names are kept, and say that they are unknown."""
+def own_metrics(dataset: xr.Dataset) -> list[str]:
+    """Metrics that diagnostics and penalties of the user's own have given; of several moments, the last."""
+    own = [str(name) for name, variable in dataset.data_vars.items() if variable.attrs.get("family") == "own"]
+    return [name for name in own if not name.endswith(("_first_epoch_first", "_first_epoch_last", "_last_epoch_first"))]
+
+
+def _description(name: str, own_row: Sequence[str] | None = None) -> dict[str, str]:
+    """Attributes of a metric from the registry or a row of one's own; unknown names say that they are unknown."""
     metric = METRICS.get(name)
+    if metric is None and own_row is not None:
+        texts = dict(zip(("long_name", "units", "definition", "source"), own_row, strict=True))
+        return {key: text for key, text in texts.items() if text} | {"family": "own"}
     if metric is None:
         return {"long_name": name.replace("_", " "), "definition": "not in the table of metrics"}
     described = {"long_name": metric.long_name, "definition": metric.definition}

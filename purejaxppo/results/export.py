@@ -26,6 +26,7 @@ from purejaxppo.results.files import sync_and_rename
 from purejaxppo.results.registry import HEADLINE, METRICS
 from purejaxppo.results.tidy import tidy
 
+_WANDB_SECONDS = 30
 _GROUPS = {"performance": "return", "trust_region": "trust_region", "minibatch": "minibatch"}
 
 
@@ -73,7 +74,10 @@ def run_name(index: int, swept: Mapping[str, Any], seed: int) -> str:
 
 
 def tag(name: str) -> str:
-    """A metric's name with the group that it is shown under: return, policy, critic, trust_region, minibatch."""
+    """A metric's name with the group that it is shown under: the ones to start with, which tools show first
+    (0_overview), and else return, policy, critic, trust_region, minibatch."""
+    if name in HEADLINE:
+        return f"0_overview/{name}"
     metric = METRICS.get(name.removesuffix("_measured"))
     if metric is None:
         return f"other/{name}"
@@ -140,28 +144,41 @@ def _write_tensorboard(dataset: xr.Dataset, folder: Path) -> Path:
 def _write_wandb(dataset: xr.Dataset, folder: Path) -> Path:
     wandb: Any = _package("wandb")
     mode = os.environ.get("WANDB_MODE")
+    if mode in ("disabled", "dryrun") or os.environ.get("WANDB_DISABLED"):
+        raise ConfigError("WANDB_MODE is disabled, so nothing would be written; it must be online, offline or unset.")
     if not mode and not wandb.login(prompt=False, verify=False):
         mode = "offline"
     base = recorded_fields(dataset)
     shutil.rmtree(folder / "wandb", ignore_errors=True)
-    for name, facts, table in _runs(dataset):
-        status = facts.pop("status")
-        with wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "purejaxppo"),
-            group=dataset.attrs.get("name"),
-            name=name,
-            dir=folder,
-            mode=mode,
-            config=base | facts,
-            settings=wandb.Settings(silent=True, console="off", disable_git=True),
-        ) as run:
-            run.define_metric("env_steps")
-            run.define_metric("*", step_metric="env_steps")
-            run.summary["status"] = status
-            for row in table.to_dict("records"):
-                steps = int(row.pop("env_steps"))
-                run.log({"env_steps": steps} | {tag(str(key)): x for key, x in row.items() if not np.isnan(x)})
+    options = {
+        "project": os.environ.get("WANDB_PROJECT", "purejaxppo"),
+        "group": dataset.attrs.get("name"),
+        "dir": folder,
+        "mode": mode,
+        "settings": wandb.Settings(silent=True, console="off", disable_git=True, init_timeout=_WANDB_SECONDS),
+    }
+    try:
+        for name, facts, table in _runs(dataset):
+            _write_wandb_run(wandb, options | {"name": name}, base, facts, table)
+    except wandb.errors.Error as error:
+        raise RunError(
+            f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); WANDB_MODE=offline writes runs that "
+            "`wandb sync` uploads later."
+        ) from error
     return folder / "wandb"
+
+
+def _write_wandb_run(
+    wandb: Any, options: dict[str, Any], base: dict[str, Any], facts: dict[str, Any], table: pd.DataFrame
+) -> None:
+    status = facts.pop("status")
+    with wandb.init(**options, config=base | facts) as run:
+        run.define_metric("env_steps")
+        run.define_metric("*", step_metric="env_steps")
+        run.summary["status"] = status
+        for row in table.to_dict("records"):
+            steps = int(row.pop("env_steps"))
+            run.log({"env_steps": steps} | {tag(str(key)): x for key, x in row.items() if not np.isnan(x)})
 
 
 def _runs(dataset: xr.Dataset) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+# Files get their names when they are whole, so nothing needs HDF5's locks, and not every file system has any. HDF5 asks
+# this when it begins.
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
+
 import netCDF4
 import numpy as np
 import xarray as xr

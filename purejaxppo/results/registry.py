@@ -433,6 +433,12 @@ def _drift() -> list[Metric]:
     return metrics
 
 
+def at_moments(name: str, row: Row) -> dict[str, Row]:
+    """Rows of a minibatch metric at each moment at which it is taken, by their full names."""
+    long_name, units, definition, source = row
+    return {f"{name}{suffix}": (long_name, units, f"{definition}; {at}", source) for suffix, at in _MOMENTS.items()}
+
+
 def _minibatch() -> list[Metric]:
     rows = dict(_MINIBATCH)
     for network in NETWORKS:
@@ -440,9 +446,9 @@ def _minibatch() -> list[Metric]:
             whose = f"the {network} network (with share_trunk: the shared one)"
             rows[f"{network}_{name}"] = (f"{network} {long_name}", "", f"{definition}, of {whose}", PAPER)
     metrics = [
-        _metric(f"{name}{suffix}", (long_name, units, f"{definition}; {moment}", source), "minibatch")
-        for name, (long_name, units, definition, source) in rows.items()
-        for suffix, moment in _MOMENTS.items()
+        _metric(full_name, described, "minibatch")
+        for name, row in rows.items()
+        for full_name, described in at_moments(name, row).items()
     ]
     return metrics + [_metric(name, row, "minibatch") for name, row in _UPDATE_PHASE.items()]
 

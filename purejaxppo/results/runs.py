@@ -7,11 +7,13 @@ updated, changes are 0 and minibatch metrics NaN. It is drawn and exported as an
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import points, recorded_fields, recorded_widths
 from purejaxppo.results.registry import METRICS
@@ -50,6 +52,43 @@ def diverged_steps(dataset: xr.Dataset) -> np.ndarray:
     at = np.full(status.shape, np.nan)
     at[is_there] = steps[is_there, place[is_there]]
     return at
+
+
+def planned_logs(dataset: xr.Dataset) -> np.ndarray | None:
+    """Log points after number 0 that each run is to have, [S], as its sweep's record says; None without one."""
+    names, known = ("total_steps", "num_envs", "num_steps", "num_log_points"), recorded_fields(dataset)
+    if not set(names) <= set(known):
+        return None
+    columns = [dataset[name].values.tolist() if name in dataset.coords else None for name in names]
+    rows = ([known[name] if c is None else c[run] for name, c in zip(names, columns, strict=True)]
+            for run in range(dataset.sizes["run"]))  # fmt: skip
+    return np.array([TrainConfig(**dict(zip(names, row, strict=True))).num_logs for row in rows], dtype=np.int64)
+
+
+def how_far(dataset: xr.Dataset) -> str:
+    """How far an unfinished sweep has come: `3 of 25 log points`, `3 to 25 of 25 log points`; "" of a finished one."""
+    planned = planned_logs(dataset)
+    if planned is None or not planned.size:
+        return ""
+    reached = np.sum(is_after_start(dataset), axis=1)
+    if np.all(reached >= planned):
+        return ""
+    of = sorted(set(planned.tolist()))
+    return f"{_span(reached)} of {_span(np.array(of))} log points"
+
+
+def progress_sentence(dataset: xr.Dataset) -> str:
+    """What to say below a table of a sweep that is not finished: how far it is, and how many runs have not begun."""
+    text, record = how_far(dataset), json.loads(dataset.attrs.get("sweep", "{}"))
+    missing = len(record.get("points", [])) * len(record.get("seeds", [])) - dataset.sizes["run"]
+    parts = [f"runs have come to {text}"] * bool(text)
+    parts += [f"{missing} of {missing + dataset.sizes['run']} runs have no log point yet"] * (missing > 0)
+    return f"Not finished: {'; '.join(parts)}." if parts else ""
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

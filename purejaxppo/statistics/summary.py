@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.results.dataset import points, swept_fields
+from purejaxppo.results.dataset import own_metrics, points, swept_fields
 from purejaxppo.results.runs import steps_reached
 from purejaxppo.statistics.collapse import count_columns
 from purejaxppo.statistics.estimates import estimate_columns
@@ -47,12 +47,14 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
     95 % bootstrap interval (`_low`, `_high`) or, of fewer than 5 runs, the single values (`_runs`).
 
     A run that diverged counts as the worst case; runs that have no final value are left out of that metric. `env_steps`
-    is the step that all runs of the row have reached. Metrics that the dataset lacks are NaN.
+    is the step that all runs of the row have reached. Metrics that the dataset lacks are NaN. Those of diagnostics and
+    penalties of the user's own follow ours.
     """
+    names = [*SUMMARY_METRICS, *own_metrics(dataset)]
     missing = np.full(dataset.sizes["run"], np.nan)
     finals = {
         name: comparable_values(dataset, name, name in HIGH_IS_WORST).values if name in dataset else missing
-        for name in SUMMARY_METRICS
+        for name in names
     }
     reached, counts = steps_reached(dataset), count_columns(dataset)
     rows = []
@@ -62,7 +64,7 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
             row |= estimate_columns(name, values[runs])
         rows.append(row)
     counted = [*counts(np.zeros(0, dtype=int)), "env_steps"]
-    measured = [name + part for name in SUMMARY_METRICS for part in _PARTS]
+    measured = [name + part for name in names for part in _PARTS]
     return pd.DataFrame(rows, columns=[*swept_fields(dataset), *counted, *measured])
 
 
@@ -111,12 +113,14 @@ EXPLANATION = wrap(f"{ESTIMATES} {MISSING} = no value; such runs are left out.")
 
 def table_cells(table: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     """Columns of texts, each with its header first: of the row labels, and of the metrics."""
-    measured = {name + part for name in SUMMARY_METRICS for part in _PARTS}
+    metrics = [str(name) for name in table.columns if all(f"{name}{part}" in table.columns for part in _PARTS)]
+    measured = {name + part for name in metrics for part in _PARTS}
     counted = {"runs", "diverged", "collapsed", "collapsed_low", "collapsed_high", "never_learned"}
     names = [str(name) for name in table.columns if name not in measured | counted]
     if len(set(table["env_steps"])) <= 1:  # worth its place only while some runs are behind
         names.remove("env_steps")
     labels = [[name, *map(format_value, table[name])] for name in names]
     labels += [[name, *cells] for name, cells in count_cells(table)]
-    cells = [[header, *estimate_cells(table, name)] for name, header in SUMMARY_METRICS.items()]
+    headers = {name: SUMMARY_METRICS.get(name, name.replace("_", " ")) for name in metrics}
+    cells = [[header, *estimate_cells(table, name)] for name, header in headers.items()]
     return labels, cells

@@ -5,22 +5,39 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import socket
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import jax
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep.provenance import processor
 
+_COORDINATOR_SECONDS = 60.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h: bytes from which freed memory goes back to the system
+
+
+def check_settings() -> None:
+    """Raise ConfigError for settings of JAX under which no sweep can run, such as a debugging session leaves behind."""
+    reasons = {
+        "jax_debug_nans": "NaN is what a metric says where there is nothing to measure",
+        "jax_debug_infs": "an excess ratio can be infinite",
+        "jax_disable_jit": "a sweep is a compiled program",
+    }
+    for name, reason in reasons.items():
+        if jax.config.values[name]:
+            raise ConfigError(f"{name} is True, but must be False, since {reason} (unset {name.upper()}).")
 
 
 def use_cpu_cores(num_cores: int | None = None) -> int:
     """Make every CPU core a JAX device of its own, so that runs are split over them; returns their number.
 
-    Call it before the first JAX computation of a process; the command line does. Afterwards it changes nothing. Two
-    cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and TPU runs.
-    It also makes the process keep memory that was freed, for the next segment.
+    Call it before the first JAX computation of a process; the command line does. Afterwards it changes nothing, and
+    warns. Two cores as two devices run a sweep about 1.9 times as fast as one program over both. No effect on GPU and
+    TPU runs. It also makes the process keep memory that was freed, for the next segment.
     """
     _keep_freed_memory()
     if num_cores is None:
@@ -28,7 +45,14 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
     try:
         jax.config.update("jax_num_cpu_devices", num_cores)
     except RuntimeError:  # JAX has computed something already: its devices are fixed
-        return len(jax.local_devices())
+        found = len(jax.local_devices())
+        if found < num_cores and jax.default_backend() == "cpu":
+            warnings.warn(
+                f"use_cpu_cores comes too late: JAX has computed something already, on {found} of {num_cores} cores; "
+                "restart, and call it first.",
+                stacklevel=2,
+            )
+        return found
     return num_cores
 
 
@@ -60,7 +84,7 @@ def use_cache() -> None:
 def join_processes(coordinator: str | None, num_processes: int | None, process_index: int | None) -> None:
     """Make this process one of several that share a sweep, by `jax.distributed`; call it before any computation.
 
-    Raises ConfigError unless all three are given, or none.
+    Raises ConfigError unless all three are given, or none; RunError where nobody answers at the coordinator's address.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_index": process_index}
     missing = [name for name, value in given.items() if value is None]
@@ -72,4 +96,27 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
         raise ConfigError(f"coordinator is {coordinator!r}, but must be host:port.")
     if not 0 <= process_index < num_processes:
         raise ConfigError(f"process_index is {process_index}, but must be from 0 to num_processes - 1.")
+    if process_index > 0:
+        _await_coordinator(coordinator)
+    else:
+        print(f"process 0 of {num_processes} at {coordinator}: waiting for the others", file=sys.stderr, flush=True)
     jax.distributed.initialize(coordinator, num_processes, process_index)
+
+
+def _await_coordinator(address: str) -> None:
+    """Wait until somebody listens at host:port; JAX itself would wait for minutes in silence and abort the process.
+
+    Raises RunError after a minute.
+    """
+    host, port = address.rsplit(":", 1)
+    deadline = time.monotonic() + _COORDINATOR_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"coordinator {address} does not answer ({error}); process 0 must run there, with the same address."
+                ) from None
+        time.sleep(0.5)

@@ -7,6 +7,7 @@ Time, disk and the terminal live here and nowhere else; the compiled programs kn
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from purejaxppo import own
 from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError, Stopped
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.state import RunState, make_learner
+from purejaxppo.ppo.state import RunState
 from purejaxppo.sweep import checkpoints, store
+from purejaxppo.sweep.brought import check_brought
+from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.interrupt import StopRequest
 from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
 from purejaxppo.sweep.parts import write_part
-from purejaxppo.sweep.plan import Group, Sweep, describe, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import (
+    Group,
+    Sweep,
+    check_effects,
+    describe,
+    make_groups,
+    own_modules,
+    parse_sweep,
+    to_json,
+)
 from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
@@ -36,6 +49,8 @@ if TYPE_CHECKING:
 # Share of the time that may go into checkpoints: one is due when this has been earned back since the last one.
 _CHECKPOINT_SHARE = 0.05
 _POLL_SECONDS = 0.5
+TENSORBOARD = "tensorboard"
+_ONE_SWEEP = threading.RLock()  # of a process: it takes all devices, and netCDF bears no second thread
 
 
 @dataclass(kw_only=True)
@@ -71,13 +86,22 @@ def run_sweep(
     current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free when the
     sweep begins. Where it goes on, another value counts for programs that have not begun.
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
-    for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C.
+    for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C. Called from several threads, one
+    sweep runs after the other.
     """
-    sweep, out = parse_sweep(to_json(sweep)), Path(out)  # what its directory will say, or a refusal right now
+    with _ONE_SWEEP:
+        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet)
+
+
+def _run_sweep(
+    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool
+) -> xr.Dataset:
+    check_settings()
+    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)  # what its directory will say, or a refusal right now
     groups = make_groups(sweep)
-    for group in groups:
-        make_learner(group.config)
-    facts, start, here = provenance(), time.perf_counter(), jax.process_index()
+    rows = check_brought(groups)
+    facts = provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
+    start, here = time.perf_counter(), jax.process_index()
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
@@ -85,6 +109,7 @@ def run_sweep(
             store.clean(out)
             return dataset
     elif here == 0:
+        check_effects(sweep)
         store.create(out, sweep)
     try:
         _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
@@ -100,7 +125,7 @@ def run_sweep(
                 progress=progress,
                 stop=stop,
                 budget=budget if jax.process_count() == 1 else None,
-                tensorboard=tensorboard,
+                tensorboard=tensorboard or (out / TENSORBOARD).is_dir(),  # event files must not stop where a sweep did
             )
             progress.say(describe(sweep, groups))
             try:
@@ -338,7 +363,7 @@ class _CheckpointClock:
 def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
     from purejaxppo.results.export import LiveTensorBoard
 
-    return LiveTensorBoard(session.out / "tensorboard", chunk.runs(session.groups))
+    return LiveTensorBoard(session.out / TENSORBOARD, chunk.runs(session.groups))
 
 
 def _wait_for_all(session: Session) -> None:

@@ -1,74 +1,88 @@
-"""What a sweep will take, measured: memory from each compiled program, time from a few log points of it."""
+"""What a sweep will take, measured: memory from each compiled program, time from single updates of a few runs."""
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
+from purejaxppo.blas import is_cpu
 from purejaxppo.errors import RunError
+from purejaxppo.sweep.brought import check_brought
+from purejaxppo.sweep.costs import Costs, measure
+from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
 from purejaxppo.sweep.plan import Group, Sweep, make_groups
-from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
+from purejaxppo.sweep.program import GroupProgram
+from purejaxppo.sweep.store import Chunk
+
+# What the time goes into, and the fields that change it.
+FIELDS = {
+    "rollouts": "total_steps; of equal steps, fewer and larger ones: num_envs",
+    "epochs": "num_epochs, minibatch_size, hidden_sizes",
+    "diagnostics": "num_log_points; none with diagnostics = false",
+    "plasticity": "num_plasticity_points (0: none), num_plasticity_rollouts, num_plasticity_epochs",
+    "compiling": "the number of programs: fields that differ between them",
+}
 
 
-def estimate(sweep: Sweep, memory: int | None = None) -> str:
-    """Lines of text: chunks, memory and time of every program and of the whole sweep.
+def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] = lambda line: None) -> str:
+    """Lines of text: chunks, memory and time of every program and of the whole sweep, and what the time goes into.
 
-    Compiles what the sweep would, and runs every program's first chunk for some log points, of which the first one is
-    not timed: one more, and one with the plasticity loss, each of which counts by its share.
+    Compiles what the sweep would, and times single updates of a few runs (`costs.measure`), never a whole log point.
+    say: gets a line about what is being done, before it is.
     """
+    check_settings()
     groups = make_groups(sweep)
+    check_brought(groups)
     budget = available_memory(jax.local_devices()) if memory is None else memory
-    chunks, lines, total = lay_out(groups, budget), [], 0.0
+    chunks, lines, total = lay_out(groups, budget), [], dict.fromkeys(FIELDS, 0.0)
     for number, group in enumerate(groups):
         own = [chunk for chunk in chunks if chunk.group == number]
+        say(f"program {number + 1} of {len(groups)}: compiling, {own[0].width} runs at once")
         begin = time.perf_counter()
         program = _fitting(group, own[0].width, budget)
-        compiling, points, seconds = time.perf_counter() - begin, 0.0, time.perf_counter() - begin
-        for _, same in itertools.groupby(own, key=lambda chunk: group.runs[chunk.first].config.num_epochs):
-            spans = list(same)
-            first, stop = spans[0].first, spans[-1].stop
-            num_chunks = -(-(stop - first) // program.width)
-            point = _seconds_of_log_point(
-                program, program.arguments(group.runs[first : min(first + program.width, stop)])
-            )
-            points, seconds = points + point, seconds + point * (1 + group.config.num_logs) * num_chunks
-        total += seconds / jax.process_count()
+        compiling = time.perf_counter() - begin
+        where = f"program {number + 1} of {len(groups)}"
+        say(f"{where}: compiled in {format_seconds(compiling)}; compiling its parts by themselves")
+        costs = measure(program, lambda line, where=where: say(f"{where}: {line}"))
+        seconds = seconds_of_group(group, own, program.width, costs) | {"compiling": compiling}
+        total = {name: total[name] + seconds[name] for name in FIELDS}
         lines.append(
             f"  program {number + 1}: {len(own)} chunk{'s' if len(own) > 1 else ''} of {program.width} runs, "
             f"{format_memory(program.needed_memory)} a chunk, {format_memory(program.needed_memory / program.width)} a "
-            f"run; {format_seconds(compiling)} compiling, {points:.2f} s a log point, {format_seconds(seconds)} in all"
+            f"run; {format_seconds(compiling)} compiling, {format_seconds(sum(seconds.values()))} in all"
         )
     free = "unknown" if budget is None else format_memory(budget)
+    whole = sum(total.values())
+    shares = [[name, f"{100 * total[name] / whole:.0f} %", f"  {FIELDS[name]}"] for name in FIELDS]
     return "\n".join(
         [
             f"Memory: {free} {'free' if memory is None else 'allowed'} for the runs computed at once, on "
             f"{len(jax.local_devices())} devices",
             *lines,
-            f"Estimated time: {format_seconds(total)} (measured on log points of each program)",
+            f"Estimated time: {format_seconds(whole / jax.process_count())} (single updates of each program, timed and "
+            "scaled), of which",
+            *(f"  {name:<12}{share:>5}{fields}" for name, share, fields in shares),
         ]
     )
 
 
-def _seconds_of_log_point(program: GroupProgram, runs: Arguments) -> float:
-    """Seconds of a log point on average, of one chunk: measured with and without the plasticity loss."""
-    config = program.group.config
-    state, _ = jax.block_until_ready(program.segment(runs, program.init(runs)))
-    begin = time.perf_counter()
-    state, metrics = program.segment(runs, state)
-    to_host(metrics, program.width)
-    jax.block_until_ready(state)
-    seconds = time.perf_counter() - begin
-    if not config.measures_plasticity:
-        return seconds
-    tasks = jax.block_until_ready(program.tasks(runs))
-    begin = time.perf_counter()
-    to_host(program.plasticity(runs, state, tasks), program.width)
-    num_due = sum(config.is_plasticity_point(log) for log in range(1, config.num_logs + 1))
-    return seconds + (time.perf_counter() - begin) * num_due / config.num_logs
+def seconds_of_group(group: Group, chunks: Sequence[Chunk], width: int, costs: Costs) -> dict[str, float]:
+    """Seconds of all chunks of a group, by what they go into; on a CPU each has the epochs of its own runs."""
+    config, total = group.config, {}
+    epochs_of = [group.runs[chunk.first].config.num_epochs for chunk in chunks]
+    for epochs, same in itertools.groupby(zip(epochs_of, chunks, strict=True), key=lambda pair: pair[0]):
+        spans = [chunk for _, chunk in same]
+        longest = epochs if is_cpu() else max(run.config.num_epochs for run in group.runs)
+        num_chunks = -(-(spans[-1].stop - spans[0].first) // width)
+        for name, seconds in costs.of_runs(config, longest).items():
+            total[name] = total.get(name, 0.0) + num_chunks * seconds
+    return total
 
 
 def _fitting(group: Group, width: int, budget: int | None) -> GroupProgram:

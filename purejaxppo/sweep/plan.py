@@ -6,21 +6,24 @@ import dataclasses
 import itertools
 import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
 
+from purejaxppo import own
 from purejaxppo.config import SELECTABLE, TrainConfig, coerce, field_names, unknown_name
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams
 from purejaxppo.presets import preset_fields
+from purejaxppo.sweep import inert
 
 STATIC = field_names(TrainConfig)
-TRACED = field_names(HyperParams)
-TOP_LEVEL = ["name", "seeds", "preset", "config", "hparams", "axes", "points"]
+TRACED = [name for name in field_names(HyperParams) if name != "strengths"]
+TOP_LEVEL = ["name", "seeds", "preset", "import", "config", "hparams", "axes", "points"]
 MAX_SEED = 2**32 - 1
 # One value of every field in which runs of one program may differ: configurations that agree in the others are equal.
 _ANY = {name: getattr(TrainConfig(), name) for name in SELECTABLE}
@@ -43,6 +46,10 @@ class Sweep:
     config: TrainConfig = field(default_factory=TrainConfig)
     hparams: HyperParams = field(default_factory=HyperParams)
     points: tuple[dict[str, Any], ...] = ({},)
+    imports: tuple[str, ...] = ()
+    """Modules of your own that are imported first, such as one that registers environments."""
+    folder: str | None = field(default=None, compare=False)
+    """Folder of the sweep file, beside which modules of your own are found; None where there is no file."""
 
     @property
     def swept(self) -> list[str]:
@@ -55,9 +62,21 @@ class Sweep:
         return len(self.points) * len(self.seeds)
 
     @staticmethod
-    def from_toml(path: str | Path) -> Sweep:
-        """Read and validate a sweep file; raises ConfigError with one sentence for anything wrong in it."""
-        return parse_sweep(read_toml(Path(path)), default_name=Path(path).stem)
+    def from_toml(path: str | Path, *, imports: Sequence[str] = ()) -> Sweep:
+        """Read and validate a sweep file; raises ConfigError with one sentence for anything wrong in it.
+
+        That includes fields that are set or swept and have no effect, and a file that does not name its environment.
+        imports: modules of your own to import first, beside those that the file names.
+        """
+        path = Path(path)
+        content = read_toml(path)
+        if imports:
+            named = content.get("import", [])
+            content["import"] = [*dict.fromkeys([*named, *imports])] if isinstance(named, list) else named
+        sweep = parse_sweep(content, default_name=path.stem, folder=str(path.parent.resolve()))
+        _check_env_is_named(content, path)
+        check_effects(sweep, content)
+        return sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +122,7 @@ class Group:
 def read_toml(path: Path) -> dict[str, Any]:
     """Contents of a TOML file; raises ConfigError when it cannot be read or parsed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"sweep file {path} does not exist.") from None
     except OSError as error:
@@ -114,9 +133,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"sweep file {path} is not valid TOML: {error}.") from None
 
 
-def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep") -> Sweep:
-    """A validated Sweep from the contents of a sweep file.
+def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep", folder: str | None = None) -> Sweep:
+    """A validated Sweep from the contents of a sweep file in a folder.
 
+    Strengths of the user's own interventions are taken as they are: what these are, their modules say later. Only those
+    of `import` are imported here, as they may register names.
     Raises ConfigError naming the field, the value and what is allowed.
     """
     for key in content:
@@ -125,15 +146,22 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep") -> Swee
     for table in ("config", "hparams", "axes"):
         if not isinstance(content.get(table, {}), dict):
             raise ConfigError(f"{table} is {content[table]!r}, but must be a table, [{table}].")
+    imports = import_modules(content.get("import", []), folder)
     preset_config, preset_hparams = preset_fields(content["preset"]) if "preset" in content else ({}, {})
     config = build(TrainConfig, preset_config | content.get("config", {}), "config")
-    hparams = build(HyperParams, preset_hparams | content.get("hparams", {}), "hparams")
+    hparams, strengths = preset_hparams | content.get("hparams", {}), {}
+    if _has_interventions(content):
+        strengths = {name: _strength(x) for name, x in hparams.items() if name not in STATIC + TRACED}
+    hparams = build(HyperParams, {name: x for name, x in hparams.items() if name not in strengths}, "hparams")
+    hparams = dataclasses.replace(hparams, strengths=strengths)
     sweep = Sweep(
         name=_parse_name(content.get("name", default_name)),
         seeds=parse_seeds(content.get("seeds", 1)),
         config=config,
         hparams=hparams,
-        points=_parse_points(content, dataclasses.asdict(config) | dataclasses.asdict(hparams)),
+        points=_parse_points(content, dataclasses.asdict(config) | dataclasses.asdict(hparams) | strengths),
+        imports=imports,
+        folder=folder,
     )
     if sweep.num_runs > MAX_RUNS:
         raise ConfigError(f"the sweep has {sweep.num_runs} runs, points x seeds, but at most {MAX_RUNS} are allowed.")
@@ -145,12 +173,12 @@ def build(cls: type, values: dict[str, Any], where: str) -> Any:
     """An instance of TrainConfig or HyperParams from values as read; raises ConfigError for an unknown field."""
     hints = get_type_hints(cls)
     for name in values:
-        if name in hints:
+        if name in hints and name != "strengths":
             continue
         other = "hparams" if cls is TrainConfig else "config"
         if name in (TRACED if cls is TrainConfig else STATIC):
             raise ConfigError(f"{name} is in [{where}], but belongs in [{other}].")
-        raise unknown_name(f"[{where}] field", name, list(hints))
+        raise unknown_name(f"[{where}] field", name, STATIC if cls is TrainConfig else TRACED)
     return cls(**{name: _coerce(name, value, hints[name]) for name, value in values.items()})
 
 
@@ -176,6 +204,30 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
     )
 
 
+def check_effects(sweep: Sweep, content: dict[str, Any] | None = None) -> None:
+    """Raise ConfigError for what has no effect although it is set or swept; by a file's content, or else by its value.
+
+    A field of the base configuration is fine where it acts at some point; so is an axis.
+    """
+    points = inert.full_points(sweep.config, sweep.hparams, sweep.points)
+    if content is None:
+        inert.check_base(sorted({*inert.chosen(sweep.config, sweep.hparams)} | {*sweep.swept}), points)
+        return
+    for table in ("config", "hparams"):
+        inert.check_base([x for x in content.get(table, {}) if x not in sweep.swept], points, f"[{table}]")
+    inert.check_axes(content.get("axes", {}), points)
+    inert.check_points(content.get("points", []), points)
+
+
+def _check_env_is_named(content: dict[str, Any], path: Path) -> None:
+    """The environment decides what everything else means: a default for it would be a trap, a preset's too."""
+    points = content.get("points", [])
+    if "env" not in {**content.get("config", {}), **content.get("axes", {})} and not (
+        points and all("env" in point for point in points)
+    ):
+        raise ConfigError(f'sweep file {path} names no env; [config] needs one, such as env = "gymnax/CartPole-v1".')
+
+
 def make_groups(sweep: Sweep) -> list[Group]:
     """Runs grouped by the program they share, every one of them validated.
 
@@ -185,7 +237,9 @@ def make_groups(sweep: Sweep) -> list[Group]:
     index = 0
     for point in sweep.points:
         static = {name: value for name, value in point.items() if name in STATIC}
-        traced = {name: value for name, value in point.items() if name in TRACED}
+        traced: dict[str, Any] = {name: value for name, value in point.items() if name in TRACED}
+        if strengths := {name: value for name, value in point.items() if name not in STATIC + TRACED}:
+            traced["strengths"] = sweep.hparams.strengths | strengths
         config = dataclasses.replace(sweep.config, **static).validate()
         check_options(config.env, brax_backend=config.brax_backend, max_episode_steps=config.max_episode_steps)
         hparams = validate_hyperparams(dataclasses.replace(sweep.hparams, **traced))
@@ -210,6 +264,8 @@ def describe(sweep: Sweep, groups: list[Group]) -> str:
         kind = "one program per value" if splits else "inside one program"
         values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
         lines.append(f"  {name}: {', '.join(values)} ({kind})")
+    given = dict.fromkeys([*inert.chosen(sweep.config, sweep.hparams), *sweep.swept])
+    lines += inert.remarks(given, inert.full_points(sweep.config, sweep.hparams, sweep.points))
     for number, group in enumerate(groups, 1):
         config = group.config
         epochs = ", ".join(str(value) for value in group.alternatives.get("num_epochs", (config.num_epochs,)))
@@ -225,13 +281,22 @@ def describe(sweep: Sweep, groups: list[Group]) -> str:
 def to_json(sweep: Sweep) -> dict[str, Any]:
     """The resolved sweep as plain data: `parse_sweep` of it gives the sweep back."""
     config = {name: _plain(value) for name, value in dataclasses.asdict(sweep.config).items() if value is not None}
+    hparams = dataclasses.asdict(sweep.hparams)
+    hparams |= hparams.pop("strengths")
     return {
         "name": sweep.name,
         "seeds": [_plain(seed) for seed in sweep.seeds],
+        **({"import": list(sweep.imports)} if sweep.imports else {}),
         "config": config,
-        "hparams": {name: _plain(value) for name, value in dataclasses.asdict(sweep.hparams).items()},
+        "hparams": {name: _plain(value) for name, value in hparams.items()},
         "points": [{name: _plain(value) for name, value in point.items()} for point in sweep.points],
     }
+
+
+def own_modules(sweep: Sweep) -> list[str]:
+    """Modules of the user's own that a sweep needs, each once."""
+    configs = (group.config for group in make_groups(sweep))
+    return list(dict.fromkeys([*sweep.imports, *(name for config in configs for name in config.own_modules)]))
 
 
 def _plain(value: Any) -> Any:
@@ -248,14 +313,41 @@ def _parse_name(name: Any) -> str:
     return name
 
 
+def import_modules(names: Any, folder: str | None) -> tuple[str, ...]:
+    """The modules of `import`, imported; they may be in a folder that is not on sys.path.
+
+    Raises ConfigError for what is no list of names, and as `own.load` does.
+    """
+    own.look_in(folder)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"import is {names!r}, but must be a list of modules, such as ['lab.setup'].")
+    for name in names:
+        own.load("import", name)
+    return tuple(names)
+
+
+def _has_interventions(content: dict[str, Any]) -> bool:
+    """Whether any run of a sweep may have interventions of the user's own, whose strengths have names of their own."""
+    tables = [content.get("config", {}), content.get("axes", {}), *content.get("points", [])]
+    return any(isinstance(table, dict) and table.get("interventions") for table in tables)
+
+
+def _strength(value: Any) -> Any:
+    return coerce("", _plain(value), float)
+
+
 def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Every point of [[points]] at every point of [axes]; what a point leaves out is as in the base configuration."""
-    axes, points = _product(content.get("axes", {})), content.get("points", [])
+    axes, points = _product(content), content.get("points", [])
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
         raise ConfigError(f"points is {points!r}, but must be a list of tables, [[points]].")
-    points = [{name: _coerce_swept(name, value) for name, value in point.items()} for point in points] or [{}]
+    has_own = _has_interventions(content)
+    points = [{name: _coerce_swept(name, value, has_own) for name, value in point.items()} for point in points] or [{}]
     fields = dict.fromkeys(name for point in points for name in point)
-    points = [{name: point.get(name, base[name]) for name in fields} for point in points]
+    for name in fields:
+        if name not in base and not all(name in point for point in points):
+            raise ConfigError(f"{name} is in some points only, so [hparams] must say its value in the others.")
+    points = [{name: point[name] if name in point else base[name] for name in fields} for point in points]
     for name in fields:
         if name in axes[0]:
             raise ConfigError(f"{name} is in both axes and points, but must be in one of them.")
@@ -268,12 +360,12 @@ def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[s
     return tuple(outer | inner for outer in axes for inner in points)
 
 
-def _product(axes: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+def _product(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     coerced: dict[str, list[Any]] = {}
-    for name, values in axes.items():
+    for name, values in content.get("axes", {}).items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"axes.{name} is {values!r}, but must be a non-empty list of values.")
-        coerced[name] = [_coerce_swept(name, value) for value in values]
+        coerced[name] = [_coerce_swept(name, value, _has_interventions(content)) for value in values]
         for position, value in enumerate(coerced[name]):
             if value in coerced[name][:position]:
                 raise ConfigError(f"axes.{name} has {value!r} twice, but no two values may be the same.")
@@ -285,9 +377,11 @@ def _product(axes: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return tuple(dict(zip(coerced, point, strict=True)) for point in itertools.product(*coerced.values()))
 
 
-def _coerce_swept(name: str, value: Any) -> Any:
-    cls = TrainConfig if name in STATIC else HyperParams
-    hints = get_type_hints(cls)
-    if name not in hints:
+def _coerce_swept(name: str, value: Any, has_own: bool) -> Any:
+    """A swept value in the type of its field; with interventions of the user's own an unknown field is a strength."""
+    hints = get_type_hints(TrainConfig if name in STATIC else HyperParams)
+    if name not in STATIC + TRACED:
+        if has_own:
+            return _strength(value)
         raise unknown_name("swept field", name, STATIC + TRACED)
     return _coerce(name, value, hints[name])

@@ -8,6 +8,7 @@ A file holds the final parameters of the runs that were computed together, each 
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -52,14 +53,24 @@ class Policy:
     Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
     [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
 
-    config, run: what it was trained with. env: its environment.
+    config, run: what it was trained with. env: its environment. diverged_at: None, or the log point before which the
+    run diverged: then this is its last policy before that, not one of the end.
 
-    Raises ConfigError when called with an observation of another shape.
+    Raises ConfigError for parameters of another network than the configuration's, and when called with an observation
+    of another shape.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, params: Params, statistics: ObservationStatistics | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        params: Params,
+        statistics: ObservationStatistics | None,
+        diverged_at: int | None = None,
+    ):
         learner = make_learner(config)
-        self.config, self.run, self.env = config, run, learner.env
+        check_fit(learner, params)
+        self.config, self.run, self.env, self.diverged_at = config, run, learner.env, diverged_at
         self._params, self._statistics = params, statistics
         self._choose = jax.jit(partial(choose_action, learner))
 
@@ -82,6 +93,25 @@ def choose_action(
     distribution = learner.distribution
     action = distribution.mode(outputs) if key is None else distribution.sample(outputs, key)
     return distribution.to_environment(action)
+
+
+def check_fit(learner: Learner, params: Params, num_runs: int | None = None) -> None:
+    """Raise ConfigError unless parameters (of several runs: [S, ...]) are those of the learner's networks.
+
+    flax itself lets parameters lie that a network does not ask for, and plays with the others.
+    """
+    lead = () if num_runs is None else (num_runs,)
+    expected = jax.eval_shape(lambda: learner.networks.init(jax.random.key(0)))
+    flat: list[Any] = [flatten_dict(dict(tree), sep="/").items() for tree in (params, expected)]
+    there, asked = ({name: tuple(np.shape(x)) for name, x in tree} for tree in flat)
+    asked = {name: (*lead, *shape) for name, shape in asked.items()}
+    for name in sorted({*there, *asked}):
+        if there.get(name) != asked.get(name):
+            shapes = ["none" if x is None else str(list(x[len(lead) :])) for x in (there.get(name), asked.get(name))]
+            raise ConfigError(
+                f"these parameters are of another network than the configuration asks for: {name} is {shapes[0]} among "
+                f"them, and {shapes[1]} there."
+            )
 
 
 def save_policies(
@@ -110,8 +140,9 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
     runs: places in the sweep (`run_index` of the dataset); None takes all that are there.
     Raises ConfigError for a run that the sweep lacks or has not finished, where there is none, and for damaged files.
     """
-    out = Path(out)
-    groups = make_groups(store.read_sweep(out))
+    out = Path(out).expanduser()
+    sweep = store.read_sweep(out)
+    groups = make_groups(sweep)
     if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
         raise ConfigError(f"directory {out} has policies of version 0.1 that saw time in [0, 1]; play them with that.")
     known = {run.index for group in groups for run in group.runs}
@@ -126,6 +157,7 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
         raise ConfigError(
             f"run is {missing[0]}, but {out} does not hold its policy yet: it is saved when the run ends."
         )
+    store.warn_of_other_sources(out, sweep)
     alike: dict[TrainConfig, list[Run]] = {}
     for run in (run for group in groups for run in group.runs if run.index in wanted and run.index in place):
         alike.setdefault(run.config, []).append(run)
@@ -135,11 +167,17 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None) -> list[Po
 def load_policy(out: str | Path, run: int) -> Policy:
     """The policy of one run of a sweep's directory, a place in the sweep (`run_index` of the dataset).
 
-    Raises ConfigError as `load_policies` does.
+    Warns of one that diverged, whose policy is that of its last good log point. Raises ConfigError as `load_policies`
+    does.
     """
     (policies,) = load_policies(out, [run])
     params, statistics = jax.tree.map(lambda x: x[0], (policies.params, policies.statistics))
-    return Policy(policies.config, policies.runs[0], params, statistics)
+    diverged_at = int(policies.status[0]) or None
+    if diverged_at is not None:
+        warnings.warn(
+            f"run {run} diverged before its log point {diverged_at}: this is its last policy before that.", stacklevel=2
+        )
+    return Policy(policies.config, policies.runs[0], params, statistics, diverged_at)
 
 
 def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:

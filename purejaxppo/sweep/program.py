@@ -34,6 +34,10 @@ def learner_of(group: Group) -> Learner:
     """
     alternatives = group.alternatives
     absent = {term for term, name in COEFFICIENTS.items() if all(getattr(run.hparams, name) == 0 for run in group.runs)}
+    # Of a penalty of the user's own, NAME_loss, it is NAME_coef.
+    coefs = [name for name in group.runs[0].hparams.strengths if name.endswith("_coef")]
+    zero = {name for name in coefs if all(run.hparams.strengths[name] == 0 for run in group.runs)}
+    absent |= {f"{name.removesuffix('_coef')}_loss" for name in zero}
     epochs = max(run.config.num_epochs for run in group.runs)
     return make_learner(
         group.config,
@@ -113,7 +117,7 @@ class GroupProgram:
         mesh = Mesh(np.asarray(devices), ("runs",))
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
         self._learner = learner_of(group)
-        trainer, config = trainer_of(self._learner), group.config
+        trainer, config = trainer_of(self._learner), self._learner.config
         self._is_epochs_shared = self._learner.max_epochs is None
 
         def split(function: Callable[..., Any], num_arguments: int, donate: int | None = None, shared: int = 0) -> Any:
@@ -219,6 +223,10 @@ class GroupProgram:
         if "plasticity" in lowered:  # tasks stay on the devices while segments are computed
             segment = needed_memory(self._compiled["segment"], self.num_devices)
             self.needed_memory = max(self.needed_memory, segment + bytes_of(self._task_shapes(runs)))
+
+    def compiled(self, name: str) -> Any:
+        """One of these programs if it has been compiled, else None."""
+        return self._compiled.get(name)
 
     def lower(self, name: str, runs: Arguments) -> Any:
         """One of the programs init, tasks, segment and plasticity, traced for runs or their arguments' shapes.

@@ -16,6 +16,14 @@ import jax
 import purejaxppo
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "chex", "distrax", "numpy", "xarray")
+# Settings of JAX that change bits, each under its own name; not every JAX has all of them.
+SETTINGS = (
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_random_seed_offset",
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+)
 READING = ("results", "statistics", "claims", "plots", "report.py", "analysis.py")
 
 
@@ -36,6 +44,7 @@ def provenance() -> dict[str, str | int]:
         "num_devices": len(devices),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+    facts |= {name: str(jax.config.values[name]) for name in SETTINGS if name in jax.config.values}
     return facts | {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
 
 

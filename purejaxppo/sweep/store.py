@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from purejaxppo import own
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.results.files import load, save, write_atomically
 from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
-from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, own_modules, parse_sweep, to_json
 
 try:
     import fcntl
@@ -41,6 +43,7 @@ SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.js
 PARTS, CHECKPOINTS, POLICIES, LOCK = "parts", "checkpoints", "policies", ".lock-"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
 PASSING = ("created", "command", "git_commit", "python", "seconds_total", "seconds_compiling", "continued")
+_OWN = "own_metrics"  # rows of metrics of the user's own, from the sources that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,8 @@ def create(out: Path, sweep: Sweep) -> None:
                 f"out is {out}, which holds something that is not a sweep, but must be a new or empty directory."
             )
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SWEEP, to_json(sweep))
+        folder = {"folder": sweep.folder} if own_modules(sweep) else {}
+        write_json(out / SWEEP, folder | to_json(sweep))
     except OSError as error:
         raise ConfigError(f"out is {out}, which cannot be written: {error.strerror}.") from None
 
@@ -104,13 +108,24 @@ def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: boo
     if not (out / PROVENANCE).is_file() or (out / RESULTS).is_file():
         return
     known = read_json(out / PROVENANCE)
-    latest = {name: x for name, x in (known | (known.get("continued") or [{}])[-1]).items() if name not in PASSING}
-    changes = _changes(latest, {name: value for name, value in facts.items() if name not in PASSING})
+    latest = known | (known.get("continued") or [{}])[-1]
+    latest, here = ({k: x for k, x in told.items() if k not in (*PASSING, _OWN)} for told in (latest, facts))
+    changes = _changes(latest, here)
     if changes and not is_forced:
         raise ConfigError(
             f"out is {out}, which was begun elsewhere or with other versions: {changes}; results would differ in their "
             "bits, so going on needs --force."
         )
+
+
+def warn_of_other_sources(out: Path, sweep: Sweep) -> None:
+    """Say so where the user's own modules are not those that the sweep was run with."""
+    known = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    known |= (known.get("continued") or [{}])[-1]
+    changed = [name for name, code in own.sources(own_modules(sweep)).items() if known.get(name, code) != code]
+    for name in changed:
+        module = name.removeprefix("source_of_")
+        warnings.warn(f"the source of {module} has changed since the sweep in {out} was run with it.", stacklevel=2)
 
 
 def note_continuation(out: Path, facts: dict[str, Any]) -> None:
@@ -234,7 +249,7 @@ def load_results(out: str | Path) -> xr.Dataset:
 
     Metrics are read when they are asked for; `.load()` reads all. Raises ConfigError when there is none.
     """
-    path = Path(out)
+    path = Path(out).expanduser()
     if os.path.isfile(path):
         return load(path)
     if os.path.isfile(path / RESULTS):
@@ -261,14 +276,18 @@ def assemble(out: Path) -> xr.Dataset:
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
-    return to_dataset(results, attributes)
+    rows: dict[str, Any] = attributes.pop(_OWN, {})
+    for facts in attributes.get("continued", []):
+        rows |= facts.get(_OWN, {})
+    return to_dataset(results, attributes, own_rows=rows)
 
 
 def read_sweep(out: Path) -> Sweep:
     """The sweep of a directory; raises ConfigError when there is none or it is damaged."""
     if not is_started(out):
         raise ConfigError(f"directory {out} is not a sweep's: {SWEEP} is missing.")
-    return parse_sweep(read_json(out / SWEEP))
+    content = read_json(out / SWEEP)
+    return parse_sweep(content, folder=content.pop("folder", None))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 
+from purejaxppo import own
 from purejaxppo.diagnostics.diagnose import Representation, Snapshot, diagnose
 from purejaxppo.diagnostics.neurons import dead_neurons
 from purejaxppo.diagnostics.trust_region import drift
+from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, layer_weights
@@ -40,7 +43,40 @@ def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, af
         policy_moved = learner.both_of_rollout(replace(after, observation_statistics=moved), batch.obs)[0]
         metrics["statistics_kl"] = distribution.kl(policy_after.outputs, policy_moved.outputs).mean()
         metrics["statistics_drift"] = drift(policy_after.preactivations[-1], policy_moved.preactivations[-1])[0]
-    return Metrics.of(metrics)
+    return Metrics.of(metrics | own_metrics(learner, (before, outputs_before), (after, outputs_after), batch))
+
+
+Moment = tuple[RunState, tuple[NetworkOutput, NetworkOutput]]
+"""A run, and what its networks give for a batch."""
+
+
+def own_metrics(learner: Learner, before: Moment, after: Moment, batch: Batch) -> dict[str, Array]:
+    """The metrics of the user's own diagnostics, scalars [].
+
+    Raises ConfigError for a function that fails, or gives other metrics than it has rows for.
+    """
+    metrics: dict[str, Array] = {}
+    for diagnostic in learner.diagnostics:
+        try:
+            found = diagnostic.function(learner.networks_of(*before), learner.networks_of(*after), batch)
+        except Exception as error:
+            raise own.failure(f"diagnostics has {diagnostic.path!r}, which fails", error) from error
+        names = [name for name, _ in diagnostic.rows]
+        if not isinstance(found, dict) or set(found) != set(names):
+            given = sorted(found) if isinstance(found, dict) else type(found).__name__
+            raise ConfigError(
+                f"diagnostics has {diagnostic.path!r}, which gives {given}, but must give a dict of what it has rows "
+                f"for: {', '.join(names)}."
+            )
+        for name in names:
+            value = jnp.asarray(found[name])
+            if value.shape != () or not jnp.issubdtype(value.dtype, jnp.number):
+                raise ConfigError(
+                    f"diagnostics has {diagnostic.path!r}, whose {name} is {value.dtype}{list(value.shape)}, but must "
+                    "be one number, []."
+                )
+            metrics[name] = value.astype(jnp.float32)
+    return metrics
 
 
 def diagnosed_together(learner: Learner) -> int:

@@ -14,6 +14,7 @@ alike, and how much more it is than each.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -38,18 +39,29 @@ class PlasticityTask:
 
     A function of the run's seed and hyper-parameters, so in neither its state nor its checkpoints: whoever measures
     makes it once. constant_loss, fresh_loss [2]: of policy and critic, the least loss that a constant has on the last
-    minibatch, and the loss of the initial networks, fitted alike.
+    minibatch, and the loss of the initial networks, fitted alike. stored: the observations, Boolean ones, else the
+    largest part of a run's memory, as bits [K, bytes].
     """
 
-    obs: Array
+    stored: Array
+    shape_of_bits: tuple[int, ...] | None = struct.field(pytree_node=False)
+    """Of one observation that is stored as bits; None for others."""
     policy_outputs: Array
     value: Array
     constant_loss: Array
     fresh_loss: Array
 
+    @property
+    def obs(self) -> Array:
+        """Observations [K, *obs]."""
+        if self.shape_of_bits is None:
+            return self.stored
+        bits = jnp.unpackbits(self.stored, axis=-1, count=math.prod(self.shape_of_bits))
+        return bits.astype(bool).reshape(-1, *self.shape_of_bits)
+
     def rows(self, indices: Array) -> PlasticityTask:
         """One minibatch."""
-        part = {name: getattr(self, name)[indices] for name in ("obs", "policy_outputs", "value")}
+        part = {name: getattr(self, name)[indices] for name in ("stored", "policy_outputs", "value")}
         return dataclasses.replace(self, **part)
 
 
@@ -80,8 +92,14 @@ def make_task(
     target = dataclasses.replace(state, params=learner.networks.init(key_target))
     policy, critic = learner.both(target, obs)
     nothing = jnp.full(len(HEADS), jnp.nan)
+    is_bits = obs.dtype == bool
     task = PlasticityTask(
-        obs=obs, policy_outputs=policy.outputs, value=critic.outputs[..., 0], constant_loss=nothing, fresh_loss=nothing
+        stored=jnp.packbits(obs.reshape(size, -1), axis=-1) if is_bits else obs,
+        shape_of_bits=obs.shape[1:] if is_bits else None,
+        policy_outputs=policy.outputs,
+        value=critic.outputs[..., 0],
+        constant_loss=nothing,
+        fresh_loss=nothing,
     )
     last = task.rows(_minibatches(learner)[-1])
     constant = [

@@ -43,10 +43,13 @@ def penalties(
 
 
 def weight_matrices(params: Params) -> dict[str, Array]:
-    """All weight matrices [fan_in, fan_out] of all networks and their heads, a convolution's being its patches' one."""
+    """All weight matrices [fan_in, fan_out] of all networks and their heads, a convolution's being its patches' one.
+
+    Of a torso of the user's own what is called kernel.
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     name = partial(jax.tree_util.keystr, simple=True, separator="_")
-    return {name(path): leaf for path, leaf in leaves if path[-1].key == "kernel"}
+    return {name(path): leaf.reshape(-1, leaf.shape[-1]) for path, leaf in leaves if path[-1].key == "kernel"}
 
 
 def init_power_iteration(learner: Learner, params: Params) -> dict[str, Array] | None:

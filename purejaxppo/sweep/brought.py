@@ -1,0 +1,63 @@
+"""What a sweep's own diagnostics and interventions are: tried on shapes before anything is compiled, and described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from purejaxppo.config import unknown_name
+from purejaxppo.errors import ConfigError
+from purejaxppo.own import Row
+from purejaxppo.ppo.state import Learner, make_learner
+from purejaxppo.results.registry import METRICS, at_moments
+from purejaxppo.sweep.plan import STATIC, TRACED, Group
+from purejaxppo.training.train import trainer_of
+
+
+def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
+    """Build every program's static parts and trace the user's own functions; the rows of the metrics that these give.
+
+    Raises ConfigError for an impossible configuration, a function that fails or gives something else than it should, a
+    name that is taken, and a strength that no intervention takes or that has no value.
+    """
+    rows: dict[str, Row] = {}
+    givers: dict[str, str] = {}
+    taken: set[str] = set()
+    for group in groups:
+        learner = make_learner(group.config)
+        for intervention in learner.interventions:
+            if ours := [name for name in intervention.strengths if name in STATIC + TRACED]:
+                raise ConfigError(
+                    f"interventions has {intervention.path!r}, whose strength {ours[0]} is already a field of ours; "
+                    "call it otherwise."
+                )
+            taken.update(intervention.strengths)
+        for path, name, row in _rows(learner):
+            if name in METRICS or givers.setdefault(name, path) != path:
+                giver = givers.get(name, "ours")
+                raise ConfigError(f"{path!r} gives a metric {name}, which is {giver} already; call it otherwise.")
+            rows[name] = row
+        if learner.diagnostics or learner.interventions:
+            _trace(learner, group)
+    given = list(groups[0].runs[0].hparams.strengths)
+    if unknown := [name for name in given if name not in taken]:
+        raise unknown_name("[hparams] field", unknown[0], [*TRACED, *sorted(taken)])
+    return rows
+
+
+def _rows(learner: Learner) -> Iterator[tuple[str, str, Row]]:
+    """Import path, metric, row."""
+    for diagnostic in learner.diagnostics:
+        yield from ((diagnostic.path, name, row) for name, row in diagnostic.rows)
+    for penalty in (x for x in learner.interventions if x.is_penalty):
+        yield from ((penalty.path, name, row) for name, row in at_moments(f"{penalty.name}_loss", penalty.row).items())
+
+
+def _trace(learner: Learner, group: Group) -> None:
+    trainer, hparams = trainer_of(learner), group.runs[0].hparams
+
+    def whole(key: jax.Array) -> object:
+        return trainer.segment(hparams, trainer.init(hparams, key))
+
+    jax.eval_shape(whole, jax.eval_shape(lambda: jax.random.key(0)))

@@ -1,0 +1,196 @@
+"""Fields that change nothing: one table of them, by which they are refused when set or swept, or named in the plan.
+
+A point is here a mapping of every field of TrainConfig and HyperParams to its value. Imports no JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from purejaxppo.config import TrainConfig, field_names
+from purejaxppo.envs.names import has_discrete_actions
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.presets import PRESETS
+
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`fields` have no effect where `holds`; `sentence`, formatted with the point, ends "... has no effect while"."""
+
+    fields: tuple[str, ...]
+    holds: Callable[[Point], bool]
+    sentence: str
+
+
+_KL = ("kl_coef", "kl_target", "kl_increment", "kl_decrement")
+_PLASTICITY = ("num_plasticity_rollouts", "num_plasticity_epochs", "plasticity_curve")
+RULES = (
+    Rule(_KL, lambda p: not p["kl_penalty"], "kl_penalty is false"),
+    Rule(_KL[1:], lambda p: p["kl_coef"] == 0, "kl_coef is 0"),
+    Rule(("kl_target",), lambda p: p["kl_increment"] == p["kl_decrement"] == 1, "kl_increment and kl_decrement are 1"),
+    Rule(("kl_stop_limit",), lambda p: not p["kl_stop"], "kl_stop is false"),
+    Rule(("pfo_limit",), lambda p: p["pfo_mode"] == "penalty", "pfo_mode is penalty"),
+    Rule(("pfo_coef",), lambda p: p["pfo_mode"] == "clip", "pfo_mode is clip"),
+    Rule(("weight_spectral_coef",), lambda p: not p["weight_spectral"], "weight_spectral is false"),
+    Rule(
+        ("feature_spectral_coef", "critic_feature_spectral_coef"),
+        lambda p: not p["feature_spectral"],
+        "feature_spectral is false",
+    ),
+    Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
+    Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
+    Rule(
+        ("residual",),
+        lambda p: not any(a == b for a, b in itertools.pairwise(p["hidden_sizes"])),
+        "hidden_sizes has no two equal widths in a row",
+    ),
+    Rule(("brax_backend",), lambda p: not p["env"].startswith("brax/"), "env is {env}, which is not of brax"),
+    Rule(
+        ("action_distribution",),
+        lambda p: has_discrete_actions(p["env"]) is True,
+        "env is {env}, whose actions are discrete",
+    ),
+    Rule(("num_plasticity_points", *_PLASTICITY), lambda p: not p["diagnostics"], "diagnostics is false"),
+    Rule(_PLASTICITY, lambda p: p["num_plasticity_points"] == 0, "num_plasticity_points is 0"),
+)
+# What changes a measurement, but no run.
+ONLY_MEASURED = (
+    Rule(
+        ("pfo_layers", "pfo_features", "pfo_distance"),
+        lambda p: p["pfo_coef"] == p["critic_pfo_coef"] == 0 and p["pfo_mode"] == "penalty",
+        "pfo_coef and critic_pfo_coef are 0",
+    ),
+    Rule(("clip_eps",), lambda p: p["policy_objective"] == "unclipped", "policy_objective is unclipped"),
+)
+
+
+def reason(name: str, point: Point, rules: Sequence[Rule] = RULES) -> str | None:
+    """Why a field has no effect at a point, such as "kl_penalty is false"; None where it has one."""
+    return next((rule.sentence.format(**point) for rule in rules if name in rule.fields and rule.holds(point)), None)
+
+
+def full_points(config: TrainConfig, hparams: HyperParams, points: Iterable[Point]) -> list[Point]:
+    """Every point with all fields: its own on top of the base configuration's, which they share."""
+    base = {field.name: getattr(part, field.name) for part in (config, hparams) for field in dataclasses.fields(part)}
+    base |= base.pop("strengths")  # of the user's own interventions: floats under names of their own
+    return [ChainMap(dict(point), base) for point in points]
+
+
+def effective(point: Point) -> tuple[Any, ...]:
+    """What a point's program and numbers depend on: points that agree in it are the same runs.
+
+    Without fields that have no effect, with the steps and log points that the numbers asked for are rounded to, and
+    floats as float32.
+    """
+    found = {name: None if reason(name, point) else value for name, value in point.items()}
+    config = TrainConfig(**{name: point[name] for name in field_names(TrainConfig)})
+    found |= {"total_steps": config.num_updates, "num_log_points": config.num_logs}
+    if config.measures_plasticity:
+        found["num_plasticity_points"] = min(config.num_plasticity_points, config.num_logs)
+    static = field_names(TrainConfig)
+    return tuple(x if name in static or x is None else np.float32(x).item() for name, x in found.items())
+
+
+def check_base(names: Iterable[str], points: Sequence[Point], where: str = "") -> None:
+    """Raise ConfigError for the first field of the base configuration, out of those set, that acts at no point."""
+    for name in names:
+        if why := _reason_everywhere(name, points):
+            raise _refusal(name, points[0][name], why, where)
+
+
+def check_axes(axes: Mapping[str, Sequence[Any]], points: Sequence[Point]) -> None:
+    """Raise ConfigError for an axis that has no effect at any point, or two values of which give the same runs."""
+    for name, values in axes.items():
+        if why := _reason_everywhere(name, points):
+            raise _refusal(name, list(values), why, "axes")
+    keys = [effective(point) for point in points]
+    for name in axes:
+        runs_of: dict[Any, list[Any]] = {}
+        for point, key in zip(points, keys, strict=True):
+            runs_of.setdefault(point[name], []).append(key)
+        first: dict[tuple[Any, ...], Any] = {}
+        for value, runs in runs_of.items():
+            if tuple(runs) in first:
+                raise ConfigError(
+                    f"axes.{name} has {_show(first[tuple(runs)])} and {_show(value)}, which give the same program and "
+                    "the same numbers; leave one of them out."
+                )
+            first[tuple(runs)] = value
+
+
+def check_points(given: Sequence[Point], points: Sequence[Point]) -> None:
+    """Raise ConfigError for what an entry of [[points]] sets without effect, and for two that give the same runs.
+
+    given: the entries as they are; points: every entry at every place of the axes, entries innermost.
+    """
+    first: dict[tuple[Any, ...], int] = {}
+    for number, entry in enumerate(given):
+        own = points[number :: len(given)]
+        for name in entry:
+            if why := _reason_everywhere(name, own):
+                raise _refusal(name, entry[name], why, f"points[{number}]")
+        runs = tuple(effective(point) for point in own)
+        if runs in first:
+            raise ConfigError(
+                f"points[{number}] gives the same program and the same numbers as points[{first[runs]}]; "
+                "leave one of them out."
+            )
+        first[runs] = number
+
+
+def chosen(config: TrainConfig, hparams: HyperParams) -> list[str]:
+    """Fields that somebody must have set: neither as the classes nor as a preset have them."""
+    usual: dict[str, list[Any]] = {}
+    for part in (TrainConfig(), HyperParams()):
+        usual |= {field.name: [getattr(part, field.name)] for field in dataclasses.fields(part)}
+    for fields in (fields for preset in PRESETS.values() for fields in preset):
+        for name, value in fields.items():
+            usual[name].append(value)
+    (point,) = full_points(config, hparams, [{}])
+    return [name for name, value in point.items() if name in usual and value not in usual[name]]
+
+
+def remarks(names: Iterable[str], points: Sequence[Point]) -> list[str]:
+    """Lines for the plan: what is only measured, what a platform ignores, and how many points repeat another."""
+    lines, names = [], list(names)
+    for name in names:
+        if why := _reason_everywhere(name, points, ONLY_MEASURED):
+            lines.append(f"  {name} changes what is measured, but no run, while {why}")
+    swept = [name for name in names if len({point[name] for point in points}) > 1]
+    if "matmul_precision" in swept:
+        lines.append("  matmul_precision: on a CPU all its values give the same numbers")
+    keys = [effective(point) for point in points]
+    if repeated := len(keys) - len(set(keys)):
+        why = [why for name in swept for point in points if (why := reason(name, point))]
+        because = f", since some fields have no effect while {' or '.join(dict.fromkeys(why))}" if why else ""
+        lines.append(f"  {repeated} of {len(keys)} points give the same numbers as another one{because}")
+    return lines
+
+
+def _reason_everywhere(name: str, points: Sequence[Point], rules: Sequence[Rule] = RULES) -> str | None:
+    """Why a field has no effect at any of the points, as the first of them says; None where it has one somewhere."""
+    reasons = (reason(name, point, rules) for point in points)
+    first = next(reasons)
+    return first if first and all(reasons) else None
+
+
+def _refusal(name: str, value: Any, why: str, where: str) -> ConfigError:
+    place = f" in {where}" if where else ""
+    return ConfigError(f"{name} has no effect while {why}, but is {_show(value)}{place}; leave it out, or change that.")
+
+
+def _show(value: Any) -> Any:
+    """A value as a TOML file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,200 @@
+"""Fields without effect: the table says the truth about the program, and what it names is refused or told."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import purejaxppo as pjp
+from purejaxppo import envs, hyperparams
+from purejaxppo.config import TrainConfig
+from purejaxppo.envs.base import Discrete
+from purejaxppo.envs.names import GYMNAX_NAMES, PROBE_NAMES, has_discrete_actions
+from purejaxppo.errors import ConfigError
+from purejaxppo.ppo.state import HyperParams
+from purejaxppo.sweep.inert import RULES, effective, full_points, reason
+from purejaxppo.sweep.plan import Sweep, check_effects, describe, make_groups, parse_sweep
+
+ENV = 'env = "gymnax/CartPole-v1"\n'
+TINY: dict[str, Any] = {"total_steps": 64, "num_envs": 2, "num_steps": 16, "num_epochs": 1, "minibatch_size": 16}
+TINY |= {"hidden_sizes": (4,), "num_log_points": 2, "num_plasticity_points": 0}
+
+
+def fields(**changes: Any) -> Any:
+    return full_points(TrainConfig(), HyperParams(), [changes])[0]
+
+
+def read(folder: Path, text: str) -> Sweep:
+    path = folder / "sweep.toml"
+    path.write_text(text)
+    return Sweep.from_toml(path)
+
+
+# --- The table
+
+
+def test_every_field_that_says_with_what_it_acts_has_a_rule() -> None:
+    """Its docstring begins "With kl_penalty: ..."."""
+    (cls,) = [node for node in ast.parse(inspect.getsource(hyperparams)).body if isinstance(node, ast.ClassDef)]
+    told = [
+        field.target.id
+        for field, text in zip(cls.body, cls.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
+        if str(ast.literal_eval(text.value)).startswith("With ")
+    ]
+    assert len(told) == 9
+    assert set(told) <= {name for rule in RULES for name in rule.fields}
+
+
+def test_actions_are_known_by_the_environments_name() -> None:
+    for name in [*(f"gymnax/{name}" for name in GYMNAX_NAMES), *(f"probe/{name}" for name in PROBE_NAMES)]:
+        assert has_discrete_actions(name) is isinstance(envs.make(name).action_space, Discrete), name
+    assert has_discrete_actions("brax/hopper") is False
+    assert has_discrete_actions("mine/Corridor") is None
+
+
+def test_floats_without_effect_change_no_bit_and_others_do() -> None:
+    """In one program of plain PPO, a run for each field that is changed."""
+    inert = ["kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit", "pfo_limit"]
+    inert += ["weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"]
+    assert all(reason(name, fields(**TINY)) for name in inert)
+    runs = [HyperParams(), *(HyperParams(**{name: 7.0}) for name in [*inert, "clip_eps", "critic_pfo_coef"])]
+    stacked = jax.tree.map(lambda *x: np.asarray(x, np.float32), *runs)
+    train = pjp.make_train(TrainConfig(**TINY))
+    state = jax.jit(jax.vmap(train, (0, None)))(stacked, jax.random.key(0)).state
+    weights = [np.asarray(x) for x in jax.tree.leaves(state.params)]
+    for number in range(1, len(inert) + 1):
+        assert all(np.array_equal(x[0], x[number]) for x in weights), inert[number - 1]
+    assert any(not np.array_equal(x[0], x[-1]) for x in weights)
+
+
+def test_pfo_coef_has_no_effect_as_a_clip() -> None:
+    config = TINY | {"pfo_mode": "clip"}
+    assert reason("pfo_coef", fields(**config)) == "pfo_mode is clip"
+    train = jax.jit(pjp.make_train(TrainConfig(**config)))
+    off, on = (train(HyperParams(pfo_coef=coef), jax.random.key(0)) for coef in (0.0, 9.0))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (off.state.params, on.state.params)), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ({}, {"trunk_optimizers": "two"}),
+        ({}, {"brax_backend": "mjx"}),
+        ({"hidden_sizes": (4, 3)}, {"residual": True}),
+        ({}, {"action_distribution": "normal"}),
+        ({}, {"num_plasticity_epochs": 3}),
+        ({}, {"num_plasticity_rollouts": 3, "plasticity_curve": True}),
+        ({"diagnostics": False}, {"num_plasticity_points": 2}),
+        ({}, {"total_steps": 50}),  # rounded up to 2 log points of one update
+        ({}, {"num_log_points": 3}),
+    ],
+)
+def test_static_fields_without_effect_give_the_same_program(base: dict[str, Any], change: dict[str, Any]) -> None:
+    configs = [TINY | base, TINY | base | change]
+    assert len({effective(fields(**config)) for config in configs}) == 1
+    key = jax.random.key(0)
+    programs = {str(jax.make_jaxpr(pjp.make_train(TrainConfig(**config)))(HyperParams(), key)) for config in configs}
+    assert len({_without_addresses(program) for program in programs}) == 1
+
+
+@pytest.mark.parametrize("change", [{"total_steps": 65}, {"num_log_points": 1}, {"share_trunk": True}])
+def test_static_fields_with_an_effect_are_told_apart(change: dict[str, Any]) -> None:
+    assert effective(fields(**TINY)) != effective(fields(**TINY | change))
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "", text)
+
+
+# --- Files
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[hparams]\nkl_coef = 3", "kl_coef has no effect while kl_penalty is false, but is 3.0 in [hparams]"),
+        ("[axes]\nkl_coef = [1, 2]", "kl_coef has no effect while kl_penalty is false, but is [1, 2] in axes"),
+        ("kl_penalty = true\n[hparams]\nkl_coef = 0\nkl_target = 1", "kl_target has no effect while kl_coef is 0"),
+        ("[hparams]\nkl_stop_limit = 0.1", "kl_stop_limit has no effect while kl_stop is false"),
+        ("[hparams]\npfo_limit = 0.2", "pfo_limit has no effect while pfo_mode is penalty"),
+        ('pfo_mode = "clip"\n[axes]\npfo_coef = [0, 1]', "pfo_coef has no effect while pfo_mode is clip"),
+        ("[hparams]\nweight_spectral_coef = 1", "weight_spectral_coef has no effect while weight_spectral is false"),
+        ("[hparams]\ncritic_feature_spectral_coef = 1", "no effect while feature_spectral is false"),
+        ('brax_backend = "mjx"', "brax_backend has no effect while env is gymnax/CartPole-v1, which is not of brax"),
+        ('action_distribution = "normal"', "env is gymnax/CartPole-v1, whose actions are discrete"),
+        ('trunk_optimizers = "two"', "trunk_optimizers has no effect while share_trunk is false"),
+        ("diagnostics = false\nnum_plasticity_points = 3", "num_plasticity_points has no effect while diagnostics is"),
+        ("num_plasticity_points = 0\nplasticity_curve = true", "plasticity_curve has no effect while num_plasticity"),
+        ("[[points]]\npfo_coef = 1\n[[points]]\nkl_coef = 2", "kl_coef has no effect while kl_penalty is false, but"),
+        ("[axes]\ntotal_steps = [1000, 1024]", "axes.total_steps has 1000 and 1024, which give the same program"),
+        ("[axes]\npfo_coef = [1.0, 1.000000001]", "axes.pfo_coef has 1.0 and 1.000000001, which give the same"),
+        ("[[points]]\nnum_log_points = 500\n[[points]]\nnum_log_points = 600", "points[1] gives the same program"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, f"[config]\n{ENV}{text}")
+    assert sentence in str(error.value)
+    assert str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[hparams]\nkl_coef = 3\n[axes]\nkl_penalty = [false, true]",
+        "kl_penalty = true\n[axes]\nkl_coef = [1, 2]",
+        '[hparams]\npfo_limit = 1\n[[points]]\npfo_coef = 1\n[[points]]\npfo_mode = "clip"',
+        '[axes]\nbrax_backend = ["spring", "generalized"]\nenv = ["brax/hopper"]',
+    ],
+)
+def test_what_acts_at_some_point_is_fine(text: str, tmp_path: Path) -> None:
+    read(tmp_path, f"[config]\n{ENV}{text}")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "seeds = 3", 'preset = "paper_atari"', '[[points]]\nenv = "brax/ant"\n[[points]]']
+)
+def test_a_file_must_name_its_environment(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^sweep file .*sweep.toml names no env; \[config\] needs one"):
+        read(tmp_path, text)
+
+
+def test_the_record_of_a_sweep_is_read_whatever_it_holds() -> None:
+    """Directories of earlier versions have every field written out."""
+    parse_sweep({"config": {"brax_backend": "mjx"}, "hparams": {"kl_coef": 3.0}, "points": [{"pfo_limit": 0.3}]})
+
+
+@pytest.mark.parametrize(
+    ("config", "hparams", "points"),
+    [({}, {"kl_coef": 3.0}, ({},)), ({"trunk_optimizers": "two", "kl_penalty": True}, {"kl_stop_limit": 1.0}, ({},))],
+)
+def test_what_python_sets_without_effect_is_refused(config: Any, hparams: Any, points: Any) -> None:
+    """A preset's own values (two optimisers) are not what somebody set."""
+    with pytest.raises(ConfigError, match=r"^kl_(coef|stop_limit) has no effect while kl_(penalty|stop) is false"):
+        check_effects(
+            Sweep(name="s", seeds=(0,), config=TrainConfig(**config), hparams=HyperParams(**hparams), points=points)
+        )
+    check_effects(Sweep(name="s", seeds=(0,), config=pjp.preset("paper_mujoco")[0]))
+
+
+def test_the_plan_names_what_is_only_measured_and_what_repeats() -> None:
+    axes = {"pfo_mode": ["penalty", "clip"], "pfo_limit": [0.1, 0.2], "matmul_precision": ["highest", "default"]}
+    sweep = parse_sweep({"config": {"pfo_layers": "all"}, "axes": axes})
+    lines = describe(sweep, make_groups(sweep)).splitlines()
+    assert "  matmul_precision: on a CPU all its values give the same numbers" in lines
+    assert (
+        "  2 of 8 points give the same numbers as another one, since some fields have no effect while pfo_mode is "
+        "penalty" in lines
+    )
+    sweep = parse_sweep({"config": {"pfo_layers": "all"}})
+    assert "  pfo_layers changes what is measured, but no run, while pfo_coef and critic_pfo_coef are 0" in describe(
+        sweep, make_groups(sweep)
+    )
