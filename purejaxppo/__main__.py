@@ -9,7 +9,6 @@ import functools
 import itertools
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,7 +352,9 @@ def evaluate(
         out: CSV file to write; DIR/evaluation.csv by default.
     """
     from purejaxppo.evaluate import evaluate, format_evaluation
+    from purejaxppo.sweep.devices import check_platform
 
+    check_platform()
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
     _print_and_keep(format_evaluation(table), table, out or directory / "evaluation.csv")
 
@@ -375,7 +376,9 @@ def render(
         max_steps: Longest episode drawn.
     """
     from purejaxppo.render import render
+    from purejaxppo.sweep.devices import check_platform
 
+    check_platform()
     path = render(directory, run, out, seed=seed, max_steps=max_steps)
     note = " (to show it, a browser fetches brax's viewer from the network)" if path.suffix == ".html" else ""
     print(f"Episode: {path}{note}")
@@ -449,11 +452,6 @@ def main() -> None:
         if package not in TRAINER:
             raise
         _fail(f"{package} is not installed, but training needs it: pip install 'purejaxppo[trainer]'", 2)
-    except (RuntimeError, AssertionError) as error:  # both, for a platform that is not there
-        platforms = os.environ.get("JAX_PLATFORMS")
-        if not platforms or "xla_bridge" not in traceback.extract_tb(error.__traceback__)[-1].filename:
-            raise
-        _fail(f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it.", 2)
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
@@ -565,11 +563,12 @@ def _prepare(options: Options) -> None:
     """What a process sets up before JAX computes anything."""
     if options.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+    from purejaxppo.sweep.devices import check_platform, join_processes, use_cache, use_cpu_cores
 
     use_cache()
     use_cpu_cores()
     join_processes(options.coordinator, options.num_processes, options.process_index)
+    check_platform()
 
 
 def _tabulate(dataset: Any, directories: Sequence[Path], format: str = "text", out: Path | None = None) -> None:
