@@ -33,6 +33,8 @@ def page(tmp_path, monkeypatch):
         shutil.copy(path, tmp_path / "results" / STUDY)
     shutil.copy(EXPERIMENTS / "configs" / f"{STUDY}.toml", tmp_path / "configs")
     path = tmp_path / "README.md"
+    sweep = tmp_path / "configs" / f"{STUDY}.toml"
+    sweep.write_text("# Seen in other runs: 0.777\n" + sweep.read_text())
     path.write_text(f"## A study\n\n<!-- table: study {STUDY} -->\n<!-- end of table -->\n\nThat was the table.\n")
     monkeypatch.setattr(tables, "HERE", tmp_path)
     monkeypatch.setattr(tables, "PAGES", (path,))
@@ -96,6 +98,7 @@ def test_a_broken_number_in_a_file_is_found(file, page, monkeypatch):
         ("Lost in 6 of 8 [24 %, 91 %] runs.", True),
         ("A return of -327.9 [-498.7, -128.2].", True),
         ("A return of -328.", True),
+        ("As its head says, 0.777.", True),
         ("p = 0.03.", True),  # the beginning of 0.003 is not that number
         ("At eps 0.1 and rate 4e-2, `results/stress_acrobot`.", False),  # as its file says
     ],
@@ -151,6 +154,34 @@ def test_tables_of_settings_are_made_of_the_runs_final_values(name):
         assert runs["return_collapse_step"].notna().sum() == row["collapsed"]
         for metric in ("return_mean", "policy_rank", "policy_preactivation_norm"):
             assert row[metric] == pytest.approx(stats.trim_mean(runs[metric], 0.25), rel=1e-5)
+
+
+def test_a_row_has_the_numbers_of_its_own_point():
+    """Each cell looked up by hand in the file that it comes from."""
+    fields = ["num_epochs", "pfo_coef"]
+    finals, summary, returns = (
+        pd.read_csv(RESULTS / STUDY / f"{name}.csv") for name in ("finals", "summary", "compare_return_mean")
+    )
+    lost = finals.groupby(fields)[["rank_collapse_step", "return_collapse_step"]].count()
+    summary, returns = summary.set_index(fields), returns.set_index(fields)
+    header, _, *rows = (
+        [cell.strip() for cell in line[1:-1].split("|")] for line in tables.study_table(STUDY).splitlines()
+    )
+    assert len(rows) == 9
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        point = (int(cells["`num_epochs`"]), float(cells["`pfo_coef`"]))
+        rank, gone = lost.loc[point]
+        value, dead = summary.loc[point, ["return_mean", "policy_dead_neurons"]]
+        difference, is_best = returns.loc[point, ["difference", "is_candidate"]]
+        assert cells["rank lost"].startswith(f"{rank} of 8 [")
+        assert cells["collapsed"].startswith(f"{gone} of 8 [")
+        assert cells["return"].startswith(f"{'**' if is_best else ''}{value:.1f} [")
+        assert float(cells["dead of 64"].split()[0]) == pytest.approx(dead, abs=0.06)
+        if point[1] == 0:
+            assert cells["difference"] == "-"
+        else:
+            assert float(cells["difference"].split()[0]) == pytest.approx(difference, rel=0.01)
 
 
 def test_a_run_that_diverged_has_its_status_and_no_final_values():

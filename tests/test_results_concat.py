@@ -123,7 +123,7 @@ def test_what_users_bring_comes_along() -> None:
         told |= {"import": ["lab.setup"], "hparams": told["hparams"] | {"my_strength": strength}}
         part.attrs["sweep"] = json.dumps(told)
         described = {"long_name": "churn", "units": "nat", "definition": "mine", "family": "own"}
-        part["churn"] = part["return_mean"].copy().assign_attrs(**described)
+        part["churn"] = part["return_mean"].drop_attrs().assign_attrs(**described)
     found = concat(parts)
     assert found["my_strength"].values.tolist() == [0.1, 0.1, 0.2, 0.2]
     assert found["group"].values.tolist() == [0] * 4  # swept inside one program

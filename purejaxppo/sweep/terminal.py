@@ -87,12 +87,14 @@ def guard_streams() -> None:
 def usual_arguments(arguments: Sequence[str], whole: Sequence[str]) -> list[str]:
     """Arguments with `~` expanded where a shell does not (`--out=~/x`), 1e6 and 1M written out for `whole` options.
 
-    Raises ConfigError for an option that is called otherwise here (`--lr`).
+    Raises ConfigError for an option of `train` that is called otherwise here (`--lr`); other commands have options of
+    their own, among them some of these names (`evaluate --seed`, `render --max-steps`).
     """
+    synonyms = SYNONYMS if arguments[:1] == ["train"] else {}
     found: list[str] = []
     for argument in arguments:
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        if (name := SYNONYMS.get(option[2:].replace("-", "_"))) is not None:
+        if (name := synonyms.get(option[2:].replace("-", "_"))) is not None:
             raise ConfigError(f"option {option} is unknown; did you mean --{name.replace('_', '-')}?")
         if re.match(r"~[\w.-]*(/|$)", value):
             value = os.path.expanduser(value)
