@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams
     from purejaxppo.own import after_step, diagnostic, penalty
     from purejaxppo.presets import preset
+    from purejaxppo.results.concat import concat
+    from purejaxppo.results.foreign import import_metrics
     from purejaxppo.results.tidy import tidy
     from purejaxppo.sweep.devices import use_cache, use_cpu_cores
     from purejaxppo.sweep.engine import run_sweep
+    from purejaxppo.sweep.extend import extend_sweep
+    from purejaxppo.sweep.merge import merge
     from purejaxppo.sweep.plan import Sweep
     from purejaxppo.sweep.policies import load_policy
     from purejaxppo.sweep.store import load_results
@@ -34,11 +38,15 @@ _HOME = {
     "TrainConfig": "config",
     "TrainResult": "training.train",
     "after_step": "own",
+    "concat": "results.concat",
     "diagnostic": "own",
+    "extend_sweep": "sweep.extend",
+    "import_metrics": "results.foreign",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
     "make_train": "training.train",
     "make_trainer": "training.train",
+    "merge": "sweep.merge",
     "penalty": "own",
     "preset": "presets",
     "run_sweep": "sweep.engine",
@@ -60,13 +68,17 @@ __all__ = [
     "after_step",
     "analysis",
     "claims",
+    "concat",
     "diagnostic",
     "diagnostics",
     "envs",
+    "extend_sweep",
+    "import_metrics",
     "load_policy",
     "load_results",
     "make_train",
     "make_trainer",
+    "merge",
     "penalty",
     "plot",
     "plots",

@@ -9,8 +9,7 @@ import functools
 import itertools
 import os
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_type_hints
@@ -25,7 +24,10 @@ from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Sweep, check_effects, describe, import_modules, make_groups, parse_seeds
 from purejaxppo.sweep.terminal import guard_streams, usual_arguments
 
+# What `purejaxppo[trainer]` brings; everything that reads results does without.
+TRAINER = ("optax", "gymnax", "brax", "chex", "distrax", "tensorboardX", "PIL", "tqdm")
 Flat = tyro.conf.OmitArgPrefixes
+Directories = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Imports = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 
 
@@ -43,6 +45,8 @@ class Options:
     """Ask a GPU for deterministic kernels; a CPU's are in any case."""
     quiet: bool = False
     """Show no progress."""
+    keep: bool = True
+    """Keep final states, from which `extend --total-steps` goes on."""
     coordinator: str | None = None
     """Address, host:port, of process 0 where several processes share the sweep."""
     num_processes: int | None = None
@@ -117,14 +121,67 @@ def resume(
         directory: Directory of the sweep.
         options: How to compute.
     """
-    from purejaxppo.sweep.store import read_sweep
+    from purejaxppo.sweep.store import EXTENSION, is_extending, is_started, read_sweep
 
     own.before_first_import.append(lambda: _prepare(options))
-    _run(read_sweep(directory), directory, options)
+    if is_extending(directory):
+        folder = directory / EXTENSION
+        _run(read_sweep(folder if is_started(folder) else directory), directory, options, is_extended=True)
+    else:
+        _run(read_sweep(directory), directory, options)
+
+
+def extend(
+    directory: Annotated[Path, tyro.conf.Positional],
+    seeds: int | None = None,
+    total_steps: int | None = None,
+    add: tuple[str, ...] = (),
+    plan_only: bool = False,
+    options: Annotated[Options, Flat] = Options(),
+) -> None:
+    """Compute what a finished sweep lacks: more seeds, more points, or more steps from its final states.
+
+    Args:
+        directory: Directory of a finished sweep.
+        seeds: Number of seeds that each point is to have, 0, 1, ...
+        total_steps: Environment steps that every run is to have; alone.
+        add: Values of fields, FIELD=VALUE or FIELD=VALUE,VALUE, each at all points of the other fields.
+        plan_only: Print the plan of the larger sweep and what is missing of it, and stop.
+        options: How to compute.
+    """
+    from purejaxppo.sweep.extended import parse_additions, planned, what_is_missing
+    from purejaxppo.sweep.store import is_extending, read_sweep
+
+    own.before_first_import.append(lambda: _prepare(options))
+    if is_extending(directory):
+        raise ConfigError(
+            f"directory {directory} is being extended already; finish that with: purejaxppo resume {directory}"
+        )
+    sweep = planned(read_sweep(directory), seeds=seeds, total_steps=total_steps, add=parse_additions(add))
+    told = what_is_missing(directory, sweep)
+    if plan_only:
+        print(f"{describe(sweep, make_groups(sweep))}\n{told}")
+        return
+    print(told, file=sys.stderr)
+    _run(sweep, directory, options, is_extended=True)
+
+
+def merge(directory: Directories, out: Path) -> None:
+    """Make one sweep's directory of several finished ones; what they differ in becomes an axis.
+
+    Args:
+        directory: Directories of finished sweeps, which stay as they are.
+        out: Directory of the merged sweep, new or empty.
+    """
+    from purejaxppo.sweep.merge import merge
+
+    dataset = merge(directory, out)
+    _tabulate(dataset, (out,))
+    print(f"{_draw(dataset, (out,))}\nDataset: {out / 'results.nc'}")
 
 
 def plot(
-    directory: Annotated[Path, tyro.conf.Positional],
+    directory: Directories,
     figure: str | None = None,
     metric: tuple[str, ...] = (),
     by: tuple[str, ...] = (),
@@ -136,7 +193,7 @@ def plot(
     """Draw a figure of a sweep's directory, finished or still running, as PNG and PDF; one per environment.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         figure: 1 to 7 for the paper's figures, overview (the default), spectrum, survival or sensitivity.
         metric: Any metrics over training (with figure sensitivity: at its end), in place of a figure of the paper.
         by: With metric: swept fields whose combinations make the lines, all by default; other runs are pooled.
@@ -148,12 +205,12 @@ def plot(
     from purejaxppo.plots.conditions import check_options, parse_where, select
     from purejaxppo.plots.figures import check_figure
     from purejaxppo.plots.sheets import PAPER, SCREEN
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_options(figure, metric, by, facet)
     name = check_figure("overview" if figure is None else figure)
     conditions = parse_where(where)
-    dataset = select(load_results(directory), conditions)
+    dataset = select(load_several(directory), conditions)
     sheet = PAPER if paper else SCREEN
     if not metric:
         print(_draw(dataset, directory, name, sheet, out))
@@ -170,41 +227,41 @@ def plot(
     print(_draw_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
-def summary(directory: Annotated[Path, tyro.conf.Positional], format: str = "text", out: Path | None = None) -> None:
+def summary(directory: Directories, format: str = "text", out: Path | None = None) -> None:
     """Print the summary table of a sweep's directory: IQM over seeds with 95 % intervals, and how many runs collapsed.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         format: text, markdown or latex.
         out: CSV file to write; DIR/summary.csv by default.
     """
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    _tabulate(load_results(directory), directory, format, out)
+    _tabulate(load_several(directory), directory, format, out)
 
 
-def claims(directory: Annotated[Path, tyro.conf.Positional], format: str = "text", out: Path | None = None) -> None:
+def claims(directory: Directories, format: str = "text", out: Path | None = None) -> None:
     """Hold the paper's claims C1 to C6 against a sweep's results: supported, contradicted, or not to be told yet.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         format: text, markdown or latex.
         out: CSV file to write; DIR/claims.csv by default.
     """
     from purejaxppo.claims.table import format_claims
     from purejaxppo.claims.verdicts import evaluate_claims
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    table = evaluate_claims(load_results(directory))
-    _print_and_keep(format_claims(table, format), table, out or _folder(directory) / "claims.csv")
+    table = evaluate_claims(load_several(directory))
+    _print_and_keep(format_claims(table, format), table, out or _folder(*directory) / "claims.csv")
 
 
 def compare(
-    directory: Annotated[Path, tyro.conf.Positional],
+    directory: Directories,
     metric: str = "return_mean",
     lowest: bool = False,
     against: str | None = None,
@@ -215,7 +272,7 @@ def compare(
     """Which point of a sweep is selected as the best, from what, and how far each is from another, with p-values.
 
     Args:
-        directory: Directory of a sweep.
+        directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
         metric: What to compare, at the end of the runs.
         lowest: Whether the lowest value is the best one.
         against: Point that the others are compared against, such as pfo_coef=0 (or a=1,b=2); the first by default.
@@ -225,26 +282,26 @@ def compare(
     """
     from purejaxppo.statistics.comparison import comparison_table, format_comparison
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.store import load_results
+    from purejaxppo.sweep.store import load_several
 
     check_format(format)
-    table = comparison_table(load_results(directory), metric, lowest, against, within)
+    table = comparison_table(load_several(directory), metric, lowest, against, within)
     text = format_comparison(table, metric, lowest, format)
-    _print_and_keep(text, table, out or _folder(directory) / f"compare_{metric}.csv")
+    _print_and_keep(text, table, out or _folder(*directory) / f"compare_{metric}.csv")
 
 
-def report(directory: Annotated[Path, tyro.conf.Positional], out: Path | None = None) -> None:
+def report(directory: Directories, out: Path | None = None) -> None:
     """Write one self-contained HTML page about a sweep's directory.
 
     Args:
-        directory: Directory of a sweep, finished or still running.
+        directory: Directory of a sweep, finished or still running, or several.
         out: File to write; DIR/report.html by default.
     """
     from purejaxppo.report import html_report
-    from purejaxppo.sweep.store import load_results, write_atomically
+    from purejaxppo.sweep.store import load_several, write_atomically
 
-    page = html_report(load_results(directory)).encode()
-    path = out or _folder(directory) / "report.html"
+    page = html_report(load_several(directory)).encode()
+    path = out or _folder(*directory) / "report.html"
     print(f"Report: {_write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
@@ -295,7 +352,9 @@ def evaluate(
         out: CSV file to write; DIR/evaluation.csv by default.
     """
     from purejaxppo.evaluate import evaluate, format_evaluation
+    from purejaxppo.sweep.devices import check_platform
 
+    check_platform()
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
     _print_and_keep(format_evaluation(table), table, out or directory / "evaluation.csv")
 
@@ -317,7 +376,9 @@ def render(
         max_steps: Longest episode drawn.
     """
     from purejaxppo.render import render
+    from purejaxppo.sweep.devices import check_platform
 
+    check_platform()
     path = render(directory, run, out, seed=seed, max_steps=max_steps)
     note = " (to show it, a browser fetches brax's viewer from the network)" if path.suffix == ".html" else ""
     print(f"Episode: {path}{note}")
@@ -348,6 +409,8 @@ COMMANDS = {
     "train": train,
     "sweep": sweep,
     "resume": resume,
+    "extend": extend,
+    "merge": merge,
     "plot": plot,
     "summary": summary,
     "claims": claims,
@@ -384,11 +447,11 @@ def main() -> None:
         _fail(error, 1)
     except Stopped as error:
         _fail(error, 130)
-    except (RuntimeError, AssertionError) as error:  # both, for a platform that is not there
-        platforms = os.environ.get("JAX_PLATFORMS")
-        if not platforms or "xla_bridge" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAINER:
             raise
-        _fail(f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it.", 2)
+        _fail(f"{package} is not installed, but training needs it: pip install 'purejaxppo[trainer]'", 2)
     except KeyboardInterrupt:
         print("purejaxppo: interrupted", file=sys.stderr, flush=True)
         os._exit(130)  # the ordinary end of the interpreter would wait for what the devices compute
@@ -448,7 +511,13 @@ def _with_preset(commands: dict[str, Any], arguments: list[str]) -> dict[str, An
 
 
 def _run(
-    sweep: Sweep, out: Path | None, options: Options, is_plan_only: bool = False, is_dry_run: bool = False
+    sweep: Sweep,
+    out: Path | None,
+    options: Options,
+    is_plan_only: bool = False,
+    is_dry_run: bool = False,
+    *,
+    is_extended: bool = False,
 ) -> None:
     groups = make_groups(sweep)
     out = Path("runs", sweep.name) if out is None else out
@@ -457,6 +526,7 @@ def _run(
     if is_plan_only:
         return
     from purejaxppo.sweep.engine import run_sweep
+    from purejaxppo.sweep.extend import grow
     from purejaxppo.sweep.interrupt import watch_signals
     from purejaxppo.sweep.memory import parse_memory
 
@@ -473,18 +543,19 @@ def _run(
         print(estimate(sweep, memory, (lambda line: None) if options.quiet else say))
         return
     watch_signals()
-    dataset = run_sweep(
+    dataset = (grow if is_extended else run_sweep)(
         sweep,
         out,
         memory=memory,
         is_forced=options.force,
         tensorboard=options.tensorboard,
         is_quiet=options.quiet,
+        is_kept=options.keep,
     )
     if (options.process_index or 0) > 0:  # process 0 reports for all
         return
-    _tabulate(dataset, out)
-    print(f"{_draw(dataset, out)}\nDataset: {out / 'results.nc'}")
+    _tabulate(dataset, (out,))
+    print(f"{_draw(dataset, (out,))}\nDataset: {out / 'results.nc'}")
 
 
 @functools.cache
@@ -492,14 +563,15 @@ def _prepare(options: Options) -> None:
     """What a process sets up before JAX computes anything."""
     if options.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    from purejaxppo.sweep.devices import join_processes, use_cache, use_cpu_cores
+    from purejaxppo.sweep.devices import check_platform, join_processes, use_cache, use_cpu_cores
 
     use_cache()
     use_cpu_cores()
     join_processes(options.coordinator, options.num_processes, options.process_index)
+    check_platform()
 
 
-def _tabulate(dataset: Any, directory: Path, format: str = "text", out: Path | None = None) -> None:
+def _tabulate(dataset: Any, directories: Sequence[Path], format: str = "text", out: Path | None = None) -> None:
     from purejaxppo.results.runs import progress_sentence
     from purejaxppo.statistics.summary import format_csv, format_latex, format_markdown, format_table, summary_table
 
@@ -507,7 +579,7 @@ def _tabulate(dataset: Any, directory: Path, format: str = "text", out: Path | N
     print({"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table))
     if sentence := progress_sentence(dataset):
         print(sentence, flush=True)
-    path = out or _folder(directory) / "summary.csv"
+    path = out or _folder(*directories) / "summary.csv"
     _write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), path)
 
 
@@ -517,7 +589,13 @@ def _print_and_keep(text: str, table: Any, path: Path) -> None:
     print(f"Table: {_write(lambda path: table.to_csv(path, index=False), path)}")
 
 
-def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = None, out: Path | None = None) -> str:
+def _draw(
+    dataset: Any,
+    directories: Sequence[Path],
+    figure: str = "overview",
+    sheet: Any = None,
+    out: Path | None = None,
+) -> str:
     """Save a figure of the paper or of ours, of several environments one each; and say where."""
     from purejaxppo.plots.figures import draw_figure, file_name
     from purejaxppo.plots.sheets import SCREEN
@@ -526,17 +604,17 @@ def _draw(dataset: Any, directory: Path, figure: str = "overview", sheet: Any = 
         return draw_figure(part, figure, sheet or SCREEN)
 
     is_apart = figure != "5"  # which is of no results
-    return _draw_parts(dataset, directory, file_name(figure), draw, out, is_apart)
+    return _draw_parts(dataset, directories, file_name(figure), draw, out, is_apart)
 
 
 def _draw_parts(
-    dataset: Any, directory: Path, stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
+    dataset: Any, directories: Sequence[Path], stem: str, draw: Callable[[Any], Any], out: Path | None, is_apart: bool
 ) -> str:
     """Save a figure, of several environments one each if they are to be apart; and say where."""
     from purejaxppo.plots.figures import with_environment
     from purejaxppo.results.dataset import by_environment
 
-    base = _folder(directory) / f"{stem}.png" if out is None else out
+    base = _folder(*directories) / f"{stem}.png" if out is None else out
     parts = by_environment(dataset) if is_apart else {"": dataset}
     paths = {base.with_name(with_environment(base.name, env)): part for env, part in parts.items()}
     return "\n".join(f"Figure: {_save(draw(part), path)}" for path, part in paths.items())
@@ -551,9 +629,16 @@ def _save(figure: Any, path: Path) -> Path:
     return written[0]
 
 
-def _folder(path: Path) -> Path:
-    """Where to write what belongs to a sweep's directory, or to a results.nc somewhere."""
-    return path.parent if path.is_file() else path
+def _folder(first: Path, *others: Path) -> Path:
+    """Where to write what belongs to a sweep's directory or results.nc; of several, a folder beside the first."""
+    folder = first.parent if first.is_file() else first
+    if not others:
+        return folder
+    from purejaxppo.sweep.store import names_of
+
+    names = [name.replace("/", "-") for name in names_of([first, *others])]
+    name = "+".join(names)
+    return folder.parent / (name if len(name) <= 100 else f"{names[0]}+{len(others)}")
 
 
 def _write(write: Callable[[Path], Any], path: Path) -> Path:

@@ -126,7 +126,9 @@ def test_metrics_are_listed_with_unit_and_definition(tmp_path: Path, environment
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     """Arguments come on top of the preset: its 2 environments, our 8 steps of each."""
-    process = call(["train", "--preset", "paper_mujoco", *TRAIN, "--seeds", "3", "--dry-run"], tmp_path, environment)
+    process = call(
+        ["train", "--preset", "paper_mujoco", *TRAIN, "--seeds", "3", "--dry-run"], tmp_path, environment, timeout=500
+    )
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("Sweep 'train': 3 runs = 1 points x 3 seeds, 1 program, 192 ")
     assert "program 1: probe/ValueOnly, 3 runs x 4 updates of 2 x 8 steps, 1 epochs x 2 minibatches" in process.stdout

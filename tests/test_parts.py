@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.pieces import Joined
 from purejaxppo.sweep import store
 from purejaxppo.sweep.parts import Parts, PartsMetric, write_part
 from purejaxppo.sweep.plan import make_groups, parse_sweep
@@ -53,7 +54,8 @@ def test_every_stretch_of_every_metric_is_what_was_written(tmp_path: Path) -> No
     assert [parts.num_points for parts in chunks] == [40, 40]
     for stretch in (slice(None), slice(7, 8), slice(3, 30, 4), slice(7, 8), slice(35, 99), slice(5, 5)):
         for name in SHAPES:
-            metric = PartsMetric(name, chunks)
+            each = [PartsMetric(name, parts) for parts in chunks]
+            metric = Joined(each, [part.shape[:2] for part in each], axis=0)
             assert metric.shape == (6, 40, *SHAPES[name])
             expected = value(name, range(6), range(40)[stretch])
             np.testing.assert_array_equal(metric[:, stretch], expected, err_msg=name)
@@ -94,11 +96,11 @@ def test_a_sweep_ends_with_what_its_parts_hold(tmp_path: Path) -> None:
     out, sweep = tmp_path / "out", parse_sweep(SWEEP)
     store.create(out, sweep)
     (group,) = make_groups(sweep)
-    chunks = store.make_chunks(0, 0, 6, 4)
+    chunks = store.make_chunks(0, [run.index for run in group.runs], 4)
     store.write_layout(out, chunks, None)
-    for chunk in chunks:
+    for chunk, runs in zip(chunks, (range(4), range(4, 6)), strict=True):
         for point in range(1 + NUM_LOGS):
-            write(out / store.PARTS / chunk.name, range(chunk.first, chunk.stop), point)
+            write(out / store.PARTS / chunk.name, runs, point)
     running, order = store.load_results(out), np.argsort([run.index for run in group.runs])
     assert running["return_mean"].values.flags.c_contiguous  # the bits of sums are those of results.nc
     running.load()

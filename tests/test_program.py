@@ -189,8 +189,8 @@ def test_the_route_for_accelerators_gives_the_same_results(
     for module in (program_module, engine):
         monkeypatch.setattr(module, "is_cpu", lambda: False)
     found = run_sweep(parse_sweep(CONTENT), tmp_path / "out", is_quiet=True)
-    assert [(x.first, x.stop) for x in store.read_layout(tmp_path / "out") or []] == [(0, 16)]
-    assert [(x.first, x.stop) for x in store.read_layout(selected) or []] == [(0, 8), (8, 16)]
+    assert [x.num_runs for x in store.read_layout(tmp_path / "out") or []] == [16]
+    assert [x.num_runs for x in store.read_layout(selected) or []] == [8, 8]
     (program,) = compiled[False]
     assert program._learner.max_epochs == 3
     assert program.width == 16

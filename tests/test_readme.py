@@ -33,6 +33,15 @@ def test_the_links_lead_somewhere() -> None:
         assert (README.parent / target).exists(), target
 
 
+def test_the_notebooks_block_works_as_one_cell() -> None:
+    """Cores are asked for before JAX computes anything, or they are not given."""
+    text = README.read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "use_cpu_cores" in block]
+    compile(code, "README.md", "exec")
+    lines = [line for line in code.splitlines() if line and not line.startswith(("import", "#"))]
+    assert lines[0].startswith("pjp.use_cpu_cores()")
+
+
 def test_the_environment_of_ones_own_trains_and_is_solved() -> None:
     """Always right from the middle of the corridor pays 1; a random walk gets half of it."""
     text = README.read_text(encoding="utf-8")

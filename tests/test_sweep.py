@@ -296,7 +296,7 @@ def test_metrics_of_one_version_alone_are_kept_and_missing_elsewhere(
 def test_who_waits_for_others_can_be_stopped(tmp_path: Path) -> None:
     session = SimpleNamespace(
         out=tmp_path,
-        chunks=store.make_chunks(0, 0, 2, 2),
+        chunks=store.make_chunks(0, range(2), 2),
         stop=SimpleNamespace(is_made=True),
         progress=SimpleNamespace(waiting=lambda number: None),
     )
@@ -306,7 +306,7 @@ def test_who_waits_for_others_can_be_stopped(tmp_path: Path) -> None:
 
 def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     groups = make_groups(make_sweep())
-    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    (chunk,) = store.make_chunks(0, range(NUM_RUNS), NUM_RUNS)
     with Progress(groups) as progress:
         progress.compiling(chunk)
         for value in (1.0, 2.0):
@@ -318,7 +318,7 @@ def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]
 
 def test_progress_in_a_file_is_made_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
     groups = make_groups(make_sweep())
-    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    (chunk,) = store.make_chunks(0, range(NUM_RUNS), NUM_RUNS)
     with Progress(groups) as progress:
         progress.say("the plan")
         progress.compiling(chunk)
@@ -586,7 +586,7 @@ def test_the_return_before_training_is_that_of_the_initial_policy(whole: Path) -
 
 def test_progress_counts_training_alone(capsys: pytest.CaptureFixture[str]) -> None:
     groups = make_groups(make_sweep())
-    (chunk,) = store.make_chunks(0, 0, NUM_RUNS, NUM_RUNS)
+    (chunk,) = store.make_chunks(0, range(NUM_RUNS), NUM_RUNS)
     metrics = {"return_mean": np.ones(8), "status": np.zeros(8)}
     for num_done in range(NUM_LOGS + 2):
         with Progress(groups) as progress:
@@ -873,7 +873,7 @@ def test_a_device_that_refuses_gets_half_the_runs(
     dataset = run_sweep(make_sweep(), tmp_path / "out")
     assert "8 runs at once do not fit into memory: going on with 4" in capsys.readouterr().err
     assert np.isfinite(dataset["policy_rank"]).all()
-    assert [(c.first, c.stop) for c in store.read_layout(tmp_path / "out") or []] == [(0, 4), (4, 8)]
+    assert [c.indices for c in store.read_layout(tmp_path / "out") or []] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
 
 def test_a_program_larger_than_estimated_is_narrowed_alike_at_the_start_and_after_a_stop(

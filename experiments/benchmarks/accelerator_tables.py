@@ -87,6 +87,8 @@ def _predicted(rows: dict[str, Any]) -> tuple[str, str]:
             "without diagnostics", "rejax: update", "rejax: sweep"]  # fmt: skip
     body = []
     for name, row in rows.items():
+        if "predicted" not in row:  # compiled before targets.py had its present numbers
+            continue
         own, peer = row["predicted"], row.get("rejax", {}).get("predicted")
         shares = sorted(own["update_by"].items(), key=lambda item: -item[1])
         of_which = ", ".join(f"{kind.replace('_', ' ')} {100 * x / own['update']:.0f} %" for kind, x in shares[:3])

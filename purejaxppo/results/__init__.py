@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from purejaxppo._lazy import lazy
 
 if TYPE_CHECKING:
-    from purejaxppo.results import dataset, export, files, registry, runs, tidy
+    from purejaxppo.results import concat, dataset, export, files, foreign, pieces, registry, runs, tidy
     from purejaxppo.results.dataset import GroupResult, by_environment, points, swept_fields, to_dataset
     from purejaxppo.results.export import long_table
     from purejaxppo.results.files import load, save
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "concat": (),
         "dataset": ("GroupResult", "by_environment", "points", "swept_fields", "to_dataset"),
         "export": ("long_table",),
         "files": ("load", "save"),
+        "foreign": (),
+        "pieces": (),
         "registry": ("HEADLINE", "METRICS", "Metric", "markdown_table"),
         "runs": (),
         "tidy": (),
@@ -31,12 +34,15 @@ __all__ = [
     "GroupResult",
     "Metric",
     "by_environment",
+    "concat",
     "dataset",
     "export",
     "files",
+    "foreign",
     "load",
     "long_table",
     "markdown_table",
+    "pieces",
     "points",
     "registry",
     "runs",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from purejaxppo.errors import RunError
-from purejaxppo.sweep.store import write_atomically
+from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.sweep.store import opened, write_atomically
 
+_RUN_INDEX, _OPTIONAL = "run_index", (".choices", ".kl_control")
 NUM_KEPT = 2  # the last one, and the one before in case the disk damages the last
 
 
@@ -63,6 +65,57 @@ def restore(folder: Path, shapes: Any) -> tuple[int, Any] | None:
     if steps:
         raise RunError(f"every checkpoint in {folder} is damaged; delete that folder to compute its runs again.")
     return None
+
+
+def save_final(path: Path, indices: Sequence[int], state: Any) -> None:
+    """Keep the host state of runs at their end, from which they can go on when the sweep is extended."""
+    path.parent.mkdir(exist_ok=True)
+    arrays = {jax.tree_util.keystr(name): leaf[: len(indices)] for name, leaf in _leaves(state)}
+    arrays[_RUN_INDEX] = np.asarray(indices, np.int64)
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def final_places(folder: Path) -> dict[int, tuple[Path, int]]:
+    """In which file, and at which row of it, there is the final state of each run of a directory."""
+    places = {}
+    for path in sorted(folder.glob("*.npz")):
+        with opened(path) as content:
+            places |= {index: (path, row) for row, index in enumerate(content[_RUN_INDEX].tolist())}
+    return places
+
+
+def restore_final(folder: Path, indices: Sequence[int], fresh: Any) -> Any:
+    """The host state of runs at their end, padded to the width of `fresh`, their state before training.
+
+    What the runs of the program differ in is as in `fresh`, and so is the memory of a KL penalty, which a state lacks
+    where no run of its program had one.
+    Raises ConfigError for a state that is missing, damaged or of another shape.
+    """
+    places = final_places(folder)
+    if lacking := [index for index in indices if index not in places]:
+        raise ConfigError(f"folder {folder} has no final state of run {lacking[0]}.")
+    is_key = [_is_key(leaf) for leaf in jax.tree.leaves(fresh)]
+    found = {jax.tree_util.keystr(name): leaf for name, leaf in _leaves(to_host(fresh))}
+    for path in {places[index][0] for index in indices}:
+        rows = [(new, places[index][1]) for new, index in enumerate(indices) if places[index][0] == path]
+        news, olds = (list(numbers) for numbers in zip(*rows, strict=True))
+        with opened(path) as content:
+            for name in found:
+                if name.startswith(_OPTIONAL) and name not in content.files:
+                    continue
+                array = content[name]
+                if (array.shape[1:], array.dtype) != (found[name].shape[1:], found[name].dtype):
+                    raise ConfigError(f"file {path} has states of another program: {name} has another shape or type.")
+                if not name.startswith(_OPTIONAL[0]):
+                    found[name][news] = array[olds]
+    for array in found.values():
+        array[len(indices) :] = array[len(indices) - 1]
+    leaves = [jax.random.wrap_key_data(x) if key else x for x, key in zip(found.values(), is_key, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
 
 
 def _read(path: Path, shapes: Any) -> Any:

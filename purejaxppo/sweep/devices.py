@@ -32,6 +32,19 @@ def check_settings() -> None:
             raise ConfigError(f"{name} is True, but must be False, since {reason} (unset {name.upper()}).")
 
 
+def check_platform() -> None:
+    """Raise ConfigError where JAX_PLATFORMS asks for what is not there; JAX would say so in dozens of lines."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # whichever JAX comes to first
+        if not platforms:
+            raise
+        raise ConfigError(
+            f"JAX_PLATFORMS is {platforms!r}, which this machine or installation does not have; unset it."
+        ) from None
+
+
 def use_cpu_cores(num_cores: int | None = None) -> int:
     """Make every CPU core a JAX device of its own, so that runs are split over them; returns their number.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _CHECKPOINT_SHARE = 0.05
 _POLL_SECONDS = 0.5
 TENSORBOARD = "tensorboard"
-_ONE_SWEEP = threading.RLock()  # of a process: it takes all devices, and netCDF bears no second thread
+ONE_SWEEP = threading.RLock()  # of a process: it takes all devices, and netCDF bears no second thread
 
 
 @dataclass(kw_only=True)
@@ -65,9 +65,31 @@ class Session:
     budget: int | None
     """Bytes that a program may take; None where nobody says, or where several processes share the sweep."""
     tensorboard: bool
+    said: Path
+    """The directory as the user knows it: of an extension, the one that is extended."""
+    is_kept: bool
+    """Whether final states are kept."""
     seconds_compiling: float = 0.0
     program: GroupProgram | None = None
     """The last one compiled; chunks of a group come one after the other, so no other is needed again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be computed of a sweep, all of it unless it extends another one."""
+
+    facts: dict[str, Any]
+    """Of this process; see `provenance`."""
+    is_kept: bool = True
+    """Whether final states are kept."""
+    base: Path | None = None
+    """The directory that is extended."""
+    todo: Mapping[int, int] | None = None
+    """Run -> log point from whose state, in `base`, it goes on; 0 for one that begins."""
+    note: str = ""
+    """What else is to be said of an extension."""
+    first_number: int = 0
+    """Of the chunks of a group, so that no two files of a directory have one name."""
 
 
 def run_sweep(
@@ -78,56 +100,84 @@ def run_sweep(
     is_forced: bool = False,
     tensorboard: bool = False,
     is_quiet: bool = False,
+    is_kept: bool = True,
 ) -> xr.Dataset:
     """Run every run of a sweep and return its dataset; a directory `out` that holds this very sweep is continued.
 
     Metrics are on disk after every log point, the state of all runs in checkpoints that take at most 5 % of the time:
     after a kill the same call goes on from the last checkpoint, and ends with the same bits. Ctrl-C stops after the
     current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free when the
-    sweep begins. Where it goes on, another value counts for programs that have not begun.
+    sweep begins. Where it goes on, another value counts for programs that have not begun. Final states are kept, for
+    `extend_sweep`, unless `is_kept` is false.
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
     for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C. Called from several threads, one
     sweep runs after the other.
     """
-    with _ONE_SWEEP:
-        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet)
+    with ONE_SWEEP:
+        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
 
 
 def _run_sweep(
-    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool
+    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool, is_kept: bool
 ) -> xr.Dataset:
-    check_settings()
-    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)  # what its directory will say, or a refusal right now
-    groups = make_groups(sweep)
-    rows = check_brought(groups)
-    facts = provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
-    start, here = time.perf_counter(), jax.process_index()
+    sweep = checked(sweep)
+    facts = facts_of(sweep)
     if store.is_started(out):
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
             dataset = store.load_results(out)
             store.clean(out)
             return dataset
-    elif here == 0:
+    elif jax.process_index() == 0:
         check_effects(sweep)
         store.create(out, sweep)
+    work = Work(facts=facts, is_kept=is_kept)
+    return compute(sweep, out, work, memory=memory, tensorboard=tensorboard, is_quiet=is_quiet)
+
+
+def checked(sweep: Sweep) -> Sweep:
+    """The sweep as its directory will say it; raises ConfigError for what is impossible, before anything is written."""
+    check_settings()
+    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
+    check_brought(make_groups(sweep))
+    return sweep
+
+
+def facts_of(sweep: Sweep) -> dict[str, Any]:
+    """What is to be kept of this process, and of the user's own modules, with the results of a sweep."""
+    rows = check_brought(make_groups(sweep))
+    return provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
+
+
+def compute(
+    sweep: Sweep, out: Path, work: Work, *, memory: int | None, tensorboard: bool, is_quiet: bool
+) -> xr.Dataset:
+    """What is missing of a sweep whose directory is there, to its end; raises as `run_sweep` does."""
+    start, here, groups = time.perf_counter(), jax.process_index(), make_groups(sweep)
+    said = out if work.base is None else work.base
     try:
         _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
         with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
             if here == 0:
-                _begin(out, groups, facts, memory)
+                _begin(out, groups, work, memory)
             _await(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
             budget = store.read_budget(out) if memory is None else memory
             session = Session(
                 out=out,
+                said=said,
                 groups=groups,
                 chunks=store.read_layout(out) or [],
                 progress=progress,
                 stop=stop,
                 budget=budget if jax.process_count() == 1 else None,
-                tensorboard=tensorboard or (out / TENSORBOARD).is_dir(),  # event files must not stop where a sweep did
+                # Event files must not stop where a sweep did.
+                tensorboard=tensorboard or (said / TENSORBOARD).is_dir(),
+                is_kept=work.is_kept,
             )
+            progress.expect(session.chunks)
             progress.say(describe(sweep, groups))
+            if work.todo is not None:
+                progress.say(f"extends {said}: {len(work.todo)} of {sweep.num_runs} runs to compute{work.note}")
             try:
                 _run_chunks(session)
                 if jax.process_count() > 1:
@@ -135,22 +185,23 @@ def _run_sweep(
             finally:
                 if here == 0:
                     store.note_seconds(out, time.perf_counter() - start, session.seconds_compiling)
-            return store.load_results(out) if here > 0 else store.finish(out)
+            return store.load_results(said) if here > 0 else store.finish(out)
     except OSError as error:
         raise RunError(
             f"directory {out} cannot be written: {error.strerror or error}; the last whole checkpoint is safe, "
-            f"continue with: purejaxppo resume {out}"
+            f"continue with: purejaxppo resume {said}"
         ) from error
 
 
-def _begin(out: Path, groups: list[Group], facts: dict[str, Any], memory: int | None) -> None:
+def _begin(out: Path, groups: list[Group], work: Work, memory: int | None) -> None:
     """Lay out a new sweep, or note that one goes on."""
     if store.read_layout(out) is not None:
-        store.note_continuation(out, facts)
+        store.note_continuation(out, work.facts)
         return
     budget = available_memory(jax.local_devices()) if memory is None else memory
-    store.write_json(out / store.PROVENANCE, facts)
-    store.write_layout(out, lay_out(groups, budget), budget)
+    if work.base is None:  # an extension has that of what it extends
+        store.write_json(out / store.PROVENANCE, work.facts)
+    store.write_layout(out, lay_out(groups, budget, work), budget)
 
 
 def _await(is_true: Callable[[], bool], what: str) -> None:
@@ -162,16 +213,26 @@ def _await(is_true: Callable[[], bool], what: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def lay_out(groups: list[Group], budget: int | None) -> list[Chunk]:
-    """The chunks of all groups, as wide as a budget of bytes allows; on a CPU each of runs with equally many epochs."""
+def lay_out(groups: list[Group], budget: int | None, work: Work | None = None) -> list[Chunk]:
+    """The chunks of all groups, as wide as a budget of bytes allows; on a CPU each of runs with equally many epochs.
+
+    Of an extension, those of the runs that are to be computed, which in a chunk go on from the same log point.
+    """
+    todo, first_number = (None, 0) if work is None else (work.todo, work.first_number)
     chunks = []
     for number, group in enumerate(groups):
-        spans = group.spans if is_cpu() else [(0, len(group.runs))]
-        longest = max(stop - first for first, stop in spans)
+        starts = {run.index: 0 for run in group.runs} if todo is None else todo
+        alike: dict[tuple[int, int], list[int]] = {}
+        for run in (run for run in group.runs if run.index in starts):
+            alike.setdefault((starts[run.index], run.config.num_epochs if is_cpu() else 0), []).append(run.index)
+        spans = [(start, indices) for (start, _), indices in alike.items()]
+        if not spans:
+            continue
+        longest = max(len(indices) for _, indices in spans)
         width = chunk_width(longest, estimate_run(group), budget, len(jax.local_devices()), jax.process_count())
         own: list[Chunk] = []
-        for first, stop in spans:
-            own += store.make_chunks(number, first, stop, width, first_number=len(own))
+        for start, indices in spans:
+            own += store.make_chunks(number, indices, width, first_number=first_number + len(own), start=start)
         chunks += own
     return chunks
 
@@ -185,7 +246,7 @@ def _run_chunks(session: Session) -> None:
     queue = [chunk for chunk in mine if not store.is_done(session.out, chunk)]
     while queue:
         if session.stop.is_made:
-            raise Stopped(f"stopped; everything is saved, continue with: purejaxppo resume {session.out}")
+            raise Stopped(f"stopped; everything is saved, continue with: purejaxppo resume {session.said}")
         chunk = queue.pop(0)
         try:
             _run_chunk(session, chunk)
@@ -210,7 +271,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
     if jax.process_count() > 1 or (session.out / store.CHECKPOINTS / chunk.name).is_dir():
         raise RunError(
             f"{chunk.width} runs at once do not fit into memory any more; make room and continue with: "
-            f"purejaxppo resume {session.out}, or start again in a new directory with less --memory."
+            f"purejaxppo resume {session.said}, or start again in a new directory with less --memory."
         )
     number = 1 + max(int(c.name.split("-")[1]) for c in session.chunks if c.group == chunk.group)
     kept, new = [], []
@@ -218,7 +279,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
         if old.group != chunk.group or store.is_done(session.out, old):
             kept.append(old)
         else:
-            new += store.make_chunks(chunk.group, old.first, old.stop, width, first_number=number + len(new))
+            new += store.make_chunks(chunk.group, old.indices, width, first_number=number + len(new), start=old.start)
     session.progress.say(f"{chunk.width} runs at once do not fit into memory: going on with {width}.")
     session.chunks = sorted([*kept, *new], key=lambda c: c.name)
     store.write_layout(session.out, session.chunks, session.budget)
@@ -234,8 +295,8 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
     try:
         program, runs = _compiled_program(session, chunk)
         restored = checkpoints.restore(folder, program.shapes(runs))
-        state = program.init(runs) if restored is None else program.put(restored[1])
-        start = 0 if restored is None else restored[0]
+        state = _first_state(session, chunk, program, runs) if restored is None else program.put(restored[1])
+        start = chunk.first_log_point if restored is None else restored[0]
         session.progress.skip(chunk, start)
         _run_segments(session, chunk, program, runs, state, start)
     except jax.errors.JaxRuntimeError as error:
@@ -250,6 +311,16 @@ def _run_chunk(session: Session, chunk: Chunk) -> None:
         session.program = None
         raise _TooWide(half) from error
     shutil.rmtree(folder, ignore_errors=True)  # its final parameters are saved
+
+
+def _first_state(session: Session, chunk: Chunk, program: GroupProgram, runs: Arguments) -> RunState:
+    """Fresh states, or in an extension those in which runs had ended."""
+    state = program.init(runs)
+    if not chunk.start:
+        return state
+    old = {new: old for old, new in store.read_kept(session.out)}
+    ended = [old[index] for index in chunk.indices]
+    return program.put(checkpoints.restore_final(session.said / store.STATES, ended, state))
 
 
 def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Arguments]:
@@ -297,7 +368,7 @@ def _run_segments(
 
     A checkpoint is written only after the metrics of every log point before it.
     """
-    config, num_runs = program.group.config, chunk.stop - chunk.first
+    config, num_runs = program.group.config, chunk.num_runs
     live = _live_tensorboard(session, chunk) if session.tensorboard else None
     clock = _CheckpointClock()
     pending: _Pending | None = None
@@ -334,12 +405,14 @@ def _run_segments(
     if pending is not None and pending.state is not None:
         raise Stopped(
             f"stopped after log point {pending.log_point} of {config.num_logs}; everything is saved, continue with: "
-            f"purejaxppo resume {session.out}"
+            f"purejaxppo resume {session.said}"
         )
     final = checkpoints.to_host(state)
+    places = list(chunk.indices)
+    if session.is_kept:
+        checkpoints.save_final(session.out / store.STATES / f"{chunk.name}.npz", places, final)
     final = jax.tree.map(lambda x: x[:num_runs], (final.params, final.observation_statistics, final.status))
     (session.out / store.POLICIES).mkdir(exist_ok=True)
-    places = [run.index for run in chunk.runs(session.groups)]
     save_policies(session.out / store.POLICIES / f"{chunk.name}.npz", places, *final)
 
 
@@ -363,7 +436,7 @@ class _CheckpointClock:
 def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
     from purejaxppo.results.export import LiveTensorBoard
 
-    return LiveTensorBoard(session.out / TENSORBOARD, chunk.runs(session.groups))
+    return LiveTensorBoard(session.said / TENSORBOARD, chunk.runs(session.groups))
 
 
 def _wait_for_all(session: Session) -> None:
@@ -371,11 +444,17 @@ def _wait_for_all(session: Session) -> None:
     while waiting := [chunk for chunk in session.chunks if not store.is_done(session.out, chunk)]:
         session.progress.waiting(len(waiting))
         _sleep(session)
-    while jax.process_index() > 0 and not (session.out / store.RESULTS).is_file():
+    # Of an extension, until process 0 has put it in its place.
+    while jax.process_index() > 0 and not _is_whole(session):
         _sleep(session)
+
+
+def _is_whole(session: Session) -> bool:
+    is_plain = session.said == session.out
+    return (session.out / store.RESULTS).is_file() if is_plain else not session.out.exists()
 
 
 def _sleep(session: Session) -> None:
     if session.stop.is_made:
-        raise Stopped(f"stopped while waiting for others; continue with: purejaxppo resume {session.out}")
+        raise Stopped(f"stopped while waiting for others; continue with: purejaxppo resume {session.said}")
     time.sleep(_POLL_SECONDS)

@@ -75,11 +75,12 @@ def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] 
 def seconds_of_group(group: Group, chunks: Sequence[Chunk], width: int, costs: Costs) -> dict[str, float]:
     """Seconds of all chunks of a group, by what they go into; on a CPU each has the epochs of its own runs."""
     config, total = group.config, {}
-    epochs_of = [group.runs[chunk.first].config.num_epochs for chunk in chunks]
+    own = {run.index: run.config.num_epochs for run in group.runs}
+    epochs_of = [own[chunk.indices[0]] for chunk in chunks]
     for epochs, same in itertools.groupby(zip(epochs_of, chunks, strict=True), key=lambda pair: pair[0]):
         spans = [chunk for _, chunk in same]
         longest = epochs if is_cpu() else max(run.config.num_epochs for run in group.runs)
-        num_chunks = -(-(spans[-1].stop - spans[0].first) // width)
+        num_chunks = -(-sum(chunk.num_runs for chunk in spans) // width)
         for name, seconds in costs.of_runs(config, longest).items():
             total[name] = total.get(name, 0.0) + num_chunks * seconds
     return total

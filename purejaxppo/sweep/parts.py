@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,18 +31,22 @@ def write_part(folder: Path, log_point: int, metrics: Metrics) -> None:
     write_atomically(folder / f"{log_point:05d}.npz", lambda file: np.savez(file, **arrays))  # pyright: ignore
 
 
-def count_parts(folder: Path) -> int:
-    """Log points of a chunk on disk, from the first one up to the first gap."""
+def count_parts(folder: Path, first: int = 0) -> int:
+    """Log points of a chunk on disk, from its `first` one up to the first gap."""
     names = {path.name for path in folder.glob("*.npz")}
-    return next(number for number in itertools.count() if f"{number:05d}.npz" not in names)
+    return next(number for number in itertools.count() if f"{first + number:05d}.npz" not in names)
 
 
 class Parts:
     """The metrics of a chunk of runs at the log points on disk, of which there may be none."""
 
-    def __init__(self, folder: Path, num_runs: int):
-        """Look which metrics there are; raises ConfigError, as reading does, for a file that is damaged or gone."""
-        self.folder, self.num_runs, self.num_points = folder, num_runs, count_parts(folder)
+    def __init__(self, folder: Path, num_runs: int, first: int = 0):
+        """Look which metrics there are; raises ConfigError, as reading does, for a file that is damaged or gone.
+
+        first: number of the chunk's first log point, which is point 0 here.
+        """
+        self.folder, self.num_runs, self.num_points = folder, num_runs, count_parts(folder, first)
+        self._first = first
         self.widths: dict[str, tuple[int, ...]] = {}
         """Metric -> () of a number, (D,) of a spectrum; of all log points together, not each of which has all."""
         self._kept = (range(0), np.zeros(0))
@@ -86,7 +90,7 @@ class Parts:
 
     @contextlib.contextmanager
     def _opened(self, point: int) -> Iterator[Any]:
-        path = self.folder / f"{point:05d}.npz"
+        path = self.folder / f"{self._first + point:05d}.npz"
         try:
             with open(path, "rb") as file, np.load(file) as part:
                 yield part
@@ -98,23 +102,21 @@ class Parts:
 
 @dataclass(frozen=True)
 class PartsMetric:
-    """A metric of chunks that have come equally far, their runs below each other: [S, L] or [S, L, D]."""
+    """A metric of the runs of a chunk, [S, L] or [S, L, D]."""
 
     name: str
-    chunks: Sequence[Parts]
+    parts: Parts
     dtype = np.dtype(np.float32)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Known without reading anything."""
-        first = self.chunks[0]
-        return sum(parts.num_runs for parts in self.chunks), first.num_points, *first.widths[self.name]
+        return self.parts.num_runs, self.parts.num_points, *self.parts.widths[self.name]
 
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
         """Read the log points in the slice of the second axis, at least."""
         runs, logs, *rest = key
-        points = range(self.shape[1])[logs]
-        return np.concatenate([parts.read(self.name, points) for parts in self.chunks])[(runs, slice(None), *rest)]
+        return self.parts.read(self.name, range(self.shape[1])[logs])[(runs, slice(None), *rest)]
 
 
 def _numbers(part: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ class TimeLeft:
             for group in groups
         ]
         self._done, self._seconds = [0.0] * len(groups), [0.0] * len(groups)
+
+    def expect(self, planned: Sequence[tuple[int, int, int]]) -> None:
+        """That these are all: group, steps and number of epochs."""
+        self._left = [0.0] * len(self._left)
+        for group, steps, num_epochs in planned:
+            self._left[group] += steps * self._unit(num_epochs)
 
     def _unit(self, num_epochs: int) -> float:
         return _ROLLOUT + num_epochs
@@ -93,6 +99,13 @@ class Progress:
         if not self._bar.disable:
             self._bar.write(line, file=self._stream)
 
+    def expect(self, chunks: Sequence[Chunk]) -> None:
+        """Count the steps of these chunks alone: what an extension computes."""
+        logs = [self._groups[chunk.group].config.num_logs - chunk.start for chunk in chunks]
+        steps = [num_logs * self._steps(chunk) for num_logs, chunk in zip(logs, chunks, strict=True)]
+        self._bar.total = sum(steps)
+        self._time_left.expect([(c.group, n, self._epochs(c)) for c, n in zip(chunks, steps, strict=True)])
+
     def compiling(self, chunk: Chunk) -> None:
         """Tell that the program of a chunk is being compiled."""
         self._is_fresh = True
@@ -102,7 +115,7 @@ class Progress:
 
     def skip(self, chunk: Chunk, num_logs: int) -> None:
         """Log points of a chunk, the one before training included, that were done before this process began."""
-        steps = max(num_logs - 1, 0) * self._steps(chunk)
+        steps = max(num_logs - 1 - chunk.start, 0) * self._steps(chunk)
         self._time_left.add(chunk.group, steps, self._epochs(chunk), None)
         self._last = time.monotonic()
         if not self._bar.disable:
@@ -121,7 +134,7 @@ class Progress:
         mean = f"{np.nanmean(returns):.1f}" if np.isfinite(returns).any() else "no episode yet"
         num_broken = int((metrics["status"] != 0).sum())
         broken = f", {num_broken} diverged" if num_broken else ""
-        runs = f"runs {chunk.first + 1}-{chunk.stop} of {len(self._groups[chunk.group].runs)}"
+        runs = f"{chunk.num_runs} of {len(self._groups[chunk.group].runs)} runs"
         self._bar.set_description_str(
             f" program {chunk.group + 1}/{len(self._groups)}, {runs}, return {mean}{broken}", refresh=False
         )
@@ -135,7 +148,7 @@ class Progress:
         self._bar.set_description_str(f" waiting for other processes: {num_chunks} chunks to go")
 
     def _epochs(self, chunk: Chunk) -> int:
-        return self._groups[chunk.group].runs[chunk.first].config.num_epochs
+        return chunk.runs(self._groups)[0].config.num_epochs
 
     def _steps(self, chunk: Chunk) -> int:
-        return (chunk.stop - chunk.first) * self._groups[chunk.group].config.steps_per_log
+        return chunk.num_runs * self._groups[chunk.group].config.steps_per_log

@@ -6,6 +6,8 @@
     parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come (parts.py)
     checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
+    states/CHUNK.npz        complete final state of a chunk, from which an extension goes on
+    extension/              the larger sweep that this one becomes, while it is computed (extend.py)
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
 
 Every file is written under a temporary name and then renamed, so that whatever has its name is whole. Imports no JAX.
@@ -19,6 +21,8 @@ import json
 import os
 import shutil
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +33,10 @@ import xarray as xr
 
 from purejaxppo import own
 from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.results.concat import concat
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.results.files import load, save, write_atomically
+from purejaxppo.results.pieces import Piece, after, below, pick
 from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, own_modules, parse_sweep, to_json
 
@@ -40,33 +46,58 @@ except ImportError:  # Windows
     fcntl = None
 
 SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.json", "results.nc"
-PARTS, CHECKPOINTS, POLICIES, LOCK = "parts", "checkpoints", "policies", ".lock-"
+PARTS, CHECKPOINTS, POLICIES, STATES, LOCK = "parts", "checkpoints", "policies", "states", ".lock-"
+EXTENSION, KEPT = "extension", "kept.json"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
-PASSING = ("created", "command", "git_commit", "python", "seconds_total", "seconds_compiling", "continued")
-_OWN = "own_metrics"  # rows of metrics of the user's own, from the sources that are compared
+PASSING = (
+    "created",
+    "command",
+    "git_commit",
+    "python",
+    "seconds_total",
+    "seconds_compiling",
+    "continued",
+    "merged",
+    "extended",
+)
+OWN_METRICS = "own_metrics"  # rows of metrics of the user's own, from the sources that are compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Runs `first` to `stop` (excluded) of a group, computed together in a program of `width` runs."""
+    """Runs of a group, computed together in a program of `width` runs; by their places in the sweep."""
 
     name: str
     group: int
-    first: int
-    stop: int
+    indices: tuple[int, ...]
     width: int
+    start: int = 0
+    """0, or the log point at which these runs had ended before they were extended: they go on from its state."""
 
     def runs(self, groups: Sequence[Group]) -> tuple[Run, ...]:
         """The runs of this chunk."""
-        return groups[self.group].runs[self.first : self.stop]
+        place = {run.index: run for run in groups[self.group].runs}
+        return tuple(place[index] for index in self.indices)
+
+    @property
+    def num_runs(self) -> int:
+        """Runs, without the padding."""
+        return len(self.indices)
+
+    @property
+    def first_log_point(self) -> int:
+        """The first log point that is computed: the one before training, or the one after `start`."""
+        return self.start + 1 if self.start else 0
 
 
-def make_chunks(group_number: int, first: int, stop: int, width: int, *, first_number: int = 0) -> list[Chunk]:
-    """Runs `first` to `stop` of a group in chunks of `width`; the last one may have fewer runs."""
+def make_chunks(
+    group_number: int, indices: Sequence[int], width: int, *, first_number: int = 0, start: int = 0
+) -> list[Chunk]:
+    """Some runs of a group in chunks of `width`; the last one may have fewer runs."""
     chunks = []
-    for number, start in enumerate(range(first, stop, width), first_number):
-        name, end = f"{group_number:04d}-{number:04d}", min(start + width, stop)
-        chunks.append(Chunk(name=name, group=group_number, first=start, stop=end, width=width))
+    for number, first in enumerate(range(0, len(indices), width), first_number):
+        name, own = f"{group_number:04d}-{number:04d}", tuple(indices[first : first + width])
+        chunks.append(Chunk(name=name, group=group_number, indices=own, width=width, start=start))
     return chunks
 
 
@@ -75,11 +106,13 @@ def is_started(out: Path) -> bool:
     return os.path.isfile(out / SWEEP)  # of a path that cannot be, or be looked at, it says no
 
 
-def create(out: Path, sweep: Sweep) -> None:
-    """Make the directory of a new sweep.
+def is_extending(out: Path) -> bool:
+    """Whether a directory is being extended, by a process that runs or by one that was stopped."""
+    return is_started(out / EXTENSION) or os.path.isfile(out / EXTENSION / RESULTS)
 
-    Raises ConfigError when it cannot be written or holds something already: nothing is ever overwritten.
-    """
+
+def check_out(out: Path) -> None:
+    """Raise ConfigError where a directory is not new or empty: nothing is ever overwritten."""
     try:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"out is {out}, which is a file, but must be a new or empty directory.")
@@ -87,11 +120,36 @@ def create(out: Path, sweep: Sweep) -> None:
             raise ConfigError(
                 f"out is {out}, which holds something that is not a sweep, but must be a new or empty directory."
             )
-        out.mkdir(parents=True, exist_ok=True)
-        folder = {"folder": sweep.folder} if own_modules(sweep) else {}
-        write_json(out / SWEEP, folder | to_json(sweep))
     except OSError as error:
         raise ConfigError(f"out is {out}, which cannot be written: {error.strerror}.") from None
+
+
+def create(out: Path, sweep: Sweep) -> None:
+    """Make the directory of a new sweep; raises ConfigError as `check_out` does, and when it cannot be written."""
+    check_out(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_sweep(out, sweep)
+    except OSError as error:
+        raise ConfigError(f"out is {out}, which cannot be written: {error.strerror}.") from None
+
+
+def write_sweep(out: Path, sweep: Sweep) -> None:
+    """Keep the resolved sweep, and where the user's own modules are found."""
+    folder = {"folder": sweep.folder} if own_modules(sweep) else {}
+    write_json(out / SWEEP, folder | to_json(sweep))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The arrays of a file of policies or states; raises ConfigError when it is damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file) as content:
+            yield content
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"file {path} is damaged and cannot be read.") from error
 
 
 def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: bool) -> None:
@@ -105,11 +163,17 @@ def check_same(out: Path, sweep: Sweep, facts: dict[str, Any], *, is_forced: boo
             f"out is {out}, which holds another sweep: {changes}; use another directory, or continue the one that is "
             f"there with: purejaxppo resume {out}"
         )
-    if not (out / PROVENANCE).is_file() or (out / RESULTS).is_file():
+    if not (out / RESULTS).is_file():
+        check_facts(out, facts, is_forced=is_forced)
+
+
+def check_facts(out: Path, facts: dict[str, Any], *, is_forced: bool) -> None:
+    """Raise ConfigError, unless forced, where versions, flags or devices differ from those of a directory."""
+    if not (out / PROVENANCE).is_file():
         return
     known = read_json(out / PROVENANCE)
     latest = known | (known.get("continued") or [{}])[-1]
-    latest, here = ({k: x for k, x in told.items() if k not in (*PASSING, _OWN)} for told in (latest, facts))
+    latest, here = ({k: x for k, x in told.items() if k not in (*PASSING, OWN_METRICS)} for told in (latest, facts))
     changes = _changes(latest, here)
     if changes and not is_forced:
         raise ConfigError(
@@ -169,12 +233,22 @@ def read_layout(out: Path) -> list[Chunk] | None:
         return None
     layout = read_json(out / LAYOUT)
     try:
-        chunks = [Chunk(**chunk) for chunk in layout["chunks"]]
+        chunks = [_read_chunk(chunk, out) for chunk in layout["chunks"]]
     except (KeyError, TypeError):
         raise ConfigError(f"file {out / LAYOUT} is damaged: it does not list chunks.") from None
     if chunks and "first_log_point" not in layout:
         raise ConfigError(f"directory {out} was begun by an earlier version and is not finished; finish it with that.")
     return chunks
+
+
+def _read_chunk(content: dict[str, Any], out: Path) -> Chunk:
+    """A chunk as it was written; earlier versions wrote positions in its group, `first` to `stop` (excluded)."""
+    if "first" in content:
+        span = slice(content.pop("first"), content.pop("stop"))
+        runs = make_groups(read_sweep(out))[content["group"]].runs[span]
+        content["indices"] = [run.index for run in runs]
+    content["indices"] = tuple(content["indices"])
+    return Chunk(**content)
 
 
 def is_of_version_0_1(out: Path) -> bool:
@@ -224,7 +298,8 @@ def finish(out: Path) -> xr.Dataset:
     """
     groups = make_groups(read_sweep(out))
     for chunk in read_layout(out) or []:
-        found, expected = count_parts(out / PARTS / chunk.name), 1 + groups[chunk.group].config.num_logs
+        found = count_parts(out / PARTS / chunk.name, chunk.first_log_point)
+        expected = 1 + groups[chunk.group].config.num_logs - chunk.first_log_point
         if found != expected:
             raise RunError(
                 f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
@@ -259,27 +334,103 @@ def load_results(out: str | Path) -> xr.Dataset:
     raise ConfigError(f"directory {path} holds no results of a sweep (no {RESULTS} and no {SWEEP}).")
 
 
+def load_several(paths: Sequence[str | Path]) -> xr.Dataset:
+    """The dataset of one directory, or of several together (see `concat`), by their names if nothing else differs.
+
+    Raises ConfigError as `load_results` and `concat` do, and without any directory.
+    """
+    if not paths:
+        raise ConfigError("directory is missing, but must be one directory of a sweep, or several.")
+    return concat([load_results(path) for path in paths], names_of(paths))
+
+
+def names_of(paths: Sequence[str | Path]) -> list[str]:
+    """What several directories are called: by the last part of their paths where that tells them apart."""
+    folders = [Path(path).parent if Path(path).name == RESULTS else Path(path) for path in paths]
+    short = [folder.absolute().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
 def assemble(out: Path) -> xr.Dataset:
-    """The dataset from all parts written so far."""
+    """The dataset from all parts written so far, and from what an extension keeps of the results before it."""
     sweep = read_sweep(out)
     attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
     groups, chunks = make_groups(sweep), read_layout(out) or []
-    results = []
+    kept = _read_kept(out)
+    pieces: dict[int, list[Piece]] = {number: [] for number in range(len(groups))}
+    for chunk in chunks:
+        own = kept.pieces([index for index in chunk.indices if index in kept.places])
+        kept = kept.without(chunk.indices)
+        parts = Parts(out / PARTS / chunk.name, chunk.num_runs, chunk.first_log_point)
+        if parts.num_points:
+            piece = _piece_of(parts, chunk, groups[chunk.group])
+            own = [after(own[0], piece)] if own else [piece]
+        pieces[chunk.group] += own
     for number, group in enumerate(groups):
-        alike: dict[Any, list[tuple[Chunk, Parts]]] = {}
-        for chunk in [chunk for chunk in chunks if chunk.group == number]:
-            parts = Parts(out / PARTS / chunk.name, chunk.stop - chunk.first)
-            if parts.num_points:
-                alike.setdefault((parts.num_points, frozenset(parts.widths)), []).append((chunk, parts))
-        # One, unless the sweep is still running, or was forced on by a version that measures something else.
-        results += [_group_result(chunks, group, groups, sweep) for chunks in alike.values()]
+        pieces[number] += kept.pieces([run.index for run in group.runs if run.index in kept.places])
+    results = gather(list(pieces.values()), sweep)
     if not results:
         raise ConfigError(f"directory {out} holds no log point yet: its first one is still being computed.")
     attributes |= {"name": sweep.name, "sweep": json.dumps(to_json(sweep))}
-    rows: dict[str, Any] = attributes.pop(_OWN, {})
+    rows: dict[str, Any] = attributes.pop(OWN_METRICS, {})
     for facts in attributes.get("continued", []):
-        rows |= facts.get(_OWN, {})
+        rows |= facts.get(OWN_METRICS, {})
     return to_dataset(results, attributes, own_rows=rows)
+
+
+def gather(pieces: Sequence[Sequence[Piece]], sweep: Sweep) -> list[GroupResult]:
+    """What `to_dataset` takes, from the pieces of each group of a sweep."""
+    place = {run.index: run for group in make_groups(sweep) for run in group.runs}
+    results = []
+    for of_group in pieces:
+        grids: dict[bytes, list[Piece]] = {}
+        for piece in of_group:
+            grids.setdefault(piece.env_steps.astype(np.int64).tobytes(), []).append(piece)
+        for piece in map(below, grids.values()):  # one, unless the sweep is still running
+            runs = [place[index] for index in piece.run_index.tolist()]
+            results.append(
+                GroupResult(
+                    env_steps=piece.env_steps,
+                    seeds=np.asarray([run.seed for run in runs]),
+                    swept={name: [run.point[name] for run in runs] for name in sweep.swept},
+                    status=piece.status.astype(np.int32),
+                    run_index=piece.run_index,
+                    metrics=piece.metrics,
+                )
+            )
+    return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What an extension keeps of the results before it: of each run, by its new place in the sweep, its position."""
+
+    dataset: xr.Dataset | None
+    places: dict[int, int]
+
+    def pieces(self, indices: Sequence[int]) -> list[Piece]:
+        """Some of these runs."""
+        if not indices or self.dataset is None:
+            return []
+        return pick(self.dataset, np.asarray([self.places[index] for index in indices]), np.asarray(indices))
+
+    def without(self, indices: Sequence[int]) -> _Kept:
+        """All but some runs."""
+        others = self.places.keys() - set(indices)
+        return _Kept(dataset=self.dataset, places={new: row for new, row in self.places.items() if new in others})
+
+
+def _read_kept(out: Path) -> _Kept:
+    if not (out / KEPT).is_file():
+        return _Kept(dataset=None, places={})
+    dataset = load(out.parent / RESULTS)
+    row = {index: row for row, index in enumerate(dataset["run_index"].values.tolist())}
+    return _Kept(dataset=dataset, places={new: row[old] for old, new in read_kept(out)})
+
+
+def read_kept(out: Path) -> list[tuple[int, int]]:
+    """Of each run that an extension keeps its place in the sweep before and in the sweep that it becomes."""
+    return [(old, new) for old, new in read_json(out / KEPT)["runs"]] if (out / KEPT).is_file() else []
 
 
 def read_sweep(out: Path) -> Sweep:
@@ -303,17 +454,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _group_result(
-    chunks: Sequence[tuple[Chunk, Parts]], group: Group, groups: Sequence[Group], sweep: Sweep
-) -> GroupResult:
-    """Chunks of a group with the same log points and metrics, below each other."""
-    runs = [run for chunk, _ in chunks for run in chunk.runs(groups)]
-    metrics = {name: PartsMetric(name, [parts for _, parts in chunks]) for name in chunks[0][1].widths}
-    return GroupResult(
-        env_steps=np.arange(chunks[0][1].num_points) * group.config.steps_per_log,
-        seeds=np.asarray([run.seed for run in runs]),
-        swept={name: [run.point[name] for run in runs] for name in sweep.swept},
+def _piece_of(parts: Parts, chunk: Chunk, group: Group) -> Piece:
+    """What a chunk has measured so far."""
+    metrics = {name: PartsMetric(name, parts) for name in parts.widths}
+    points = chunk.first_log_point + np.arange(parts.num_points)
+    return Piece(
+        run_index=np.asarray(chunk.indices),
+        env_steps=points * group.config.steps_per_log,
         status=metrics.pop("status")[:, -1:][:, 0].astype(np.int32),
-        run_index=np.asarray([run.index for run in runs]),
         metrics=metrics,
     )

@@ -85,18 +85,22 @@ def guard_streams() -> None:
 
 
 def usual_arguments(arguments: Sequence[str], whole: Sequence[str]) -> list[str]:
-    """Arguments with `~` expanded where a shell does not (`--out=~/x`), and 1e6 written out for the options in `whole`.
+    """Arguments with `~` expanded where a shell does not (`--out=~/x`), 1e6 and 1M written out for `whole` options.
 
-    Raises ConfigError for an option that is called otherwise here (`--lr`).
+    Raises ConfigError for an option of `train` that is called otherwise here (`--lr`); other commands have options of
+    their own, among them some of these names (`evaluate --seed`, `render --max-steps`).
     """
+    synonyms = SYNONYMS if arguments[:1] == ["train"] else {}
     found: list[str] = []
     for argument in arguments:
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        if (name := SYNONYMS.get(option[2:].replace("-", "_"))) is not None:
+        if (name := synonyms.get(option[2:].replace("-", "_"))) is not None:
             raise ConfigError(f"option {option} is unknown; did you mean --{name.replace('_', '-')}?")
         if re.match(r"~[\w.-]*(/|$)", value):
             value = os.path.expanduser(value)
         asked = option if equals else (found[-1] if found else "")
+        if asked in whole and re.fullmatch(r"[0-9.]+[kM]", value):
+            value = value[:-1] + {"k": "e3", "M": "e6"}[value[-1]]
         if asked in whole and re.fullmatch(r"[0-9.]+[eE]\+?[0-9]{1,2}", value) and float(value).is_integer():
             value = str(int(float(value)))
         found.append(f"{option}{equals}{value}")

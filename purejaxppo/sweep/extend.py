@@ -1,0 +1,155 @@
+"""A finished sweep is extended: only what is missing is computed.
+
+The sweep that it becomes is computed in DIR/extension, a directory like any other (stopped, killed, it goes on), which
+keeps the runs that are there (kept.json says which); when it is whole it takes the place of what was in DIR.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import xarray as xr
+
+from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.sweep import checkpoints, engine, store
+from purejaxppo.sweep.extended import compared, planned
+from purejaxppo.sweep.merge import carry
+from purejaxppo.sweep.plan import Sweep, check_effects, make_groups
+from purejaxppo.sweep.program import learner_of
+
+
+def extend_sweep(
+    out: str | Path,
+    *,
+    seeds: int | Sequence[int] | None = None,
+    total_steps: int | None = None,
+    add: Mapping[str, Sequence[Any]] | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """Compute what the finished sweep of a directory lacks, and return the dataset of all.
+
+    seeds, add: see `extended`. total_steps: all runs go on from their final states to so many environment steps,
+    rounded up to whole log intervals of the length that they have. options: those of `run_sweep`.
+    Raises ConfigError as `extended`, `lengthened` and `grow` do.
+    """
+    sweep = store.read_sweep(Path(out))
+    grown = planned(sweep, seeds=seeds, total_steps=total_steps, add=add)
+    return grow(grown, out, **options)
+
+
+def grow(
+    sweep: Sweep,
+    out: str | Path,
+    *,
+    memory: int | None = None,
+    is_forced: bool = False,
+    tensorboard: bool = False,
+    is_quiet: bool = False,
+    is_kept: bool = True,
+) -> xr.Dataset:
+    """Make a finished directory that of a larger sweep, or go on doing so; options as in `run_sweep`.
+
+    Raises ConfigError for a directory that is not finished, is being extended otherwise, or was computed elsewhere or
+    by other versions (unless forced), and where final states are needed that were not kept.
+    """
+    with engine.ONE_SWEEP:
+        return _grow(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
+
+
+def _grow(
+    sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool, is_kept: bool
+) -> xr.Dataset:
+    sweep, extension = engine.checked(sweep), out / store.EXTENSION
+    if not (out / store.RESULTS).is_file():
+        store.read_sweep(out)
+        raise ConfigError(f"directory {out} is not finished; finish it with: purejaxppo resume {out}")
+    if (extension / store.RESULTS).is_file():
+        adopt(out)
+    facts = engine.facts_of(sweep)
+    kept, todo = compared(out, sweep)
+    if not todo:
+        return store.load_results(out)
+    if store.is_started(extension):
+        if store.read_sweep(extension) != sweep:
+            raise ConfigError(
+                f"out is {out}, which is being extended otherwise; finish that with: purejaxppo resume {out}"
+            )
+        store.check_same(extension, sweep, facts, is_forced=is_forced)
+    elif jax.process_index() == 0:
+        check_effects(sweep)
+        store.check_facts(out, facts, is_forced=is_forced)
+        _begin(out, sweep, kept, todo, facts)
+    note = _said_of_programs(out, sweep, kept)
+    work = engine.Work(facts=facts, base=out, todo=todo, note=note, first_number=_next_number(out), is_kept=is_kept)
+    engine.compute(sweep, extension, work, memory=memory, tensorboard=tensorboard, is_quiet=is_quiet)
+    if jax.process_index() == 0:
+        adopt(out)
+    return store.load_results(out)
+
+
+def adopt(out: Path) -> None:
+    """Let a whole extension take the place of what was there; killed in between, it goes on where it was."""
+    extension = out / store.EXTENSION
+    try:
+        for folder in (store.POLICIES, store.STATES):
+            if (extension / folder).is_dir():
+                shutil.rmtree(out / folder, ignore_errors=True)
+                os.replace(extension / folder, out / folder)
+        for name in (store.LAYOUT, store.PROVENANCE, store.SWEEP, store.RESULTS):  # the results last: they say `whole`
+            if (extension / name).is_file():
+                os.replace(extension / name, out / name)
+        shutil.rmtree(extension)
+    except OSError as error:
+        raise RunError(
+            f"directory {out} cannot be written: {error.strerror or error}; nothing is lost, continue with: "
+            f"purejaxppo resume {out}"
+        ) from error
+
+
+def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], facts: dict[str, Any]) -> None:
+    """The directory of an extension, with what it takes over; its sweep.json comes last."""
+    going_on = {old for old, new in kept.items() if new in todo}
+    if lacking := sorted(going_on - set(checkpoints.final_places(out / store.STATES))):
+        raise ConfigError(
+            f"directory {out} has no final state of run {lacking[0]}, from which it could go on: it was computed with "
+            "--no-keep, or by an earlier version."
+        )
+    extension = out / store.EXTENSION
+    try:
+        shutil.rmtree(extension, ignore_errors=True)
+        for folder in (store.POLICIES, store.STATES):
+            (extension / folder).mkdir(parents=True)
+        carry(out, extension, {old: new for old, new in kept.items() if old not in going_on})
+        store.write_json(extension / store.KEPT, {"runs": sorted(kept.items())})
+        known = store.read_json(out / store.PROVENANCE) if (out / store.PROVENANCE).is_file() else {}
+        note = facts | {
+            "extended": f"{len(kept)} runs there, {len(todo)} computed, {len(going_on)} of them from their end"
+        }
+        store.write_json(extension / store.PROVENANCE, known | {"continued": [*(known.get("continued") or []), note]})
+        store.write_sweep(extension, sweep)
+    except OSError as error:
+        raise ConfigError(f"directory {out} cannot be written: {error.strerror or error}.") from None
+
+
+def _said_of_programs(out: Path, sweep: Sweep, kept: dict[int, int]) -> str:
+    """A warning where one sweep would have computed the runs that are there by another program than they were."""
+    before = {run.index: group for group in make_groups(store.read_sweep(out)) for run in group.runs}
+    after = {run.index: group for group in make_groups(sweep) for run in group.runs}
+    pairs = {id(before[old]): (before[old], after[new]) for old, new in kept.items()}
+    for one, other in (map(learner_of, pair) for pair in pairs.values()):
+        if (dict(one.alternatives), one.absent) != (dict(other.alternatives), other.absent):
+            return (
+                "; one sweep would compute those that are there together with the new ones, by a program with more in "
+                "it, and might give them other last bits"
+            )
+    return ""
+
+
+def _next_number(out: Path) -> int:
+    """The first number that no chunk of a directory has had."""
+    return 1 + max((int(path.stem.split("-")[-1]) for path in (out / store.POLICIES).glob("*.npz")), default=-1)

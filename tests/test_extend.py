@@ -1,0 +1,352 @@
+"""Sweeps that grow and meet: what is added is what one sweep would have computed, bit for bit, also after a kill."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import purejaxppo as pjp
+from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.sweep import checkpoints, engine, extend, store
+from purejaxppo.sweep.extended import extended, lengthened, parse_additions, planned
+from purejaxppo.sweep.merge import merge
+from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
+from purejaxppo.sweep.policies import load_policies
+from purejaxppo.sweep.program import GroupProgram
+
+CONTENT = {
+    "name": "small",
+    "seeds": 8,
+    "config": {
+        "env": "gymnax/CartPole-v1",
+        "total_steps": 2 * 64,
+        "num_envs": 4,
+        "num_steps": 16,
+        "minibatch_size": 32,
+        "hidden_sizes": [8],
+        "num_log_points": 2,
+        "num_plasticity_points": 1,
+    },
+    "hparams": {"learning_rate": 1e-2},
+}
+
+
+def make_sweep(**changes: Any) -> Sweep:
+    config = CONTENT["config"] | changes.pop("config", {})  # type: ignore[operator]
+    return parse_sweep(CONTENT | changes | {"config": config})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Runs that differ in their length alone are computed by one program; each is compiled once for all tests here."""
+    original = GroupProgram.compile
+
+    def compile(self: GroupProgram, *arguments: Any) -> None:
+        same = {"total_steps": 64, "num_log_points": 1, "num_plasticity_points": 1}
+        key = (dataclasses.replace(self.group.config, **same), self.width, self._learner.absent)
+        if key in COMPILED:
+            for name in ("_compiled", "_init", "_tasks", "sharding", "needed_memory"):
+                setattr(self, name, getattr(COMPILED[key], name))
+        original(self, *arguments)
+        COMPILED[key] = self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupProgram, "compile", compile)
+        yield
+
+
+COMPILED: dict[Any, GroupProgram] = {}
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished sweep of eight seeds."""
+    out = tmp_path_factory.mktemp("sweeps") / "eight"
+    pjp.run_sweep(make_sweep(), out, is_quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sixteen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sweeps") / "sixteen"
+    pjp.run_sweep(make_sweep(seeds=16), out, is_quiet=True)
+    return out
+
+
+@pytest.fixture
+def copy(eight: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(eight, tmp_path / "out")
+
+
+def states(out: Path) -> dict[tuple[str, int], bytes]:
+    found = {}
+    for path in (out / "states").glob("*.npz"):
+        with np.load(path) as content:
+            for row, index in enumerate(content["run_index"].tolist()):
+                for name in content.files:
+                    assert (name, index) not in found
+                    found[name, index] = content[name][row].tobytes()
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two finished sweeps agree in all bits: numbers, coordinates, policies, final states."""
+    assert store.read_sweep(one) == store.read_sweep(other)
+    a, b = store.load_results(one), store.load_results(other)
+    xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
+    for x, y in zip(load_policies(one), load_policies(other), strict=True):
+        assert x.runs == y.runs
+        assert jax.tree.all(jax.tree.map(lambda p, q: p.tobytes() == q.tobytes(), x.params, y.params))
+    assert states(one) == states(other)
+    assert not (one / store.EXTENSION).exists()
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, num_segments: int) -> None:
+    """The process dies when it has computed some log points, each of which has left a checkpoint."""
+    original, count = GroupProgram.segment, [0]
+
+    def segment(self: GroupProgram, *arguments: Any, **options: Any) -> Any:
+        count[0] += 1
+        if count[0] > num_segments:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(GroupProgram, "segment", segment)
+    monkeypatch.setattr(engine._CheckpointClock, "is_due", lambda self: True)
+
+
+# --- What a sweep becomes
+
+
+def test_more_seeds_and_points_are_the_sweep_that_a_file_would_have_said() -> None:
+    axes = {"learning_rate": [1e-3, 1e-2], "pfo_coef": [0.0, 1.0]}
+    sweep = make_sweep(axes=axes)
+    assert extended(sweep, seeds=16) == make_sweep(axes=axes, seeds=16)
+    assert extended(sweep, add={"pfo_coef": [3]}) == make_sweep(axes=axes | {"pfo_coef": [0.0, 1.0, 3.0]})
+    wider = axes | {"hidden_sizes": [[8], [8, 4]]}
+    assert extended(sweep, add={"hidden_sizes": [[8, 4]]}) == make_sweep(axes=wider)
+    assert extended(sweep, seeds=[9, 8]).seeds == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert extended(make_sweep(seeds=[3, 1]), seeds=3).seeds == (3, 1, 0, 2)
+    assert extended(sweep, seeds=4) == sweep
+
+
+def test_points_of_a_list_stay_and_new_ones_follow() -> None:
+    points = [{"num_epochs": 4, "pfo_coef": 0.0}, {"num_epochs": 8, "pfo_coef": 1.0}]
+    found = extended(make_sweep(points=points), add={"pfo_coef": [3.0]}).points
+    assert found == (*points, {"num_epochs": 4, "pfo_coef": 3.0}, {"num_epochs": 8, "pfo_coef": 3.0})
+
+
+def test_more_steps_keep_the_log_intervals_and_the_cadence_of_plasticity() -> None:
+    before = make_sweep(config={"total_steps": 10 * 64, "num_log_points": 10, "num_plasticity_points": 5})
+    sweep = lengthened(before, 20 * 64)
+    assert sweep == make_sweep(config={"total_steps": 20 * 64, "num_log_points": 20, "num_plasticity_points": 10})
+    due = [[log for log in range(11) if s.config.is_plasticity_point(log)] for s in (before, sweep)]
+    assert due[0] == due[1]
+    before = make_sweep(config={"total_steps": 15 * 64, "num_log_points": 3})  # five updates between two log points
+    sweep = lengthened(before, 16 * 64)
+    assert (sweep.config.updates_per_log, sweep.config.num_logs, sweep.config.total_steps) == (5, 4, 20 * 64)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "options", "message"),
+    [
+        ({"config": {"lr_schedule": "linear"}}, {"total_steps": 640}, "lr_schedule is linear: .*cannot go on"),
+        ({"axes": {"lr_schedule": ["constant", "linear"]}}, {"total_steps": 640}, "lr_schedule is linear"),
+        ({}, {"total_steps": 64}, "total_steps is 64, but must be at least 128, which the runs have"),
+        ({"axes": {"total_steps": [128, 256]}}, {"total_steps": 640}, "total_steps is swept"),
+        ({"axes": {"num_steps": [16, 64]}}, {"total_steps": 640}, "log intervals of different lengths"),
+        ({}, {"total_steps": 640, "seeds": 9}, "must be given alone"),
+        ({}, {}, "nothing to do"),
+        ({}, {"seeds": 0}, "seeds is 0"),
+        ({}, {"add": {"pfo_cof": [1.0]}}, "'pfo_cof' is unknown; did you mean pfo_coef"),
+        ({}, {"add": {"pfo_coef": [-1.0]}}, "pfo_coef is -1.0, but must be at least 0"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(sweep: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        planned(make_sweep(**sweep), **options)
+
+
+def test_additions_are_read_as_in_a_sweep_file() -> None:
+    texts = ["pfo_coef=3,1e1", "hidden_sizes=[8, 4],[8]", "activation=tanh,relu", "kl_stop=true", "pfo_coef=7"]
+    found = {"pfo_coef": [3, 10.0, 7], "hidden_sizes": [[8, 4], [8]], "activation": ["tanh", "relu"], "kl_stop": [True]}
+    assert parse_additions(texts) == found
+    for text in ("pfo_coef", "=3", "pfo_coef="):
+        with pytest.raises(ConfigError, match=r"^add is '.*', but must be FIELD=VALUE"):
+            parse_additions([text])
+
+
+# --- Growing
+
+
+def test_eight_seeds_extended_to_sixteen_are_sixteen_also_after_a_kill(
+    copy: Path, sixteen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (copy / store.RESULTS).read_bytes()
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+    assert store.is_extending(copy)
+    assert (copy / store.RESULTS).read_bytes() == before  # whole until the larger one is
+    partial = store.load_results(copy / store.EXTENSION)
+    np.testing.assert_array_equal(partial["policy_rank"][:8], pjp.load_results(copy)["policy_rank"])
+    with pytest.raises(ConfigError, match=r"being extended otherwise; finish that with: purejaxppo resume"):
+        pjp.extend_sweep(copy, seeds=12, is_quiet=True)
+    pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+    assert_same(copy, sixteen)
+    (note,) = store.read_json(copy / store.PROVENANCE)["continued"][:1]
+    assert note["extended"] == "8 runs there, 8 computed, 0 of them from their end"
+    monkeypatch.setattr(GroupProgram, "segment", None)  # nothing is computed
+    pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+
+
+def test_more_steps_go_on_from_the_final_states_to_the_bits_of_a_longer_sweep(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = make_sweep(config={"total_steps": 4 * 64, "num_log_points": 4, "num_plasticity_points": 2})
+    pjp.run_sweep(longer, tmp_path / "longer", is_quiet=True)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            pjp.extend_sweep(copy, total_steps=4 * 64, is_quiet=True)
+    parts = sorted(path.name for path in copy.glob("extension/parts/*/*.npz"))
+    assert set(parts) <= {"00003.npz", "00004.npz"}  # nothing is computed again
+    pjp.extend_sweep(copy, total_steps=4 * 64, is_quiet=True)
+    assert_same(copy, tmp_path / "longer")
+
+
+def test_new_points_are_those_of_one_sweep(copy: Path, tmp_path: Path) -> None:
+    pjp.extend_sweep(copy, add={"learning_rate": [1e-3]}, is_quiet=True)
+    pjp.run_sweep(make_sweep(axes={"learning_rate": [1e-2, 1e-3]}), tmp_path / "one", is_quiet=True)
+    assert_same(copy, tmp_path / "one")
+
+
+def test_a_kill_while_the_larger_sweep_takes_its_place_loses_nothing(
+    copy: Path, sixteen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each of its steps; and who resumes goes on there."""
+    replace, count = os.replace, [0]
+
+    def dying(source: Path, target: Path) -> None:
+        if Path(target).parent == copy and Path(source).parent.name == store.EXTENSION:
+            count[0] += 1
+            if count[0] > 1:
+                raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dying)
+        for _ in range(5):
+            count[0] = 0
+            with pytest.raises(RunError, match=r"No space left on device; nothing is lost, continue with"):
+                pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+            assert store.is_extending(copy)
+    assert not store.is_started(copy / store.EXTENSION)
+    extend.grow(store.read_sweep(copy), copy, is_quiet=True)  # as resume does
+    assert_same(copy, sixteen)
+
+
+def test_without_final_states_more_steps_are_refused_and_more_seeds_are_not(copy: Path) -> None:
+    shutil.rmtree(copy / store.STATES)
+    with pytest.raises(
+        ConfigError, match=r"no final state of run 0, .*: it was computed with --no-keep, or by an earl"
+    ):
+        pjp.extend_sweep(copy, total_steps=256, is_quiet=True)
+    assert not (copy / store.EXTENSION).exists()
+    pjp.extend_sweep(copy, seeds=16, is_quiet=True, is_kept=False)
+    assert pjp.load_results(copy).sizes["run"] == 16
+    assert not list((copy / store.STATES).glob("*"))
+
+
+def test_other_versions_and_what_is_not_finished_are_refused(copy: Path, tmp_path: Path) -> None:
+    facts = store.read_json(copy / store.PROVENANCE)
+    store.write_json(copy / store.PROVENANCE, facts | {"version_jax": "0.1"})
+    with pytest.raises(ConfigError, match=r"version_jax \(0\.1 there, .*needs --force"):
+        pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+    assert not (copy / store.EXTENSION).exists()
+    pjp.extend_sweep(copy, seeds=16, is_quiet=True, is_forced=True)
+    store.create(tmp_path / "new", make_sweep())
+    with pytest.raises(ConfigError, match="is not finished; finish it with: purejaxppo resume"):
+        pjp.extend_sweep(tmp_path / "new", seeds=16)
+
+
+def test_a_program_with_more_in_it_is_said(copy: Path) -> None:
+    kept = {index: index for index in range(8)}
+    for changes, is_said in ({"seeds": 16}, False), ({"axes": {"pfo_coef": [0.0, 1.0]}}, True):
+        assert bool(extend._said_of_programs(copy, make_sweep(**changes), kept)) == is_said
+
+
+# --- Meeting
+
+
+def test_two_sweeps_merged_are_one(eight: Path, sixteen: Path, tmp_path: Path) -> None:
+    pjp.run_sweep(make_sweep(seeds=list(range(8, 16)), name="later"), tmp_path / "later", is_quiet=True)
+    merge([tmp_path / "later", eight], tmp_path / "out")
+    found = store.read_sweep(tmp_path / "out")
+    store.write_json(tmp_path / "out" / store.SWEEP, to_json(found) | {"name": "small"})
+    assert_same(tmp_path / "out", sixteen)
+    told = store.read_json(tmp_path / "out" / store.PROVENANCE)
+    assert told["version_jax"] == jax.__version__
+    assert [own["directory"] for own in told["merged"]] == ["later", "eight"]
+    for target in (eight, tmp_path / "out"):
+        with pytest.raises(ConfigError, match="holds something that is not a sweep, but must be a new or empty"):
+            merge([tmp_path / "later", eight], target)
+    pjp.extend_sweep(tmp_path / "out", seeds=24, is_quiet=True)
+    assert pjp.load_results(tmp_path / "out")["seed"].values.tolist() == list(range(24))
+
+
+def test_what_a_merge_lacks_of_a_product_is_computed_by_extending_it(
+    eight: Path, sixteen: Path, tmp_path: Path
+) -> None:
+    """Eight seeds of one learning rate, eight others of another: of 2 x 16 runs 16 are missing."""
+    sweep = make_sweep(seeds=list(range(8, 16)), hparams={"learning_rate": 1e-3})
+    pjp.run_sweep(sweep, tmp_path / "other", is_quiet=True)
+    merged = merge([eight, tmp_path / "other"], tmp_path / "out")
+    assert merged["run_index"].values.tolist() == [*range(8), *range(24, 32)]
+    assert len(make_groups(store.read_sweep(tmp_path / "out"))[0].runs) == 32
+    pjp.extend_sweep(tmp_path / "out", seeds=16, is_quiet=True)
+    found = pjp.load_results(tmp_path / "out")
+    assert found["run_index"].values.tolist() == list(range(32))
+    np.testing.assert_array_equal(found["return_mean"][:16], pjp.load_results(sixteen)["return_mean"])
+
+
+def test_only_finished_sweeps_are_merged(eight: Path, tmp_path: Path) -> None:
+    store.create(tmp_path / "new", make_sweep())
+    with pytest.raises(ConfigError, match="new is not finished; finish it with: purejaxppo resume"):
+        merge([eight, tmp_path / "new"], tmp_path / "out")
+    with pytest.raises(ConfigError, match="must have at least two"):
+        merge([eight], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+def test_a_run_in_two_sweeps_with_other_numbers_is_named(eight: Path, copy: Path, tmp_path: Path) -> None:
+    merge([eight, copy], tmp_path / "same")
+    assert pjp.load_results(tmp_path / "same").sizes["run"] == 8
+    other = pjp.load_results(copy).load()
+    other["kl"][3, 1] += 1
+    pjp.results.save(other, copy / store.RESULTS)
+    with pytest.raises(ConfigError, match=r"eight and .*out both have the run seed 3, with other numbers"):
+        merge([eight, copy], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_state_of_another_shape_is_refused(copy: Path) -> None:
+    fresh = {"a": np.zeros((2, 3), np.float32)}
+    folder = copy / "other"
+    checkpoints.save_final(folder / "0.npz", [4, 2], {"a": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    found = checkpoints.restore_final(folder, [2], fresh)
+    np.testing.assert_array_equal(found["a"], [[3, 4, 5]] * 2)  # padded
+    with pytest.raises(ConfigError, match="is damaged"):  # nothing that a state must have is made up
+        checkpoints.restore_final(folder, [2], fresh | {"new": np.zeros(2)})
+    with pytest.raises(ConfigError, match="has another shape or type"):
+        checkpoints.restore_final(folder, [2], {"a": np.zeros((2, 4), np.float32)})
+    with pytest.raises(ConfigError, match="no final state of run 9"):
+        checkpoints.restore_final(folder, [9], fresh)

@@ -1,0 +1,119 @@
+"""Metrics of other trainers become a dataset that figures, tables, compare and claims accept."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import purejaxppo as pjp
+from purejaxppo.errors import ConfigError
+from purejaxppo.results.files import load, save
+
+STEPS = 1000 * np.arange(1, 41)
+RATES = [1e-3] * 5 + [1e-2] * 5
+
+
+def logged() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    returns = np.linspace(0, 400, 40) + rng.normal(size=(10, 40))
+    rank = np.clip(20 - 0.2 * np.arange(40) + rng.normal(size=(10, 40)), 1, None)
+    return {"return_mean": returns, "policy_rank": rank, "my_number": returns * 2}
+
+
+def imported(**options: Any) -> Any:
+    given = {"env_steps": STEPS, "seeds": list(range(5)) * 2, "swept": {"learning_rate": RATES}}
+    given |= {"config": {"env": "gymnax/CartPole-v1", "hidden_sizes": [64, 64], "clip_eps": 0.2}} | options
+    return pjp.import_metrics(logged(), **given)
+
+
+def test_arrays_become_a_dataset_as_ours() -> None:
+    dataset = imported()
+    assert dict(dataset.sizes) == {"run": 10, "log": 40}
+    assert dataset["learning_rate"].values.tolist() == RATES
+    np.testing.assert_array_equal(dataset["return_mean"], logged()["return_mean"])
+    assert dataset["policy_rank"].attrs["units"] == "dimensions"
+    assert dataset["my_number"].attrs["definition"] == "not in the table of metrics"
+    assert dataset["status"].values.tolist() == [0] * 10
+
+
+def test_figures_tables_compare_and_claims_accept_it(tmp_path: Any) -> None:
+    dataset = load(save(imported(), tmp_path / "results.nc"))
+    table = pjp.statistics.summary.summary_table(dataset)
+    assert table["learning_rate"].tolist() == [1e-3, 1e-2]
+    assert table["runs"].tolist() == [5, 5]
+    assert len(pjp.statistics.comparison.comparison_table(dataset, "return_mean")) == 2
+    assert set(pjp.analysis.evaluate_claims(dataset)["claim"]) == {"C1", "C2", "C3", "C4", "C5", "C6"}
+    assert pjp.plot.curves(dataset, ["return_mean", "my_number"], by="learning_rate").axes
+    assert "gymnax/CartPole-v1, 10 runs" in pjp.report.html_report(dataset)
+    plt.close("all")
+
+
+def test_a_table_says_the_same_in_any_order_of_its_rows() -> None:
+    dataset = imported()
+    table = pjp.tidy(dataset).rename(columns={"run_index": "run"}).drop(columns="status")
+    for seed in range(2):
+        shuffled = table.sample(frac=1, random_state=seed)
+        config = {"env": "gymnax/CartPole-v1", "hidden_sizes": [64, 64], "clip_eps": 0.2}
+        assert pjp.import_metrics(shuffled, swept=["learning_rate"], config=config).identical(dataset)
+
+
+def test_runs_of_other_lengths_end_where_they_end() -> None:
+    steps = np.tile(STEPS.astype(float), (10, 1))
+    steps[3, 30:] = np.nan
+    dataset = imported(env_steps=steps)
+    assert np.isnan(dataset["return_mean"].values[3, 30:]).all()
+    assert np.isfinite(dataset["return_mean"].values[3, :30]).all()
+    np.testing.assert_array_equal(dataset["return_mean"].values[4], logged()["return_mean"][4])
+    table = pjp.tidy(dataset, ["return_mean"]).rename(columns={"run_index": "run"}).drop(columns="status")
+    again = pjp.import_metrics(table, swept=["learning_rate"])
+    np.testing.assert_array_equal(again["return_mean"], dataset["return_mean"])
+    np.testing.assert_array_equal(again["env_steps"], dataset["env_steps"])
+
+
+def test_one_run_needs_no_axis_for_it_and_spectra_keep_theirs() -> None:
+    spectra = np.ones((1, 3, 8), np.float32)
+    dataset = pjp.import_metrics({"return_mean": [1, 2, 3], "policy_singular_values": spectra}, env_steps=[1, 2, 3])
+    assert dict(dataset.sizes) == {"run": 1, "log": 3, "D": 8}
+    assert dataset["seed"].values.tolist() == [0]
+
+
+def test_theirs_and_ours_are_put_side_by_side() -> None:
+    both = pjp.concat([imported(), imported(name="other")], names=["theirs", "ours"])
+    assert both["directory"].values.tolist() == 2 * (["theirs"] * 5 + ["ours"] * 5)
+    assert both["learning_rate"].values.tolist() == [1e-3] * 10 + [1e-2] * 10
+    other = pjp.import_metrics({"return_mean": logged()["return_mean"]}, env_steps=STEPS, config={"learning_rate": 1.0})
+    more = pjp.concat([imported(), other])
+    assert more["learning_rate"].values.tolist() == [*RATES, *[1.0] * 10]
+    np.testing.assert_array_equal(more["return_mean"][10:], other["return_mean"])
+    assert np.isnan(more["policy_rank"][10:]).all()
+
+
+TABLE = pd.DataFrame({"run": [0, 0], "env_steps": [1, 2], "return_mean": [1.0, 2.0], "text": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "message"),
+    [
+        ({}, {"env_steps": [1]}, "metrics is empty"),
+        ({"a": np.ones((2, 3))}, {}, "env_steps is missing"),
+        ({"a": np.ones((2, 3)), "b": np.ones((3, 2))}, {"env_steps": [1, 2, 3]}, r"'b' has shape \[3, 2\], but must"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2]}, r"env_steps has shape \[2\], but must have \[3\] or \[2, 3\]"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 3, 2]}, "env_steps must grow"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "seeds": [1]}, "seeds has 1 values, .* each of the 2 runs"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "swept": {"x": [1]}}, "x has 1 values"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "swept": ["x"]}, "swept must be a mapping"),
+        ({"a": np.ones(())}, {"env_steps": [1]}, r"'a' has shape \[\]"),
+        ({"a": np.array([["x"]])}, {"env_steps": [1]}, "'a' .* must be numbers"),
+        ({"charts/return": np.ones((2, 3))}, {"env_steps": [1, 2, 3]}, "may not contain '/'"),
+        (TABLE, {}, "column text of metrics holds no numbers"),
+        (TABLE, {"swept": ["text"]}, "column text of metrics changes within a run"),
+        (TABLE, {"swept": ["rate"]}, "metrics has no column rate"),
+        (TABLE, {"env_steps": [1, 2]}, "metrics is a table"),
+        (TABLE.iloc[:0], {}, "metrics is empty"),
+    ],
+)
+def test_what_does_not_fit_is_named(metrics: Any, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pjp.import_metrics(metrics, **options)
