@@ -27,7 +27,6 @@ WAITING = {
     "gradual_spaceinvaders",
     "pfo_ablation_acrobot",
     "pfo_ablation_pendulum",
-    "pfo_strength_acrobot",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 
