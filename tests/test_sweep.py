@@ -147,7 +147,7 @@ def test_a_finished_sweep_holds_its_dataset_and_policies_and_nothing_temporary(w
         assert np.isfinite(dataset[name]).all()
     assert dataset.attrs["version_jax"] == jax.__version__
     found = {path.name for path in whole.iterdir()}
-    assert found == {"sweep.json", "provenance.json", "layout.json", "policies", "results.nc"}
+    assert found == {"sweep.json", "provenance.json", "layout.json", "policies", "states", "results.nc"}
 
 
 def test_the_same_call_again_computes_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +296,7 @@ def test_metrics_of_one_version_alone_are_kept_and_missing_elsewhere(
 def test_who_waits_for_others_can_be_stopped(tmp_path: Path) -> None:
     session = SimpleNamespace(
         out=tmp_path,
+        said=tmp_path,
         chunks=store.make_chunks(0, range(2), 2),
         stop=SimpleNamespace(is_made=True),
         progress=SimpleNamespace(waiting=lambda number: None),
