@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +30,15 @@ diagnostics = {diagnostics}
 [hparams]
 learning_rate = {rate}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cores() -> Iterator[None]:
+    """A program of one run a core rounds otherwise than a wider one, so that bits depend on the number of cores."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:2])  # for the processes, too
+    yield
+    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +72,7 @@ def call(
         text=True,
         timeout=900,
         check=False,
-        preexec_fn=on_two_cores,
     )
-
-
-def on_two_cores() -> None:
-    """A program of one run a core rounds otherwise than a wider one, so that bits depend on the number of cores."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def test_two_directories_are_read_as_one(folder: Path, environment: dict[str, str]) -> None:
@@ -122,9 +125,7 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
     process = call(["extend", "runs/small", "--seeds", "8", "--plan-only"], tmp_path, environment)
     assert process.stdout.endswith("Extends runs/small: 4 runs are there, 4 are computed.\n")
     command = [sys.executable, "-m", "purejaxppo", "extend", "runs/small", "--seeds", "8"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=on_two_cores
-    ) as running:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 600
         while len(list(out.glob("extension/parts/*/*.npz"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
