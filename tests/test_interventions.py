@@ -530,8 +530,8 @@ def test_pfo_clip_holds_the_preactivations_and_with_no_limit_does_nothing(plain:
 
 
 def spectral_norms(params: Any, run: int) -> np.ndarray:
-    kernels = penalties.weight_matrices(params).values()
-    return np.array([np.linalg.svd(np.asarray(kernel[run]), compute_uv=False)[0] for kernel in kernels])
+    kernels = penalties.weight_matrices(jax.tree.map(lambda x: x[run], params)).values()
+    return np.array([np.linalg.svd(np.asarray(kernel), compute_uv=False)[0] for kernel in kernels])
 
 
 @pytest.mark.parametrize("share_trunk", [False, True])
