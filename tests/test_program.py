@@ -23,7 +23,7 @@ from purejaxppo.evaluate import evaluate
 from purejaxppo.ppo import state as state_module
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.sweep import engine, estimate, store
+from purejaxppo.sweep import engine, store
 from purejaxppo.sweep import program as program_module
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.plan import make_groups, parse_sweep
@@ -158,25 +158,6 @@ def test_runs_of_different_configurations_are_evaluated(selected: Path) -> None:
     points = [parse_sweep(CONTENT).points[place] for place in ALONE]
     assert table[list(AXES)].to_dict("records") == [dict(point) for point in points]
     assert (table["return_mean"] > 0).all()
-
-
-def test_the_estimate_measures_every_number_of_epochs(selected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk of each, with the program that the sweep compiled."""
-    del selected
-    num_compiled, measured = len(compiled[True]), []
-    original = estimate._seconds_of_log_point
-
-    def noted(program: GroupProgram, runs: Any) -> float:
-        measured.append(int(runs.num_epochs[0]))
-        assert original(program, runs) > 0
-        return {1: 0.25, 3: 0.5}[measured[-1]]
-
-    monkeypatch.setattr(estimate, "_seconds_of_log_point", noted)
-    text = estimate.estimate(parse_sweep(CONTENT))
-    assert measured == [1, 3]
-    assert "program 1: 2 chunks of 8 runs" in text
-    assert "0.75 s a log point, 3 s in all" in text  # three log points and number 0 of both, hardly any compiling
-    assert len(compiled[True]) == num_compiled
 
 
 # --- The route of accelerators, on a CPU
