@@ -10,7 +10,14 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.plots.curves import feature_width
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.results.runs import policy_widths
-from purejaxppo.statistics.collapse import EVENTS, collapse_steps, detect_collapse, outcomes, survival_by_point
+from purejaxppo.statistics.collapse import (
+    EVENTS,
+    _block_medians,
+    collapse_steps,
+    detect_collapse,
+    outcomes,
+    survival_by_point,
+)
 
 L = 40
 WIDTH = 20
@@ -305,3 +312,10 @@ def test_a_curve_per_point_of_the_axes():
     np.testing.assert_array_equal(low.probability, [1, 0.5, 0])
     np.testing.assert_array_equal(high.probability, [1, 1])
     np.testing.assert_array_equal(survival_by_point(both, "rank")[0][1].probability, [1, 1])
+
+
+@pytest.mark.parametrize(("size", "count"), [(5, 1), (5, 2), (17, 5), (98, 19), (1000, 19)])
+def test_medians_of_neighbouring_parts_are_those_of_numpys_parts(size: int, count: int) -> None:
+    values = np.random.default_rng(size).normal(size=size)
+    expected = [np.median(part) for part in np.array_split(values, count)]
+    np.testing.assert_array_equal(_block_medians(values, count), expected)
