@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from purejaxppo.config import check_types
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import check_types
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from purejaxppo.config import TrainConfig, unknown_name
+from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import unknown_name
 from purejaxppo.hyperparams import HyperParams
 
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from purejaxppo.config import TrainConfig, field_names
+from purejaxppo.config import TrainConfig
 from purejaxppo.envs.names import has_discrete_actions
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import field_names
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import PRESETS
 
