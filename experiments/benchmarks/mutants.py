@@ -94,9 +94,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "reset_optimizer_ignored": ("if is_reset else state.optimizer", "if False else state.optimizer", "[normal]"),
         "trunk_clipped_once": ("mask, clipped, gradient)",
             'mask & ((name == "policy") | ~every["policy"][1]), clipped, gradient)', "[two_optimizers]"),
-        "second_adam_undoes_the_first": ("weights[network] = weights[network] - rate * direction",
+        "second_adam_undoes_the_first": ("weights[network] = weights[network] - rates[name] * direction",
             'weights[network] = jnp.where(True if mask is None else mask, gradients.setdefault(network + " before", '
-            "weights[network]) - rate * direction, weights[network])", "[two_optimizers]"),
+            "weights[network]) - rates[name] * direction, weights[network])", "[two_optimizers]"),
     },
     "ppo/interventions/proximity.py": {
         "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
