@@ -164,7 +164,7 @@ def minibatch_metrics(
     """Of one minibatch and its step from `before` to `after` (flat): loss terms, clipped share, KL, norms."""
     nested = dataclasses.replace(before, params=unravel(before.params))
     terms = loss_terms(learner, hparams, nested, outputs, batch, key)
-    metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": next(iter(rates.values()))}
+    metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": rates.get("policy", rates.get("shared"))}
     if "kl_loss" in metrics:
         metrics["kl_loss"] = proximity.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
     if not learner.config.diagnostics:

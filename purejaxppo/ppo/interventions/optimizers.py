@@ -20,7 +20,7 @@ from purejaxppo.ppo.state import Array, Learner, RunState
 Weights = dict[str, Array]
 """Of each network its weights (or their gradient, or Adam's step) as one vector [P]."""
 Rates = dict[str, Array]
-"""Of each optimiser its learning rate []; the first is the policy's."""
+"""Of each optimiser its learning rate []."""
 
 
 def owners(learner: Learner, params: Params) -> dict[str, tuple[str, Array | None]]:
