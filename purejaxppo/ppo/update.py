@@ -164,7 +164,8 @@ def minibatch_metrics(
     """Of one minibatch and its step from `before` to `after` (flat): loss terms, clipped share, KL, norms."""
     nested = dataclasses.replace(before, params=unravel(before.params))
     terms = loss_terms(learner, hparams, nested, outputs, batch, key)
-    metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": rates.get("policy", rates.get("shared"))}
+    metrics = {name: value for name, (_, value) in terms.items()}
+    metrics["learning_rate"] = rates["shared" if "shared" in rates else "policy"]
     if "kl_loss" in metrics:
         metrics["kl_loss"] = proximity.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
     if not learner.config.diagnostics:
