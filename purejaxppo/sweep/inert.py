@@ -42,11 +42,6 @@ RULES = (
     Rule(("critic_learning_rate",), lambda p: not p["separate_learning_rates"], "separate_learning_rates is false"),
     Rule(("value_clip_eps",), lambda p: not p["value_clipping"], "value_clipping is false"),
     Rule(("lr_final_fraction",), lambda p: p["lr_schedule"] == "constant", "lr_schedule is constant"),
-    Rule(
-        ("initial_log_std",),
-        lambda p: p["action_distribution"] == "tanh_normal",
-        "action_distribution is tanh_normal, whose scale depends on the state",
-    ),
     Rule(("kl_stop_limit",), lambda p: not p["kl_stop"], "kl_stop is false"),
     Rule(("pfo_limit",), lambda p: p["pfo_mode"] == "penalty", "pfo_mode is penalty"),
     Rule(("pfo_coef",), lambda p: p["pfo_mode"] == "clip", "pfo_mode is clip"),
@@ -70,6 +65,11 @@ RULES = (
         ("action_distribution", "initial_log_std"),
         lambda p: has_discrete_actions(p["env"]) is True,
         "env is {env}, whose actions are discrete",
+    ),
+    Rule(
+        ("initial_log_std",),
+        lambda p: p["action_distribution"] == "tanh_normal",
+        "action_distribution is tanh_normal, whose scale depends on the state",
     ),
     Rule(("num_plasticity_points", *_PLASTICITY), lambda p: not p["diagnostics"], "diagnostics is false"),
     Rule(_PLASTICITY, lambda p: p["num_plasticity_points"] == 0, "num_plasticity_points is 0"),
