@@ -23,6 +23,7 @@ PolicyObjective = Literal["clip", "spo", "unclipped"]
 Normalization = Literal["off", "fixed", "running"]
 ActionDistribution = Literal["tanh_normal", "normal"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
+EnvParams = tuple[tuple[str, bool | int | float | str], ...]
 
 MAX_COUNT = 2**31 - 1
 """Largest axis of an array and largest number of steps of a loop: XLA counts in int32."""
@@ -51,8 +52,12 @@ class TrainConfig:
     """
 
     env: str = "gymnax/CartPole-v1"
-    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them. Or one of your own, by
-    import path, `module:name`: what it leads to is called with max_episode_steps."""
+    """Environment name, `gymnax/...`, `brax/...`, `probe/...` or of a suite that is an extra, such as `craftax/...`;
+    `purejaxppo envs` lists them. Or one of your own, by import path, `module:name`: what it leads to is called with
+    max_episode_steps."""
+    env_params: EnvParams = ()
+    """Parameters of the environment other than its own default, by the name that its suite gives them, such as
+    {gravity = 5.0}: gymnax's and craftax's parameters, keywords of brax's, playground's configuration."""
     total_steps: int = 500_000
     """Environment steps of a run, over all its environments; rounded up to whole log intervals."""
     num_envs: int = 8
@@ -113,6 +118,9 @@ class TrainConfig:
     sticky_actions: float = 0.0
     """Probability that the environment repeats its previous action in place of the new one (the paper's Atari: 0.25);
     discrete actions only."""
+    frame_stack: int = 1
+    """Latest observations that the networks see side by side, along the last axis, the oldest first; after a reset the
+    first one fills them all (the paper's Atari: 4). 1 is the observation as it is."""
     sign_reward: bool = False
     """Whether learning sees the sign of the reward (Atari); returns are reported raw either way."""
 
@@ -224,7 +232,7 @@ class TrainConfig:
         """
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        for name in (*sizes, "num_plasticity_rollouts", "num_plasticity_epochs"):
+        for name in (*sizes, "frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
@@ -232,6 +240,9 @@ class TrainConfig:
                 f"hidden_sizes is {list(self.hidden_sizes)}, but must be a non-empty list of widths of at least 1."
             )
         self._validate_paths()
+        names = [name for name, _ in self.env_params]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"env_params names {', '.join(names)}, but must name nothing twice.")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
         if self.convolutions and self.torso != "mlp":
@@ -321,8 +332,13 @@ def check_types(value: Any) -> None:
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as read from TOML in the type of its field.
 
-    Lists become tuples, whole numbers floats, and floats without a fraction (1e6) whole numbers.
+    Lists become tuples, tables sorted tuples of pairs, whole numbers floats, and floats without a fraction (1e6) whole
+    numbers.
     """
+    if hint == EnvParams and isinstance(value, dict):
+        return tuple(sorted(value.items()))
+    if hint == EnvParams and isinstance(value, list | tuple) and all(isinstance(x, list | tuple) for x in value):
+        return tuple(sorted(map(tuple, value), key=lambda pair: tuple(map(str, pair))))
     if isinstance(value, list):
         return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     if hint in (int, int | None) and isinstance(value, float) and value.is_integer():
@@ -391,8 +407,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)  # what is in it has names of its own
     if origin is tuple:
-        is_long = get_args(hint)[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(get_args(hint)))
-        return isinstance(value, tuple) and is_long and all(_fits(item, get_args(hint)[0]) for item in value)
+        if not isinstance(value, tuple):
+            return False
+        kinds = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is Ellipsis else get_args(hint)
+        return len(value) == len(kinds) and all(_fits(item, kind) for item, kind in zip(value, kinds, strict=True))
     if get_args(hint):  # a union, such as int | None
         return any(_fits(value, part) for part in get_args(hint))
     if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
@@ -408,6 +426,8 @@ def _describe(hint: Any) -> str:
         return "a table of numbers"
     if origin is tuple:
         kinds = {str: "texts", int: "whole numbers"}
+        if hint == EnvParams:
+            return "a table of names and their values, each true or false, a number or a text"
         return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
     if get_args(hint):
         return " or ".join(_describe(part) for part in get_args(hint))
