@@ -151,8 +151,7 @@ def _make(name: str, brax_backend: str, max_episode_steps: int | None, params: d
 
         return BraxEnvironment(base_name, brax_backend, max_episode_steps, params)
     if suite in SUITES:
-        adapter = importlib.import_module(f"{__name__}.{suite}")
-        return adapter.make(base_name, max_episode_steps, params)
+        return SUITES[suite].adapter().make(base_name, max_episode_steps, params)
     from purejaxppo.envs.params import checked_params
     from purejaxppo.envs.probes import make_probe
 

@@ -136,6 +136,7 @@ def reset_where_over(reset: Callable[[Array], tuple[Array, Any]], key: Array, **
         _, begun = lax.while_loop(lambda carry: carry[0].any(), body, (is_over, going_on))
         return begun, jax.tree.map(lambda _: True, begun)
 
+    transition = strongly_typed(transition)
     truncated = transition["truncated"] & ~transition["terminated"]
     is_over = transition["terminated"] | truncated
     obs, state = begin(key, is_over, (transition["obs"], transition["state"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,6 +18,14 @@ from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset, strong
 from purejaxppo.envs.params import checked_limit, checked_params, keywords
 
 PARAMETERS = ("frame_skip", "instruction_frequency", "fps")
+
+
+@contextlib.contextmanager
+def _lenient() -> Iterator[None]:
+    """Let octax broadcast silently, and write 16-bit numbers to 8-bit registers, which JAX warns of, as it does."""
+    with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="scatter inputs have incompatible types", category=FutureWarning)
+        yield
 
 
 class OctaxEnvironment(Environment):
@@ -34,7 +44,7 @@ class OctaxEnvironment(Environment):
         self.name = f"octax/{name}"
         known = {name: x for name, x in keywords(OctaxEnv).items() if name in PARAMETERS}
         given = checked_params(self.name, params, known)
-        with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
+        with jax.ensure_compile_time_eval(), _lenient():
             self._env: Any = create_environment(name, render_mode=None, **given)[0]
         self.max_episode_steps = checked_limit(self.name, self._env.max_num_steps_per_episodes, max_episode_steps)
         self.action_space = Discrete(int(self._env.num_actions))
@@ -47,7 +57,7 @@ class OctaxEnvironment(Environment):
         return jnp.transpose(frames, (2, 1, 0)), strongly_typed(state)
 
     def step(self, key: Array, state: Any, action: Array) -> Step:
-        with jax.numpy_rank_promotion("allow"):  # octax broadcasts silently in places
+        with _lenient():
             after, frames, reward, terminated, _, _ = self._env.step(state, jnp.asarray(action, jnp.int32))
         return auto_reset(
             self.reset,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from purejaxppo.errors import ConfigError
 
@@ -30,10 +32,20 @@ class Suite:
     def check(self) -> None:
         """Raise ConfigError where the package is not installed."""
         if not self.is_installed:
-            raise ConfigError(
-                f"env of suite {self.name} needs the package {self.package}, which is not installed: "
-                f"pip install 'purejaxppo[{self.name}]'."
-            )
+            raise self._missing(self.package)
+
+    def adapter(self) -> Any:
+        """The module that makes the environments; raises ConfigError where a package that it needs is missing."""
+        try:
+            return importlib.import_module(f"purejaxppo.envs.{self.name}")
+        except ModuleNotFoundError as error:
+            raise self._missing(error.name or self.package) from None
+
+    def _missing(self, package: str) -> ConfigError:
+        return ConfigError(
+            f"env of suite {self.name} needs the package {package}, which is not installed: "
+            f"pip install 'purejaxppo[{self.name}]'."
+        )
 
 
 _JAXTARI = """
