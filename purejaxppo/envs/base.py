@@ -110,7 +110,7 @@ def auto_reset(
 
 
 def reset_where_over(reset: Callable[[Array], tuple[Array, Any]], key: Array, **transition: Any) -> Step:
-    """`auto_reset`, to the bit, for a reset that costs more than a step: made for those environments alone that end.
+    """`auto_reset` for a reset that costs more than a step: made for those environments alone that ended.
 
     Of environments that are stepped together, by the innermost `vmap`, those that ended are reset one after the other
     in a loop, which is as long as there are any; `auto_reset` resets all of them, at every step.

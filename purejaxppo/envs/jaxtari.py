@@ -22,8 +22,8 @@ from purejaxppo.errors import ConfigError
 
 os.environ.setdefault("JAXTARI_SKIP_SPRITE_UPDATE", "1")  # else it may ask a question on the terminal
 
-import jaxtari  # noqa: E402
-from jaxtari.wrappers import AtariWrapper  # noqa: E402
+import jaxtari
+from jaxtari.wrappers import AtariWrapper
 
 FRAMES = 108_000  # of an episode at most: 30 minutes at 60 a second, as in ALE
 SIDE = 84  # of pixels that networks see (Mnih et al. 2015)

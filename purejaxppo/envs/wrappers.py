@@ -1,4 +1,4 @@
-"""What surrounds an environment: sticky actions, stacked frames, elapsed time, statistics of episodes and observations, the sign of the reward."""
+"""What surrounds an environment: sticky actions, stacked frames, elapsed time, statistics, the sign of the reward."""
 
 from __future__ import annotations
 
