@@ -31,7 +31,7 @@ class NavixState:
 
 
 class NavixEnvironment(Environment):
-    """The navix environment `navix/{name}` with symbolic observations: of each cell what it holds, its colour and state.
+    """The navix environment `navix/{name}` with symbolic observations: of each cell its content, colour and state.
 
     These are categories, so each is one-hot: bool [height, width, 21]. The whole grid is seen, as by navix's default,
     or what is before the agent, with the parameter observation_fn = "symbolic_first_person". Navix's environments have

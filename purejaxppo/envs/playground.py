@@ -37,9 +37,9 @@ class PlaygroundState:
 class PlaygroundEnvironment(Environment):
     """The DM-control task `playground/{name}`, simulated by MJX in JAX (parameter impl: "jax", or "warp" on a GPU).
 
-    Observations are flat float32; actions a float32 vector within [-1, 1]. Playground's `done` is that physics broke
-    (NaN), which terminates an episode; the limit, 1000 steps, is that of its wrappers, which we do without: they replay
-    cached first states. Parameters are those of the task's configuration that are single values.
+    Observations are flat float32; actions a float32 vector within [-1, 1]. Playground's `done`, a NaN in the physics,
+    terminates an episode; the limit, 1000 steps, is that of its wrappers, which we do without: they replay cached first
+    states. Parameters are those of the task's configuration that are single values.
 
     Raises ConfigError for a limit above playground's own, and for parameters that the task does not have.
     """
