@@ -83,7 +83,11 @@ def test_a_sweep_keeps_them(tmp_path) -> None:
         ("gymnax/CartPole-v1", {"gravity": "low"}, r"^env_params has gravity = 'low', but for .* must be a number\.$"),
         ("gymnax/CartPole-v1", {"gravity": True}, r"^env_params has gravity = True, but for .* must be a number\.$"),
         ("gymnax/CartPole-v1", {"max_steps_in_episode": 5}, r"time limit of gymnax/CartPole-v1 is set by max_episode"),
-        ("probe/Action", {"gravity": 1.0}, r"^env_params has gravity, but must be left out for probe/Action, which has"),
+        (
+            "probe/Action",
+            {"gravity": 1.0},
+            r"^env_params has gravity, but must be left out for probe/Action, which has",
+        ),
         ("brax/inverted_pendulum", {"backend": "mjx"}, r"^env_params has backend, but must be left out for brax/inv"),
     ],
 )
@@ -111,5 +115,5 @@ def test_types_are_those_of_the_environments_own_values() -> None:
     assert found == {"a": 3, "b": 3.0, "c": False, "d": "y"}
     assert type(found["b"]) is float
     for name, value in (("a", 1.5), ("c", 1), ("d", 1), ("e", 1)):
-        with pytest.raises(ConfigError, match="^env_params"):
+        with pytest.raises(ConfigError, match=r"^env_params"):
             checked_params("x/y", {name: value}, own)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from placeholder_sprites import write_sprites
 from test_envs import (
     assert_close,
     check_description,
@@ -23,10 +24,12 @@ from test_envs import (
     rows,
 )
 
+import purejaxppo as pjp
 from purejaxppo import envs
 from purejaxppo.envs.base import auto_reset, reset_where_over, strongly_typed
 from purejaxppo.envs.suites import SUITES, versions
 from purejaxppo.errors import ConfigError
+from purejaxppo.ppo.state import make_learner
 
 LIMIT = 7
 # One quick environment of each suite, and what of it is to be seen: (environment, terminations within 40 random steps).
@@ -299,3 +302,70 @@ def test_a_reset_where_an_episode_ended_is_that_of_everyone():
         one, two = (jax.jit(nest(partial(stepped, f)))(*given) for f in (auto_reset, reset_where_over))
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
             np.testing.assert_array_equal(as_numbers(a), as_numbers(b))
+
+
+# --- Jaxtari, whose sprites are somewhere else
+
+
+@pytest.fixture
+def sprites(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    write_sprites(tmp_path, "pong")
+
+
+def jaxtari_frames(env):
+    """Jaxtari's own wrapper, four frames a step."""
+    import jaxtari
+    from jaxtari.wrappers import AtariWrapper
+
+    raw = AtariWrapper(jaxtari.make("pong"), sticky_actions=0.0, episodic_life=False)
+
+    def first(key):
+        with jax.numpy_rank_promotion("allow"):
+            return raw.reset(key)[1]
+
+    def advance(state, action, key):
+        rewards = []
+        for _ in range(4):
+            obs, state, reward, terminated, _, _ = raw.step(state, action)
+            rewards.append(reward)
+        flat = jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(obs)])
+        return state, flat, sum(rewards), terminated
+
+    return reference_of(first, advance, env.max_episode_steps)
+
+
+@needs("jaxtari")
+def test_contract_of_jaxtari(sprites):
+    env = envs.make("jaxtari/pong", max_episode_steps=LIMIT)
+    record = jax.jit(lambda key: play(env, key, reference=jaxtari_frames(env)))(jax.random.key(0))
+    step, (obs, reward, terminated) = record["step"], record["expected"]
+    check_description(env, "jaxtari/pong")
+    check_reset_and_step_agree_on_every_leaf(env)
+    check_shapes_and_dtypes(env, record)
+    check_episodes_end_once_and_at_the_limit(env, step)
+    check_final_obs_is_obs_until_the_end(step)
+    assert_close(step.final_obs, obs)
+    assert_close(step.reward, reward)
+    assert_close(step.terminated, terminated)
+    check_first_states_differ(env, record)
+
+
+@needs("jaxtari")
+def test_pixels_are_grey_bytes_that_networks_see_from_0_to_1(sprites):
+    config = pjp.TrainConfig(env="jaxtari/pong", env_params=(("pixels", True),), frame_stack=2, torso="nature_conv")
+    learner = make_learner(config)
+    assert (learner.env.observation_shape, learner.env.observation_dtype) == ((84, 84, 2), np.uint8)
+    obs, state = jax.jit(learner.env.reset)(jax.random.key(0))
+    assert 20 in np.unique(obs)  # the background of the placeholders
+    assert len(np.unique(obs)) > 2
+    np.testing.assert_allclose(learner.network_input(None, obs), np.asarray(obs) / 255.0, rtol=1e-6)
+    step = jax.jit(learner.env.step)(jax.random.key(1), state, jnp.int32(2))
+    np.testing.assert_array_equal(step.final_obs[..., 0], obs[..., 1])
+
+
+@needs("jaxtari")
+def test_without_sprites_a_sentence_says_who_installs_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^env jaxtari/pong needs its sprites, .* install-sprites asks whether"):
+        envs.make("jaxtari/pong")

@@ -1,5 +1,7 @@
 """Craftax and Craftax-Classic under the project's contract. The only file that imports craftax."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import dataclasses

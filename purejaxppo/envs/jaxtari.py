@@ -4,6 +4,8 @@ The games' pictures, sprites, are no part of the package: its command `install-s
 and downloads them, or takes others. Games need them to start, also where nothing is drawn.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import os

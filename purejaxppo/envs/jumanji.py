@@ -1,5 +1,7 @@
 """Jumanji's puzzles and games for one agent, under the project's contract. The only file that imports jumanji."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,7 @@
 """NAVIX, MiniGrid in JAX, under the project's contract. The only file that imports navix."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

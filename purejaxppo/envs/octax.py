@@ -1,5 +1,7 @@
 """Octax, CHIP-8 games in an emulator in JAX, under the project's contract. The only file that imports octax."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import contextlib

@@ -3,6 +3,8 @@
 Its locomotion and manipulation tasks clone models of robots from the network when they are made, and are left out.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

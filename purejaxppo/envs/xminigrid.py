@@ -1,5 +1,7 @@
 """XLand-MiniGrid under the project's contract. The only file that imports xminigrid."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import dataclasses
