@@ -1,7 +1,7 @@
 """Plain rectangles in place of a jaxtari game's pictures, which are not ours to ship: `... .py DIR pong`.
 
-`XDG_DATA_HOME=DIR` then lets the game start. Its rules are jaxtari's own; what it looks like is not, nor are hits in games
-that compare pictures.
+`XDG_DATA_HOME=DIR` then lets the game start. Its rules are jaxtari's own; what it looks like is not, nor are hits in
+games that compare pictures.
 """
 
 import os

@@ -119,8 +119,8 @@ def make(
     env_params: names and values of parameters of the environment that are to differ from its own.
 
     Raises ConfigError, naming the field, for an unknown name, backend or parameter, for a suite that is not installed,
-    for one of your own that breaks the contract, for a limit below 1 or above the environment's own, for `time_aware` on an observation that is not a flat float
-    vector, and for `sticky_actions` without discrete actions.
+    for one of your own that breaks the contract, for a limit below 1 or above the environment's own, for `time_aware`
+    on an observation that is not a flat float vector, and for `sticky_actions` without discrete actions.
     """
     check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
     env = _make(name, brax_backend, max_episode_steps, dict(env_params))

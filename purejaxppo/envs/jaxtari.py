@@ -62,7 +62,7 @@ class JaxtariEnvironment(Environment):
             raise ConfigError(f"env_params has frame_skip = {self._frame_skip}, but must be at least 1.")
         try:
             with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
-                game: Any = jaxtari.make(name)
+                game: Any = _jaxtari.make(name)
         except (RuntimeError, OSError) as error:
             raise ConfigError(
                 f"env {self.name} needs its sprites, which are not installed; jaxtari's command install-sprites asks "

@@ -18,6 +18,8 @@ from jax import Array
 from purejaxppo.envs.base import Discrete, Environment, Step, reset_where_over, strongly_typed
 from purejaxppo.envs.params import checked_limit, checked_params
 
+_jumanji: Any = jumanji  # without the package, a type checker takes this file for it
+
 # Not for the networks: the mask of legal actions, which PPO here does not use, and the time, which is `time_aware`'s.
 _LEFT_OUT = ("action_mask", "step_count")
 _NEVER = 2**31 - 1
@@ -49,7 +51,7 @@ class JumanjiEnvironment(Environment):
         self.name = f"jumanji/{name}"
         checked_params(self.name, params, {})
         with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
-            self._env: Any = jumanji.make(name)
+            self._env: Any = _jumanji.make(name)
             self._sizes = np.ravel(self._env.action_spec.num_values)
         own_limit = getattr(self._env, "time_limit", None)
         if own_limit is None:

@@ -19,6 +19,8 @@ from purejaxppo.envs.base import Discrete, Environment, Step, one_hot_layers, re
 from purejaxppo.envs.params import checked_params
 from purejaxppo.errors import ConfigError
 
+_navix: Any = navix  # without the package, a type checker takes this file for it
+
 # Numbers of categories of a cell: what is there (`EntityIds`), its colour (`PALETTE`), its state or direction.
 LAYERS = (11, 6, 4)
 VIEWS = ("symbolic", "symbolic_first_person")
@@ -52,8 +54,8 @@ class NavixEnvironment(Environment):
             raise ConfigError(f"env_params has observation_fn = {view!r}, but must be one of {', '.join(VIEWS)}.")
         self.max_episode_steps = 100 if max_episode_steps is None else max_episode_steps
         with jax.ensure_compile_time_eval():
-            see = getattr(navix.observations, view)
-            self._env: Any = navix.make(name, max_steps=self.max_episode_steps, observation_fn=see)
+            see = getattr(_navix.observations, view)
+            self._env: Any = _navix.make(name, max_steps=self.max_episode_steps, observation_fn=see)
             self.action_space = Discrete(len(self._env.action_set))
         first_obs, _ = jax.eval_shape(self.reset, jax.random.key(0))
         self.observation_shape = first_obs.shape

@@ -19,6 +19,8 @@ from xminigrid.types import StepType, TimeStep
 from purejaxppo.envs.base import Discrete, Environment, Step, one_hot_layers, reset_where_over, strongly_typed
 from purejaxppo.envs.params import checked_limit, checked_params
 
+_xminigrid: Any = xminigrid  # without the package, a type checker takes this file for it
+
 PARAMETERS = ("view_size",)
 
 
@@ -38,7 +40,7 @@ class XMiniGridEnvironment(Environment):
     def __init__(self, name: str, max_episode_steps: int | None, params: Mapping[str, Any]):
         self.name = f"xminigrid/{name}"
         with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
-            env, defaults = xminigrid.make(name)
+            env, defaults = _xminigrid.make(name)
         self._env: Any = env
         known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
         given = checked_params(self.name, params, {name: x for name, x in known.items() if name in PARAMETERS})
