@@ -27,6 +27,8 @@ os.environ.setdefault("JAXTARI_SKIP_SPRITE_UPDATE", "1")  # else it may ask a qu
 import jaxtari
 from jaxtari.wrappers import AtariWrapper
 
+_jaxtari: Any = jaxtari  # without the package, a type checker takes this file for it
+
 FRAMES = 108_000  # of an episode at most: 30 minutes at 60 a second, as in ALE
 SIDE = 84  # of pixels that networks see (Mnih et al. 2015)
 DEFAULTS = {"pixels": False, "frame_skip": 4, "noop_max": 30}
