@@ -94,9 +94,9 @@ def has_dense_reward(env: str) -> bool:
 
 
 def paper_steps(env: str) -> int:
-    """Environment steps of a run of the paper: 100M frames, four a step, on Atari (here: MinAtar, JAXtari), 5M on MuJoCo.
+    """Environment steps of a run of the paper: 100M frames, four a step, on Atari, 5M on MuJoCo.
 
-    For all other environments 5M, the shorter of the two.
+    MinAtar and JAXtari stand for Atari. For all other environments 5M, the shorter of the two.
     """
     return 25_000_000 if "MinAtar" in env or env.startswith("jaxtari/") else 5_000_000
 
