@@ -65,13 +65,13 @@ def test_a_sweeps_file_has_them_as_a_table_and_as_an_axis(tmp_path) -> None:
 
 
 def test_a_sweep_keeps_them(tmp_path) -> None:
-    """In its dataset, and for who plays with its policies; two points of one update."""
+    """In its dataset, and for who plays with its policies; one update."""
     tiny = {"total_steps": 32, "num_envs": 2, "num_steps": 16, "minibatch_size": 16, "num_epochs": 1}
     tiny |= {"hidden_sizes": (4,), "num_log_points": 1, "diagnostics": False, "env": "gymnax/CartPole-v1"}
-    sweep = parse_sweep({"name": "moon", "config": tiny, "axes": {"env_params": [{}, {"gravity": 1.62}]}})
+    sweep = parse_sweep({"name": "moon", "config": tiny | {"env_params": {"gravity": 1.62}}})
     dataset = pjp.run_sweep(sweep, tmp_path / "moon", is_quiet=True)
-    assert dataset["env_params"].values.tolist() == ["", "gravity-1.62"]
-    policy = pjp.load_policy(tmp_path / "moon", 1)
+    assert json.loads(dataset.attrs["sweep"])["config"]["env_params"] == [["gravity", 1.62]]
+    policy = pjp.load_policy(tmp_path / "moon", 0)
     assert policy.config.env_params == (("gravity", 1.62),)
     assert policy.env._params.gravity == 1.62
 
