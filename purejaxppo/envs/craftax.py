@@ -26,8 +26,8 @@ class CraftaxEnvironment(Environment):
     Craftax's `is_terminal` includes its time limit (10,000 steps in Classic, 100,000 in Craftax), which its rules know
     nowhere else: with the limit out of reach it tells terminations alone.
 
-    A new world costs three steps of Classic, so one is made where an episode ended only; each environment gets one of
-    its own, unlike with craftax's "optimistic resets".
+    A new world costs nine steps of Classic on a CPU, so one is made only where an episode ended; each environment gets
+    one of its own, unlike with craftax's "optimistic resets".
 
     Raises ConfigError for a limit above craftax's own, and for parameters that it does not have.
     """
