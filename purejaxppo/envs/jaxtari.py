@@ -95,7 +95,7 @@ class JaxtariEnvironment(Environment):
                 lambda old, new: jnp.where(is_over, old, new), (game, last), (strongly_typed(after), obs)
             )
             reward = jnp.where(is_over, 0.0, jnp.asarray(reward, jnp.float32))
-            return (held[0], is_over | terminated, held[1]), (reward, game)
+            return (held[0], is_over | terminated, held[1]), (reward, game if self._is_pixels else ())
 
         blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._observed(state.game))
         carry = state.game, jnp.bool_(False), blank
