@@ -20,6 +20,7 @@ from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, OwnHyperParams
 from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Networks, Params, make_actor_critic
+from purejaxppo.ppo.rewards import RewardStatistics
 
 Array = jax.Array
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class RunState:
     """Memory of kl_penalty and kl_stop; None without either."""
     power_vectors: dict[str, Array] | None = None
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
+    reward_statistics: RewardStatistics | None = None
+    """What `normalize_rewards` divides by; None without."""
 
 
 @struct.dataclass(kw_only=True)
@@ -84,7 +87,10 @@ class Batch:
     """What PFO compares with, phi_old [..., D]: see `pfo_layers` and `pfo_features`."""
     critic_phi: Array
     advantage: Array
+    """With `advantage_normalization = "batch"` of mean 0 and deviation 1, else as it was estimated."""
     value_target: Array
+    value: Array | None = None
+    """With value_clipping: what the critic said; else None."""
 
 
 @dataclass(frozen=True)

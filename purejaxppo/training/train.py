@@ -25,6 +25,7 @@ from purejaxppo import blas
 from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
+from purejaxppo.ppo.rewards import normalize_rewards
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
@@ -143,6 +144,10 @@ def iterate(
     """One iteration of PPO: collect, values and advantages, epochs."""
     key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
     after, rollout = collect(learner, state, key_collect)
+    if after.reward_statistics is not None:
+        done = rollout.terminated | rollout.truncated
+        statistics, reward = normalize_rewards(after.reward_statistics, rollout.reward, done, hparams.gamma)
+        after, rollout = replace(after, reward_statistics=statistics), replace(rollout, reward=reward)
     batch = prepare_batch(learner, hparams, state, rollout)
     after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)
     if learner.config.normalize_observations == "running":  # fixed within an update, so that phi_old stays phi_old
@@ -150,5 +155,6 @@ def iterate(
         old, new = after.observation_statistics, learner.updated_statistics(after.observation_statistics, batch.obs)
         seen = jax.tree.map(lambda old, new: jnp.where(num_epochs > 0, new, old), old, new)  # not at log point 0
         after = replace(after, observation_statistics=seen)
-    before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
+    unread = dict.fromkeys(("env_state", "obs", "episodes", "reward_statistics"))  # by any diagnosis
+    before = replace(state, optimizer={}, **unread)
     return replace(after, update=after.update + 1), Iteration(before=before, batch=batch, minibatches=minibatches)
