@@ -11,7 +11,7 @@ from typing import Literal
 
 from purejaxppo import own
 from purejaxppo.errors import ConfigError
-from purejaxppo.fields import check_types, coerce, hints_of
+from purejaxppo.fields import EnvParams, check_types, coerce, hints_of
 
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
@@ -21,7 +21,6 @@ Normalization = Literal["off", "fixed", "running"]
 AdvantageNormalization = Literal["minibatch", "batch", "off"]
 ActionDistribution = Literal["tanh_normal", "normal"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
-EnvParams = tuple[tuple[str, bool | int | float | str], ...]
 
 MAX_COUNT = 2**31 - 1
 """Largest axis of an array and largest number of steps of a loop: XLA counts in int32."""
@@ -360,123 +359,3 @@ class TrainConfig:
                 own.check_path(field.removeprefix("own_"), path)
             if len(set(paths)) < len(paths):
                 raise ConfigError(f"{field.removeprefix('own_')} is {list(paths)}, but must name nothing twice.")
-<<<<<<< HEAD
-
-
-def check_types(value: Any) -> None:
-    """Compare every field of a dataclass instance with its annotation (bool, int, float, str, Literal, tuple, None).
-
-    Raises ConfigError naming the first field that does not fit.
-    """
-    for name, hint in _hints(type(value)).items():
-        found = getattr(value, name)
-        if not _fits(found, hint):
-            raise ConfigError(f"{name} is {found!r}, but must be {_describe(hint)}.")
-
-
-def coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as read from TOML in the type of its field.
-
-    Lists become tuples, tables sorted tuples of pairs, whole numbers floats, and floats without a fraction (1e6) whole
-    numbers.
-    """
-    if hint == EnvParams and isinstance(value, dict):
-        return tuple(sorted(value.items()))
-    if hint == EnvParams and isinstance(value, list | tuple) and all(isinstance(x, list | tuple) for x in value):
-        return tuple(sorted(map(tuple, value), key=lambda pair: tuple(map(str, pair))))
-    if isinstance(value, list):
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-    if hint in (int, int | None) and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:  # more than a float can hold: `validate_hyperparams` says so
-            return math.inf if value > 0 else -math.inf
-    return value
-
-
-# What fields are called elsewhere.
-SYNONYMS = {
-    "activation_fn": "activation",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "batch_size": "minibatch_size",
-    "clip_coef": "clip_eps",
-    "clip_range": "clip_eps",
-    "discount": "gamma",
-    "ent_coef": "entropy_coef",
-    "env_id": "env",
-    "env_name": "env",
-    "lam": "gae_lambda",
-    "lr": "learning_rate",
-    "max_steps": "total_steps",
-    "n_envs": "num_envs",
-    "n_epochs": "num_epochs",
-    "n_steps": "num_steps",
-    "net_arch": "hidden_sizes",
-    "num_seeds": "seeds",
-    "rollout_length": "num_steps",
-    "seed": "seeds",
-    "step_size": "learning_rate",
-    "timesteps": "total_steps",
-    "total_timesteps": "total_steps",
-    "update_epochs": "num_epochs",
-    "vf_coef": "value_coef",
-}
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def unknown_name(kind: str, name: str, allowed: list[str]) -> ConfigError:
-    """ConfigError for a name that is not in `allowed`, with what it is called here, or near matches, if any."""
-    synonym = SYNONYMS.get(name.lower().replace("-", "_"))
-    near = [synonym] if synonym in allowed else difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
-    if near:
-        return ConfigError(f"{kind} {name!r} is unknown; did you mean {' or '.join(near)}?")
-    return ConfigError(f"{kind} {name!r} is unknown; allowed are {', '.join(allowed)}.")
-
-
-def field_names(cls: type) -> list[str]:
-    """Names of a dataclass's fields, in order."""
-    return [field.name for field in dataclasses.fields(cls)]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin is dict:
-        return isinstance(value, dict)  # what is in it has names of its own
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is Ellipsis else get_args(hint)
-        return len(value) == len(kinds) and all(_fits(item, kind) for item, kind in zip(value, kinds, strict=True))
-    if get_args(hint):  # a union, such as int | None
-        return any(_fits(value, part) for part in get_args(hint))
-    if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
-    if origin is dict:
-        return "a table of numbers"
-    if origin is tuple:
-        kinds = {str: "texts", int: "whole numbers"}
-        if hint == EnvParams:
-            return "a table of names and their values, each true or false, a number or a text"
-        return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
-    if get_args(hint):
-        return " or ".join(_describe(part) for part in get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "left out"}
-    return names[hint]
-=======
->>>>>>> main

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import unknown_name
 
 # What suites call the limit that is here `max_episode_steps`.
 LIMITS = (
