@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from purejaxppo.errors import ConfigError
 
-
 EnvParams = tuple[tuple[str, bool | int | float | str], ...]
 """Names and values of an environment's parameters, sorted; a table in a file."""
 
