@@ -22,6 +22,7 @@ import xarray as xr
 from benchmark_tables import accelerator_table, brax_table, device_table, floor_table, peers_table, size_table
 
 from purejaxppo.claims.table import HEADER, cells, filled
+from purejaxppo.envs.suites import SUITES
 from purejaxppo.plots.channels import bundled_fields, point_names, varying_fields
 from purejaxppo.statistics.estimates import exact_interval
 from purejaxppo.statistics.tables import (
@@ -176,6 +177,13 @@ def studies_table() -> str:
     return markdown(["study", "environment", "runs x steps", "seeds", "minutes", "day", "commit"], rows)
 
 
+def suites_table() -> str:
+    """Suites of environments that are extras, and how many environments of each there are."""
+    told = pd.read_csv(HERE / "suites.csv", dtype=str)
+    told.insert(4, "environments", [str(len(SUITES[suite].names)) for suite in told["suite"]])
+    return markdown(list(told.columns), [[f"`{suite}/`", *rest] for suite, *rest in told.to_numpy().tolist()])
+
+
 def read_sweep(name: str) -> Sweep:
     return Sweep.from_toml(HERE / "configs" / f"{name}.toml")
 
@@ -209,6 +217,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "claims": claims_table,
     "verdicts": verdicts_table,
     "studies": studies_table,
+    "suites": suites_table,
     "plans": plans_table,
     "peers": peers_table,
     "brax": brax_table,
