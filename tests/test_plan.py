@@ -249,7 +249,7 @@ def test_programs_of_the_papers_sweeps(name: str, splitting: dict[str, int], sel
         ({"config": 3}, "config is 3, but must be a table"),
         ({"config": {"num_epoch": 4}}, r"\[config\] field 'num_epoch' is unknown; did you mean num_epochs"),
         ({"hparams": {"lr": 1e-3}}, r"\[hparams\] field 'lr' is unknown; did you mean learning_rate"),
-        ({"hparams": {"zzz": 1e-3}}, r"\[hparams\] field 'zzz' is unknown; allowed are learning_rate, critic_learning_rate"),
+        ({"hparams": {"zzz": 1e-3}}, r"\[hparams\] field 'zzz' is unknown; allowed are learning_rate, critic"),
         ({"config": {"gamma": 0.9}}, r"gamma is in \[config\], but belongs in \[hparams\]"),
         ({"hparams": {"num_envs": 4}}, r"num_envs is in \[hparams\], but belongs in \[config\]"),
         ({"config": {"num_epochs": 0}}, "num_epochs is 0, but must be at least 1"),
