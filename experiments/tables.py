@@ -52,7 +52,6 @@ BEFORE = {
     "gradual_spaceinvaders": ("6272a3b", "2026-11-23", 28, "200 to 207"),
     "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
     "pfo_ablation_acrobot": ("f0127df", "2026-11-23", 20, "0 to 7"),
-    "pfo_ablation_pendulum": ("f0127df", "2026-11-23", 14, "0 to 7"),
     "gradual_acrobot": ("29326db", "2026-11-23", 20, "200 to 207"),
 }
 STUDIES = (

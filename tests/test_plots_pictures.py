@@ -26,7 +26,6 @@ WAITING = {
     "gradual_breakout_paper_rate",
     "gradual_spaceinvaders",
     "pfo_ablation_acrobot",
-    "pfo_ablation_pendulum",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 
