@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from flax import struct
 
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
@@ -27,32 +25,15 @@ from purejaxppo.statistics.tables import (
     format_value,
 )
 from purejaxppo.sweep.plan import MAX_SEED, Run, make_groups
-from purejaxppo.sweep.policies import check_fit, choose_action, load_policies
+from purejaxppo.sweep.policies import check_fit, load_policies
 from purejaxppo.sweep.store import load_results, read_sweep
+from purejaxppo.training.evaluation import EVALUATION, Episodes, choose_action, play
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Folded into the seed's key. Training splits that key in four, and `split(key, n)[i]` is `fold_in(key, i)`, and folds
-# `ppo.start`'s number into it: any other number above 3 gives keys that no training run has used.
-EVALUATION = 0x6576616C
 MOST_RUNS_LISTED = 32
 MOST_RUNS_AT_ONCE = 128
-
-
-@struct.dataclass(kw_only=True)
-class Episodes:
-    """The first episodes of the E environments of a run, while they are played.
-
-    obs [E, *obs], env_state: where each environment stands; after its first episode it goes on unnoticed.
-    returns [E]: sum of raw rewards. lengths [E]: int32, steps. is_over [E]: whether the first episode has ended.
-    """
-
-    obs: Array
-    env_state: Any
-    returns: Array
-    lengths: Array
-    is_over: Array
 
 
 def evaluate(
@@ -90,7 +71,7 @@ def evaluate(
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
         learner = make_learner(policies.config)
         check_fit(learner, policies.params, len(policies.runs))
-        play_all = jax.jit(partial(play, learner, episodes, max_steps, is_deterministic))
+        play_all = jax.jit(jax.vmap(partial(_played, learner, episodes, max_steps, is_deterministic)))
         for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
@@ -104,6 +85,23 @@ def evaluate(
     return table.assign(collapsed=[known.get(run, np.nan) for run in table["run"]])
 
 
+def _played(
+    learner: Learner,
+    num_episodes: int,
+    max_steps: int,
+    is_deterministic: bool,
+    params: Params,
+    statistics: ObservationStatistics | None,
+    key: Array,
+) -> Episodes:
+    """The first episodes of one run."""
+
+    def choose(obs: Array, key: Array) -> Array:
+        return choose_action(learner, params, statistics, obs, None if is_deterministic else key)
+
+    return play(learner, num_episodes, max_steps, choose, key)
+
+
 def _collapsed_runs(out: str | Path) -> dict[int, bool]:
     """Whether each run of a directory collapsed in training, by its number; nothing where that is not known."""
     try:
@@ -112,70 +110,6 @@ def _collapsed_runs(out: str | Path) -> dict[int, bool]:
     except ConfigError:
         return {}
     return dict(zip(dataset["run_index"].values.tolist(), found, strict=True))
-
-
-def begin(learner: Learner, num_episodes: int, key: Array) -> Episodes:
-    """Environments of one run, just reset."""
-    obs, env_state = jax.vmap(learner.env.reset)(jax.random.split(key, num_episodes))
-    return Episodes(
-        obs=obs,
-        env_state=env_state,
-        returns=jnp.zeros(num_episodes),
-        lengths=jnp.zeros(num_episodes, jnp.int32),
-        is_over=jnp.zeros(num_episodes, jnp.bool_),
-    )
-
-
-def step(
-    learner: Learner,
-    is_deterministic: bool,
-    params: Params,
-    statistics: ObservationStatistics | None,
-    key: Array,
-    episodes: Episodes,
-) -> Episodes:
-    """One step of all environments of one run; rewards count until the first episode is over."""
-    key_action, key_env = jax.random.split(key)
-    action = choose_action(learner, params, statistics, episodes.obs, None if is_deterministic else key_action)
-    keys_env = jax.random.split(key_env, episodes.is_over.shape[0])
-    transition = jax.vmap(learner.env.step)(keys_env, episodes.env_state, action)
-    return Episodes(
-        obs=transition.obs,
-        env_state=transition.state,
-        returns=episodes.returns + jnp.where(episodes.is_over, 0.0, transition.reward),
-        lengths=episodes.lengths + ~episodes.is_over,
-        is_over=episodes.is_over | transition.terminated | transition.truncated,
-    )
-
-
-@jax.default_matmul_precision("highest")  # inside of the environment
-def play(
-    learner: Learner,
-    num_episodes: int,
-    max_steps: int,
-    is_deterministic: bool,
-    params: Params,
-    statistics: ObservationStatistics | None,
-    keys: Array,
-) -> Episodes:
-    """The first `num_episodes` episodes of runs with params [S, ...] and keys [S]; every array is [S, E, ...].
-
-    Of a run's key the first child resets; the second, folded with the number of the step, steps. All runs are stepped
-    until the last episode is over, `max_steps` times at most.
-    """
-    keys_reset, keys_step = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-
-    def is_going_on(carry: tuple[Array, Episodes]) -> Array:
-        time, episodes = carry
-        return (time < max_steps) & ~episodes.is_over.all()
-
-    def advance(carry: tuple[Array, Episodes]) -> tuple[Array, Episodes]:
-        time, episodes = carry
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_step, time)
-        return time + 1, jax.vmap(partial(step, learner, is_deterministic))(params, statistics, keys, episodes)
-
-    first = jax.vmap(partial(begin, learner, num_episodes))(keys_reset)
-    return jax.lax.while_loop(is_going_on, advance, (jnp.int32(0), first))[1]
 
 
 def _rows(

@@ -201,6 +201,11 @@ def make_learner(
         sticky_actions=config.sticky_actions,
         max_episode_steps=config.max_episode_steps,
     )
+    if config.num_evaluation_episodes and env.max_episode_steps is None:
+        raise ConfigError(
+            f"num_evaluation_episodes is {config.num_evaluation_episodes}, but must be 0 for {config.env}, whose "
+            "episodes need not end, unless max_episode_steps is set."
+        )
     distribution = make_distribution(config, env)
     networks = make_actor_critic(
         config,

@@ -26,6 +26,7 @@ FIELDS = {
     "epochs": "num_epochs, minibatch_size, hidden_sizes",
     "diagnostics": "num_log_points; none with diagnostics = false",
     "plasticity": "num_plasticity_points (0: none), num_plasticity_rollouts, num_plasticity_epochs",
+    "evaluation": "num_evaluation_episodes, num_evaluation_points; at most this, as episodes may end before their limit",
     "compiling": "the number of programs: fields that differ between them",
 }
 
@@ -59,7 +60,8 @@ def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] 
         )
     free = "unknown" if budget is None else format_memory(budget)
     whole = sum(total.values())
-    shares = [[name, f"{100 * total[name] / whole:.0f} %", f"  {FIELDS[name]}"] for name in FIELDS]
+    shown = [name for name in FIELDS if name != "evaluation" or total[name]]
+    shares = [[name, f"{100 * total[name] / whole:.0f} %", f"  {FIELDS[name]}"] for name in shown]
     return "\n".join(
         [
             f"Memory: {free} {'free' if memory is None else 'allowed'} for the runs computed at once, on "

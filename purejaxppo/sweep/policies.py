@@ -29,6 +29,7 @@ from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import Run, make_groups
+from purejaxppo.training.evaluation import choose_action
 
 _PARAMS, _RUN_INDEX, _STATUS = "params/", "run_index", "status"
 _STATISTICS = ("mean", "var", "count")
@@ -82,17 +83,6 @@ class Policy:
                 f"obs has shape {list(obs.shape)}, but must end in {list(shape)}, the observation of {self.env.name}."
             )
         return self._choose(self._params, self._statistics, obs, key)
-
-
-def choose_action(
-    learner: Learner, params: Params, statistics: ObservationStatistics | None, obs: Array, key: Array | None
-) -> Array:
-    """Actions of one run in the environment's units, at observations [..., *obs]: the mode, or a sample with a key."""
-    obs = learner.network_input(statistics, obs)
-    outputs = learner.networks.policy(params, obs).outputs
-    distribution = learner.distribution
-    action = distribution.mode(outputs) if key is None else distribution.sample(outputs, key)
-    return distribution.to_environment(action)
 
 
 def check_fit(learner: Learner, params: Params, num_runs: int | None = None) -> None:

@@ -148,6 +148,9 @@ class GroupProgram:
                 return jax.vmap(trainer.plasticity)(hparams, state, tasks)
             return map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
 
+        def evaluation(state: RunState) -> Metrics:
+            return map_runs(trainer.evaluation, state, runs_at_once(config, state))
+
         few = min(prepared_at_once(self._learner), self.width // self.num_devices)
 
         def init(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> RunState:
@@ -163,6 +166,7 @@ class GroupProgram:
         self._init = split(init, 3)
         self._tasks = split(tasks, 3)
         self._plasticity = split(plasticity, 3)
+        self._evaluation = split(evaluation, 1)
         self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
         self._compiled: dict[str, Any] = {}
 
@@ -211,12 +215,14 @@ class GroupProgram:
         return jax.device_put(state, self.sharding, may_alias=False)
 
     def compile(self, runs: Arguments) -> None:
-        """Compile segment and plasticity ahead of time, so that progress can tell compiling from running."""
+        """Compile what is computed at log points ahead of time, so that progress can tell compiling from running."""
         if "segment" in self._compiled:
             return
         # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
         options = {"xla_backend_optimization_level": 1} if is_cpu() else {}
-        names = ["segment", "plasticity"] if self.group.config.measures_plasticity else ["segment"]
+        config = self.group.config
+        is_on = {"plasticity": config.measures_plasticity, "evaluation": config.num_evaluation_episodes > 0}
+        names = ["segment", *(name for name, is_measured in is_on.items() if is_measured)]
         lowered = {name: self.lower(name, runs) for name in names}
         self._compiled |= {name: program.compile(compiler_options=options) for name, program in lowered.items()}
         self.needed_memory = max(needed_memory(self._compiled[name], self.num_devices) for name in lowered)
@@ -229,7 +235,7 @@ class GroupProgram:
         return self._compiled.get(name)
 
     def lower(self, name: str, runs: Arguments) -> Any:
-        """One of the programs init, tasks, segment and plasticity, traced for runs or their arguments' shapes.
+        """init, tasks, segment, plasticity or evaluation, traced for runs or their arguments' shapes.
 
         It is what is compiled, also for devices that are only described (`jax.experimental.topologies`).
         """
@@ -240,6 +246,8 @@ class GroupProgram:
         state = self._on_devices(self.shapes(runs))
         if name == "segment":
             return self._segment.lower(runs.hparams, state, self._epochs(runs))
+        if name == "evaluation":
+            return self._evaluation.lower(state)
         return self._plasticity.lower(runs.hparams, state, self._task_shapes(runs))
 
     def _task_shapes(self, runs: Arguments) -> Any:
@@ -263,6 +271,10 @@ class GroupProgram:
     def plasticity(self, runs: Arguments, state: RunState, tasks: PlasticityTask) -> Metrics:
         """The plasticity losses of all runs as they are now."""
         return self._compiled["plasticity"](runs.hparams, state, tasks)
+
+    def evaluation(self, state: RunState) -> Metrics:
+        """Returns of whole episodes that the policies of all runs play as they are now."""
+        return self._compiled["evaluation"](state)
 
     def _epochs(self, runs: Arguments) -> np.ndarray:
         return runs.num_epochs[0] if self._is_epochs_shared else runs.num_epochs

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
 from purejaxppo.ppo.update import nothing_like, update_networks
-from purejaxppo.training import plasticity
+from purejaxppo.training import evaluation, plasticity
 from purejaxppo.training.diagnosis import diagnose_update, diagnosed_together
 from purejaxppo.training.freeze import freeze_if_diverged
 
@@ -41,12 +41,14 @@ class Trainer(NamedTuple):
     `config.num_logs` of them make a run. With `num_epochs=0` nothing is learned: what it measures from the initial
     state is log point 0, and its state is thrown away. Another `num_epochs` stands for the configuration's, so that one
     compiled program serves several. `plasticity(hparams, state, task)` measures the plasticity loss, for whoever owns
-    its cadence; `config.is_plasticity_point` tells it, `plasticity.make_task` makes the task.
+    its cadence; `config.is_plasticity_point` tells it, `plasticity.make_task` makes the task. `evaluation(state)` plays
+    whole episodes, where `config.is_evaluation_point`.
     """
 
     init: Callable[..., RunState]
     segment: Callable[..., tuple[RunState, Metrics]]
     plasticity: Callable[[HyperParams, RunState, plasticity.PlasticityTask], Metrics]
+    evaluation: Callable[[RunState], Metrics]
 
 
 @struct.dataclass(kw_only=True)
@@ -78,18 +80,28 @@ def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResul
         state = trainer.init(hparams, key)
         task = plasticity.make_task(learner, hparams, key) if config.measures_plasticity else None
 
-        def with_plasticity(state: RunState, metrics: Metrics, is_due: Array | bool) -> Metrics:
-            if task is None:
-                return metrics
-            measure = partial(trainer.plasticity, hparams, state, task)
-            return metrics.joined(jax.lax.cond(is_due, measure, lambda: nothing_like(measure)))
+        def with_sparse(state: RunState, metrics: Metrics, is_due: dict[str, Any]) -> Metrics:
+            """Together with what is measured at some log points only: NaN at the others."""
+            measures: dict[str, Callable[[], Metrics]] = {}
+            if task is not None:
+                measures["plasticity"] = partial(trainer.plasticity, hparams, state, task)
+            if config.num_evaluation_episodes:
+                measures["evaluation"] = partial(trainer.evaluation, jax.lax.stop_gradient(state))
+            for name, measure in measures.items():
+                metrics = metrics.joined(jax.lax.cond(is_due[name], measure, partial(nothing_like, measure)))
+            return metrics
 
-        def log_point(state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
+        def log_point(state: RunState, is_due: dict[str, Array]) -> tuple[RunState, Metrics]:
             state, metrics = trainer.segment(hparams, state)
-            return state, with_plasticity(state, metrics, is_plasticity_point)
+            return state, with_sparse(state, metrics, is_due)
 
-        initial = with_plasticity(state, trainer.segment(hparams, state, num_epochs=0)[1], True)
-        due = jnp.asarray([config.is_plasticity_point(log) for log in range(1, config.num_logs + 1)])
+        rules = {"plasticity": config.is_plasticity_point}
+        if config.num_evaluation_episodes:
+            rules["evaluation"] = config.is_evaluation_point
+        first = trainer.segment(hparams, state, num_epochs=0)[1]
+        initial = with_sparse(state, first, dict.fromkeys(rules, True))
+        logs = range(1, config.num_logs + 1)
+        due = {name: jnp.asarray([is_point(log) for log in logs]) for name, is_point in rules.items()}
         state, metrics = jax.lax.scan(log_point, state, due)
         metrics = jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), initial, metrics)
         return TrainResult(state=state, metrics=metrics)
@@ -113,6 +125,7 @@ def trainer_of(learner: Learner) -> Trainer:
         init=exactly(lambda hparams, key, choices=None: init_run(learner, key, choices)),
         segment=exactly(partial(segment, learner)),
         plasticity=exactly(partial(plasticity.measure, learner)),
+        evaluation=exactly(partial(evaluation.measure, learner)),
     )
 
 
