@@ -162,8 +162,8 @@ class TrainConfig:
     plasticity_curve: bool = False
     """Whether the losses of all minibatches of a plasticity measurement are kept, not only of the last one."""
     num_evaluation_episodes: int = 0
-    """Episodes that the policy plays to their end at an evaluation, in environments and with keys of their own; 0 for no
-    evaluations."""
+    """Episodes that the policy plays to their end at an evaluation, in environments and with keys of their own; 0 for
+    none."""
     num_evaluation_points: int = 40
     """With num_evaluation_episodes: most log points with an evaluation after the one before training, evenly spaced."""
     evaluation_actions: EvaluationActions = "sample"

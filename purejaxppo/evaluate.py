@@ -119,7 +119,7 @@ def _rows(
     low, high = bootstrap_interval(returns.T, np.mean)
     return [
         {"run": run.index}
-        | {name: _cell(value) for name, value in run.point.items()}
+        | {name: cell(value) for name, value in run.point.items()}
         | {
             "seed": run.seed,
             "return_mean": float(returns[i].mean(dtype=np.float64)),
@@ -199,7 +199,7 @@ def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
     return np.where(is_diverged, pd.Series(returns).groupby(environments).transform("min"), returns)
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """A swept value as in the dataset's coordinates: a list as "64-64", None as "none"."""
     if isinstance(value, tuple):
         return "-".join(str(item) for item in value)

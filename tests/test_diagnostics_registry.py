@@ -25,7 +25,7 @@ FAMILIES = {
     "minibatch": 86,  # 21 quantities at 4 moments + 2 of the whole phase
     "performance": 7,
     "evaluation": 4,
-    "run": 1,
+    "run": 2,
 }
 
 

@@ -46,6 +46,16 @@ class KLControl:
 
 
 @struct.dataclass(kw_only=True)
+class Origin:
+    """Where the latest update of a run began: from here its rollout can be collected again."""
+
+    params: Params
+    observation_statistics: ObservationStatistics | None
+    env_state: Any
+    obs: Array
+
+
+@struct.dataclass(kw_only=True)
 class RunState:
     """Everything needed to continue a run: a checkpoint is this and nothing else."""
 
@@ -69,6 +79,20 @@ class RunState:
     """Memory of kl_penalty and kl_stop; None without either."""
     power_vectors: dict[str, Array] | None = None
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
+    origin: Origin | None = None
+    """With num_snapshots: where the latest update began (before the first: the run); None without."""
+
+
+def origin_of(learner: Learner, state: RunState) -> Origin | None:
+    """What a run that keeps snapshots remembers of the state in which an update begins."""
+    if not learner.config.num_snapshots:
+        return None
+    return Origin(
+        params=state.params,
+        observation_statistics=state.observation_statistics,
+        env_state=state.env_state,
+        obs=state.obs,
+    )
 
 
 @struct.dataclass(kw_only=True)

@@ -296,8 +296,8 @@ _PERFORMANCE: dict[str, Row] = {
     "episode_count": ("finished episodes", "episodes", "number of episodes finished since the last log point", ""),
 }
 _EVALUATED = (
-    "of num_evaluation_episodes whole episodes that the policy of the log point plays in environments of their own; NaN "
-    "at log points without an evaluation"
+    "of num_evaluation_episodes whole episodes that the policy of the log point plays in environments of their own; "
+    "NaN at log points without an evaluation"
 )
 _EVALUATION: dict[str, Row] = {
     "evaluation_return_mean": (
@@ -482,6 +482,13 @@ def _table() -> dict[str, Metric]:
         "diverged: from there on it is frozen and its metrics are NaN",
         "",
     )
+    snapshot = (
+        "snapshot",
+        "",
+        "with num_snapshots: 1 where the networks of the log point are kept, else 0; the k-th one of a run, counted "
+        "from 0, is load_policy(..., snapshot=k)",
+        "",
+    )
     metrics = [_metric(name, row, "performance") for name, row in _PERFORMANCE.items()]
     metrics += [_metric(name, row, "evaluation") for name, row in _EVALUATION.items()]
     metrics += _spectral() + _norms_and_neurons()
@@ -489,7 +496,7 @@ def _table() -> dict[str, Metric]:
     metrics += _probes_and_weights() + _plasticity()
     metrics += [_metric(name, row, "trust_region") for name, row in _TRUST_REGION.items()]
     metrics += _ratios() + _drift() + [_metric(name, row, family) for name, (row, family) in _STATISTICS.items()]
-    metrics += [*_minibatch(), _metric("status", status, "run", ("run",))]
+    metrics += [*_minibatch(), _metric("is_snapshot", snapshot, "run"), _metric("status", status, "run", ("run",))]
     return {metric.name: metric for metric in metrics}
 
 

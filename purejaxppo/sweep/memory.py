@@ -98,10 +98,10 @@ def _free_in_control_groups() -> list[int]:
 def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
-    The batch, the rollout, the state with its gradients, the plasticity task, environments of evaluations. On a CPU also a second batch where an
-    update follows the one before a log point, and the copy that a checkpoint is written from. On an accelerator also
-    its part of a block of runs that is diagnosed, or what the networks make of what they are passed at once if that is
-    more; a TPU pads every array.
+    The batch, the rollout, the state with its gradients, the plasticity task, environments of evaluations. On a CPU
+    also a second batch where an update follows the one before a log point, and the copy that a checkpoint is written
+    from. On an accelerator also its part of a block of runs that is diagnosed, or what the networks make of what they
+    are passed at once if that is more; a TPU pads every array.
     """
     config, learner = group.config, make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))

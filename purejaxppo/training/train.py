@@ -27,7 +27,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
-from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
+from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner, origin_of
 from purejaxppo.ppo.update import nothing_like, update_networks
 from purejaxppo.training import evaluation, plasticity
 from purejaxppo.training.diagnosis import diagnose_update, diagnosed_together
@@ -154,6 +154,7 @@ def iterate(
     learner: Learner, hparams: HyperParams, num_epochs: Array | int, state: RunState, is_measured: Array
 ) -> tuple[RunState, Iteration]:
     """One iteration of PPO: collect, values and advantages, epochs."""
+    origin, state = origin_of(learner, state), replace(state, origin=None)
     key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
     after, rollout = collect(learner, state, key_collect)
     batch = prepare_batch(learner, hparams, state, rollout)
@@ -164,4 +165,6 @@ def iterate(
         seen = jax.tree.map(lambda old, new: jnp.where(num_epochs > 0, new, old), old, new)  # not at log point 0
         after = replace(after, observation_statistics=seen)
     before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
-    return replace(after, update=after.update + 1), Iteration(before=before, batch=batch, minibatches=minibatches)
+    return replace(after, update=after.update + 1, origin=origin), Iteration(
+        before=before, batch=batch, minibatches=minibatches
+    )
