@@ -25,7 +25,7 @@ from purejaxppo.statistics.tables import (
     format_value,
 )
 from purejaxppo.sweep.plan import MAX_SEED, Run, make_groups
-from purejaxppo.sweep.policies import check_fit, load_policies
+from purejaxppo.sweep.policies import check_fit, each_snapshot, load_policies
 from purejaxppo.sweep.store import load_results, read_sweep
 from purejaxppo.training.evaluation import EVALUATION, Episodes, choose_action, play
 
@@ -44,8 +44,13 @@ def evaluate(
     is_deterministic: bool = False,
     runs: Sequence[int] | None = None,
     max_steps: int = 10_000,
+    snapshots: bool = False,
 ) -> pd.DataFrame:
     """Play fresh episodes with every trained policy of a sweep's directory; one row per run.
+
+    With `snapshots` in place of the final policies those along training, with the same random numbers: one row per run
+    and snapshot, and columns snapshot (from 0, the initial policy) and env_steps. Those of a run that diverged end
+    before it did.
 
     Each run plays exactly `episodes` episodes with its own random numbers, in the environment it was trained in:
     sampled actions, or the mode of the distribution if `is_deterministic`. Episodes longer than `max_steps` are cut
@@ -65,19 +70,26 @@ def evaluate(
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-    rows = []
-    everything = load_policies(out, runs)
-    for policies in everything:
+    rows, programs = [], {}
+    numbered = each_snapshot(out, runs) if snapshots else [(None, load_policies(out, runs))]
+    for number, policies in ((number, policies) for number, everything in numbered for policies in everything):
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
         learner = make_learner(policies.config)
         check_fit(learner, policies.params, len(policies.runs))
-        play_all = jax.jit(jax.vmap(partial(_played, learner, episodes, max_steps, is_deterministic)))
+        if policies.config not in programs:  # compiled once for all snapshots
+            played_by = partial(_played, learner, episodes, max_steps, is_deterministic)
+            programs[policies.config] = jax.jit(jax.vmap(played_by))
+        play_all = programs[policies.config]
         for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
-            rows += _rows(policies.runs[some], policies.status[some] != 0, *arrays)
-    table = pd.DataFrame(rows).sort_values("run", ignore_index=True)
+            own = _rows(policies.runs[some], policies.status[some] != 0, *arrays)
+            if number is not None:
+                steps = policies.env_steps[some].tolist()
+                own = [_with_snapshot(row, number, at) for row, at in zip(own, steps, strict=True)]
+            rows += own
+    table = pd.DataFrame(rows).sort_values(["run", "snapshot"] if snapshots else "run", ignore_index=True)
     there = set(table["run"])
     planned = [run.index for group in make_groups(read_sweep(Path(out).expanduser())) for run in group.runs]
     table.attrs["missing"] = [] if runs is not None else sorted(set(planned) - there)
@@ -197,6 +209,14 @@ def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
     returns = np.where(is_diverged, np.nan, table["return_mean"].to_numpy())
     environments = table["env"].to_numpy() if "env" in table else np.zeros(len(table))
     return np.where(is_diverged, pd.Series(returns).groupby(environments).transform("min"), returns)
+
+
+def _with_snapshot(row: dict[str, Any], number: int, env_steps: int) -> dict[str, Any]:
+    """A row of `evaluate` with the columns of a snapshot after the seed's."""
+    names = list(row)
+    after = names.index("seed") + 1
+    first = {name: row[name] for name in names[:after]}
+    return first | {"snapshot": number, "env_steps": env_steps} | {name: row[name] for name in names[after:]}
 
 
 def cell(value: Any) -> Any:

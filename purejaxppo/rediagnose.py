@@ -15,13 +15,14 @@ import pandas as pd
 
 from purejaxppo.config import TrainConfig
 from purejaxppo.envs.wrappers import ObservationStatistics
+from purejaxppo.errors import ConfigError
 from purejaxppo.evaluate import cell
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Learner, Origin, RunState, make_learner
-from purejaxppo.sweep.policies import find_snapshots, load_policies
+from purejaxppo.sweep.policies import each_snapshot, find_snapshots
 from purejaxppo.sweep.snapshots import read_origin
 from purejaxppo.training.diagnosis import diagnose_update
 
@@ -48,25 +49,26 @@ def rediagnose(
     Raises ConfigError as `load_policies` does, and for diagnostics of one's own as a sweep does.
     """
     out = Path(out).expanduser()
-    rows = []
-    for run, places in sorted(find_snapshots(out).items()):
-        if runs is not None and run not in runs:
+    places, rows = find_snapshots(out), []
+    for number, everything in each_snapshot(out, runs):
+        if snapshots is not None and number not in snapshots:
             continue
-        for number, place in enumerate(places):
-            if snapshots is not None and number not in snapshots:
-                continue
-            (policies,) = load_policies(out, [run], number)
-            of_run = policies.runs[0]
-            config = replace(policies.config, diagnostics=tuple(diagnostics) or policies.config.diagnostics or True)
-            learner, diagnose = _program(config)
-            params, statistics = jax.tree.map(lambda x: x[0], (policies.params, policies.statistics))
-            hparams = jax.tree.map(np.float32, of_run.hparams)
-            key, origin = jax.random.key(np.uint32(of_run.seed)), read_origin(learner, place)
-            found = diagnose(hparams, key, np.int32(place.log_point), origin, params, statistics)
-            about = {"run": run} | {name: cell(value) for name, value in of_run.point.items()} | {"seed": of_run.seed}
-            about |= {"snapshot": number, "log_point": place.log_point, "env_steps": int(policies.env_steps[0])}
-            rows.append(about | dict(zip(found.names, np.asarray(found.values).tolist(), strict=True)))
-    return pd.DataFrame(rows)
+        for policies in everything:
+            own = tuple(diagnostics) or policies.config.diagnostics or True
+            learner, diagnose = _program(replace(policies.config, diagnostics=own))
+            for i, run in enumerate(policies.runs):
+                place = places[run.index][number]
+                params, statistics = jax.tree.map(lambda x, i=i: x[i], (policies.params, policies.statistics))
+                origin, hparams = read_origin(learner, place), jax.tree.map(np.float32, run.hparams)
+                key = jax.random.key(np.uint32(run.seed))
+                found = diagnose(hparams, key, np.int32(place.log_point), origin, params, statistics)
+                about = {"run": run.index} | {name: cell(value) for name, value in run.point.items()}
+                about |= {"seed": run.seed, "snapshot": number, "log_point": place.log_point}
+                about |= {"env_steps": int(policies.env_steps[i])}
+                rows.append(about | dict(zip(found.names, np.asarray(found.values).tolist(), strict=True)))
+    if not rows:
+        raise ConfigError(f"snapshots is {list(snapshots or ())}, but {out} has no such snapshot of these runs.")
+    return pd.DataFrame(rows).sort_values(["run", "snapshot"], ignore_index=True)
 
 
 @cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,8 +72,8 @@ class Policy:
     Without a key the action is the mode of the distribution, with a `jax.random.key` a sample from it. Actions [...] or
     [..., A] are in the environment's own units; those of an unsquashed normal may lie outside its bounds.
 
-    config, run: what it was trained with, for env_steps environment steps. env: its environment. diverged_at: None, or the log point before which the
-    run diverged: then this is its last policy before that, not one of the end.
+    config, run: what it was trained with, for env_steps environment steps. env: its environment. diverged_at: None, or
+    the log point before which the run diverged: then this is its last policy before that, not one of the end.
 
     Raises ConfigError for parameters of another network than the configuration's, and when called with an observation
     of another shape.
@@ -219,6 +219,16 @@ def find_snapshots(out: Path) -> dict[int, list[Place]]:
     return {run: sorted(own, key=lambda place: place.log_point) for run, own in found.items()}
 
 
+def each_snapshot(out: str | Path, runs: Sequence[int] | None = None) -> Iterator[tuple[int, list[Policies]]]:
+    """Number and networks of one snapshot after the other, of the runs that have it; raises as `load_policies` does."""
+    found = find_snapshots(Path(out).expanduser())
+    for number in range(max(map(len, found.values()))):
+        having = [run for run, places in found.items() if number < len(places) and (runs is None or run in runs)]
+        wanted = runs if number == 0 and runs is not None else having  # the first one all runs must have
+        if wanted:
+            yield number, load_policies(out, wanted, number)
+
+
 def load_policy(out: str | Path, run: int, snapshot: int | None = None) -> Policy:
     """The policy of one run of a sweep's directory, a place in the sweep (`run_index` of the dataset).
 
@@ -257,9 +267,8 @@ def _stack(config: TrainConfig, runs: tuple[Run, ...], places: list[_Row]) -> Po
     statistics = None if config.normalize_observations == "off" else ObservationStatistics(**fields)
     status = np.array([file[_STATUS][row] if _STATUS in file else 0 for file, row in places], np.int32)
     ends = np.where(status == 0, config.num_logs, status - 1)
-    log_point = [
-        file[LOG_POINT][row] if LOG_POINT in file else end for (file, row), end in zip(places, ends, strict=True)
-    ]
+    rows = zip(places, ends.tolist(), strict=True)
+    log_point = [file[LOG_POINT][row] if LOG_POINT in file else end for (file, row), end in rows]
     return Policies(
         config=config,
         runs=runs,

@@ -165,6 +165,5 @@ def iterate(
         seen = jax.tree.map(lambda old, new: jnp.where(num_epochs > 0, new, old), old, new)  # not at log point 0
         after = replace(after, observation_statistics=seen)
     before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
-    return replace(after, update=after.update + 1, origin=origin), Iteration(
-        before=before, batch=batch, minibatches=minibatches
-    )
+    after = replace(after, update=after.update + 1, origin=origin)
+    return after, Iteration(before=before, batch=batch, minibatches=minibatches)
