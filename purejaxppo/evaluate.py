@@ -14,6 +14,7 @@ from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
+from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.statistics.collapse import outcomes
 from purejaxppo.statistics.estimates import bootstrap_interval, estimate_columns, exact_interval, iqm
 from purejaxppo.statistics.tables import (
@@ -30,7 +31,9 @@ from purejaxppo.sweep.store import load_results, read_sweep
 from purejaxppo.training.evaluation import EVALUATION, Episodes, choose_action, play
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    import xarray as xr
 
 MOST_RUNS_LISTED = 32
 MOST_RUNS_AT_ONCE = 128
@@ -169,6 +172,37 @@ def format_evaluation(table: pd.DataFrame) -> str:
         for row in table.to_dict("records")
     ]
     return f"{text}\nMean of each run [95 % bootstrap interval over episodes]\n\n{_aligned(lines)}\n"
+
+
+def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
+    """What `evaluate` found of snapshots as a dataset, in which they are the log points: for figures."""
+    groups = make_groups(read_sweep(Path(out).expanduser()))
+    results = []
+    for steps, members in _alike(table):
+        runs = members["run"].unique()
+        columns = members.pivot(index="run", columns="snapshot")
+        place = {run.index: run for group in groups for run in group.runs}
+        results.append(
+            GroupResult(
+                metrics={
+                    "evaluation_return_mean": columns["return_mean"].to_numpy(np.float64),
+                    "evaluation_length_mean": columns["length_mean"].to_numpy(np.float64),
+                },
+                env_steps=np.asarray(steps),
+                seeds=np.asarray([place[run].seed for run in runs]),
+                swept={name: [place[run].point[name] for run in runs] for name in place[runs[0]].point},
+                status=np.zeros(len(runs), np.int32),
+                run_index=runs,
+            )
+        )
+    return to_dataset(results, load_results(out).attrs)
+
+
+def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:
+    """Rows of the runs whose snapshots were taken at the same steps."""
+    steps = table.groupby("run")["env_steps"].agg(tuple)
+    for at in dict.fromkeys(steps):
+        yield at, table[table["run"].map(steps) == at]
 
 
 def _notes(table: pd.DataFrame) -> str:
