@@ -156,13 +156,14 @@ def format_evaluation(table: pd.DataFrame) -> str:
     their values. A run that diverged is marked, and counts in its point's return as the worst run of its environment.
     """
     swept = [str(name) for name in table.columns[1 : list(table.columns).index("seed")]]
+    swept += [name for name in ("snapshot", "env_steps") if name in table]
     episodes = f"{table['episodes'].iloc[0]} episodes per run"
     table = table.assign(counted=_worst_for_diverged(table))
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
     has_diverged = bool(table["diverged"].any())
     lines = [_point_line(swept, members, has_diverged) for members in points]
     text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n\n{_notes(table)}"
-    if len(table) > MOST_RUNS_LISTED:
+    if len(table) > MOST_RUNS_LISTED or "snapshot" in table:
         return text
     lines = [
         {name: format_value(row[name]) for name in ["run", *swept, "seed"]}
@@ -210,11 +211,14 @@ def _notes(table: pd.DataFrame) -> str:
     notes = (
         "Final policies in fresh episodes; the summary table has the last 5 % of training, whose policies still change."
     )
+    if "snapshot" in table:
+        notes = "Policies along training, in the same fresh episodes each; a run that diverged has none after that."
     missing = table.attrs.get("missing", [])
     if not missing:
         return f"{notes}\n"
     first = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
-    return f"{notes}\n{len(missing)} of {len(missing) + len(table)} runs have not finished and are left out: {first}.\n"
+    of = len(missing) + table["run"].nunique()
+    return f"{notes}\n{len(missing)} of {of} runs have not finished and are left out: {first}.\n"
 
 
 def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
