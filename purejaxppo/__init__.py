@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from purejaxppo import analysis, claims, diagnostics, envs, plot, plots, ppo, report, results, statistics
     from purejaxppo.config import TrainConfig
     from purejaxppo.errors import ConfigError
-    from purejaxppo.hyperparams import HyperParams
+    from purejaxppo.hyperparams import HyperParams, OwnHyperParams
     from purejaxppo.own import after_step, diagnostic, penalty
     from purejaxppo.presets import preset
     from purejaxppo.rediagnose import rediagnose
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ConfigError": "errors",
     "HyperParams": "ppo.state",  # where it is registered as a pytree
+    "OwnHyperParams": "ppo.state",
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
     "TrainResult": "training.train",
@@ -63,6 +64,7 @@ _moved.install()
 __all__ = [
     "ConfigError",
     "HyperParams",
+    "OwnHyperParams",
     "Sweep",
     "TrainConfig",
     "TrainResult",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,8 +67,30 @@ class HyperParams:
     """Adam's decay of the second moment."""
     adam_eps: float = 1e-8
     """Adam's epsilon, outside the square root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnHyperParams(HyperParams):
+    """Hyper-parameters of a run with interventions of your own, which have strengths of other names.
+
+    A class of its own, so that of all other runs every hyper-parameter is a float.
+    """
+
     strengths: dict[str, float] = field(default_factory=dict, hash=False)
     """Strengths of `interventions` of your own, by name; in a sweep file each has a line of its own."""
+
+
+def strengths_of(hparams: HyperParams) -> dict[str, float]:
+    """Strengths of interventions of the user's own, by name."""
+    return hparams.strengths if isinstance(hparams, OwnHyperParams) else {}
+
+
+def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> HyperParams:
+    """`hparams` with strengths added to those that it has; itself where there are none to add."""
+    if not strengths:
+        return hparams
+    values: dict[str, Any] = vars(hparams) | {"strengths": {**strengths_of(hparams), **strengths}}
+    return OwnHyperParams(**values)
 
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -83,7 +106,7 @@ def validate_hyperparams(hparams: HyperParams) -> HyperParams:
     """
     check_types(hparams)
     values: dict[str, Any] = dataclasses.asdict(hparams)
-    for name, value in values.pop("strengths").items():
+    for name, value in values.pop("strengths", {}).items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}, but must be a number.")
         if not math.isfinite(value) or abs(value) > LARGEST_FLOAT32:

@@ -190,6 +190,7 @@ def test_eight_seeds_extended_to_sixteen_are_sixteen_also_after_a_kill(
     copy: Path, sixteen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (copy / store.RESULTS).read_bytes()
+    (copy / "claims.csv").write_text("of eight\n")
     with monkeypatch.context() as patch:
         interrupt(patch, 2)
         with pytest.raises(KeyboardInterrupt):
@@ -204,6 +205,8 @@ def test_eight_seeds_extended_to_sixteen_are_sixteen_also_after_a_kill(
     assert_same(copy, sixteen)
     (note,) = store.read_json(copy / store.PROVENANCE)["continued"][:1]
     assert note["extended"] == "8 runs there, 8 computed, 0 of them from their end"
+    assert not (copy / "claims.csv").exists()  # nothing that says "eight" is taken for the sixteen's
+    assert (copy / extend.SMALLER / "claims.csv").read_text() == "of eight\n"
     monkeypatch.setattr(GroupProgram, "segment", None)  # nothing is computed
     pjp.extend_sweep(copy, seeds=16, is_quiet=True)
 

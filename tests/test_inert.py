@@ -40,7 +40,7 @@ def read(folder: Path, text: str) -> Sweep:
 
 def test_every_field_that_says_with_what_it_acts_has_a_rule() -> None:
     """Its docstring begins "With kl_penalty: ..."."""
-    (cls,) = [node for node in ast.parse(inspect.getsource(hyperparams)).body if isinstance(node, ast.ClassDef)]
+    cls = next(node for node in ast.parse(inspect.getsource(hyperparams)).body if isinstance(node, ast.ClassDef))
     told = [
         field.target.id
         for field, text in zip(cls.body, cls.body[1:], strict=False)

@@ -22,6 +22,7 @@ import purejaxppo as pjp
 from purejaxppo import envs, own
 from purejaxppo.envs.names import CUSTOM
 from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import strengths_of
 from purejaxppo.networks import make_actor_critic
 from purejaxppo.ppo.interventions.owned import operate_after_step, own_penalties
 from purejaxppo.ppo.state import make_learner as make_whole_learner
@@ -142,16 +143,22 @@ def test_the_code_of_a_package_is_all_its_files_that_of_a_module_its_one(module:
 # --- The plan
 
 
+def test_hyperparameters_are_floats_but_where_interventions_of_ones_own_have_strengths() -> None:
+    assert all(isinstance(value, float) for value in vars(pjp.HyperParams()).values())
+    content = {"config": {"env": "gymnax/CartPole-v1"}, "hparams": {"gamma": 0.9}}
+    (run,) = make_groups(parse_sweep(content))[0].runs
+    assert run.hparams == pjp.HyperParams(gamma=0.9)
+
+
 def test_strengths_are_swept_inside_one_program_and_json_gives_the_sweep_back() -> None:
     sweep = parse_sweep(SWEEP)
     (group,) = make_groups(sweep)
-    assert [run.hparams.strengths["my_penalty_coef"] for run in group.runs] == [0.0, 2.0]
-    assert all(run.hparams.strengths["my_penalty_margin"] == 1.0 for run in group.runs)
+    assert [strengths_of(run.hparams)["my_penalty_coef"] for run in group.runs] == [0.0, 2.0]
+    assert all(strengths_of(run.hparams)["my_penalty_margin"] == 1.0 for run in group.runs)
     assert parse_sweep(json.loads(json.dumps(to_json(sweep)))) == sweep
     assert sweep.swept == ["my_penalty_coef"]
     leaves = jax.tree.leaves(group.runs[0].hparams)
-    assert len(leaves) == len(dataclasses.fields(pjp.HyperParams)) - 1 + 3
-    assert len(jax.tree.leaves(pjp.HyperParams())) == len(dataclasses.fields(pjp.HyperParams)) - 1  # nothing when off
+    assert len(leaves) == len(dataclasses.fields(pjp.HyperParams)) + 3
 
 
 @pytest.mark.parametrize(
@@ -363,7 +370,7 @@ def test_a_penalty_adds_its_coefficient_times_its_value_and_its_gradient() -> No
     state = make_state(learner)
     batch = make_batch(learner, state)
     on = dataclasses.replace(learner, interventions=(own.find_intervention("lab.tricks:my_penalty"),))
-    hparams = pjp.HyperParams(strengths={"my_penalty_coef": 0.3, "my_penalty_margin": 0.01})
+    hparams = pjp.OwnHyperParams(strengths={"my_penalty_coef": 0.3, "my_penalty_margin": 0.01})
 
     def penalty(params: Any) -> jax.Array:
         norm = jnp.square(learner.networks.policy(params, batch.obs).features).sum(-1)
@@ -387,7 +394,7 @@ def test_an_operation_after_a_step_changes_what_the_step_left() -> None:
     state = make_state(learner)
     batch = make_batch(learner, state)
     on = dataclasses.replace(learner, interventions=(own.find_intervention("lab.tricks:shrink"),))
-    hparams = pjp.HyperParams(strengths={"shrinkage": 0.25})
+    hparams = pjp.OwnHyperParams(strengths={"shrinkage": 0.25})
     plain, shrunk = (
         minibatch_update(x, hparams, jnp.float32(0.1), state, batch, jax.random.key(0))[0] for x in (learner, on)
     )
@@ -412,7 +419,7 @@ def test_an_intervention_of_another_kind_is_refused(module: Any, code: str, sent
     learner = make_learner()
     state = make_state(learner)
     batch = jax.tree.map(lambda x: x[:8], make_batch(learner, state))
-    hparams = pjp.HyperParams(strengths={"f_coef": 1.0})
+    hparams = pjp.OwnHyperParams(strengths={"f_coef": 1.0})
 
     def use() -> None:
         on = dataclasses.replace(learner, interventions=(own.find_intervention(f"{name}:f"),))

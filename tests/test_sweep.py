@@ -413,6 +413,24 @@ def test_nobody_at_the_coordinators_address(monkeypatch: pytest.MonkeyPatch) -> 
             devices.join_processes(address, 2, 1)
 
 
+def test_a_coordinator_to_whom_nobody_comes_ends_in_a_sentence() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    script = (
+        "from purejaxppo.sweep import devices\n"
+        "devices._JOINING_SECONDS = 1.0\n"
+        f"devices.join_processes({address!r}, 2, 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"process 0 of 2 at {address}: waiting for the others",
+        f"not all 2 processes came to coordinator {address} within 1 s; start them all, with --process-index 0 to 1 "
+        "and the same address.",
+    ]
+
+
 def test_cores_that_are_asked_for_too_late_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     jax.devices()
     with pytest.warns(UserWarning, match="use_cpu_cores comes too late: .* on 2 of 7 cores"):

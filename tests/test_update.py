@@ -175,8 +175,7 @@ def test_adam_step_equals_optax_for_many_runs_at_once() -> None:
         adam_beta2=jnp.array([0.999, 0.9, 0.9]),
         adam_eps=jnp.array([1e-8, 1e-3, 1e-5]),
     )
-    floats = {name: value for name, value in vars(hparams).items() if name != "strengths"}
-    axes = HyperParams(**{name: 0 if jnp.ndim(value) else None for name, value in floats.items()})
+    axes = HyperParams(**{name: 0 if jnp.ndim(value) else None for name, value in vars(hparams).items()})
     step = jax.jit(jax.vmap(adam_step, (axes, 0, None, 0, 0)))
     start = {"kernel": random(0, 4, 3), "bias": random(1, 3)}
     params = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), start)
@@ -186,7 +185,7 @@ def test_adam_step_equals_optax_for_many_runs_at_once() -> None:
     for grad in grads:
         params, opt_state = step(hparams, hparams.learning_rate, grad, opt_state, params)
     for s in range(3):
-        run = {name: float(x[s]) for name, x in floats.items() if jnp.ndim(x)}
+        run = {name: float(x[s]) for name, x in vars(hparams).items() if jnp.ndim(x)}
         optimizer = optax.chain(
             optax.clip_by_global_norm(run["max_grad_norm"]),
             optax.adam(run["learning_rate"], b1=run["adam_beta1"], b2=run["adam_beta2"], eps=run["adam_eps"]),

@@ -177,8 +177,7 @@ class Oracle:
         assert not any((config.layer_norm, config.weight_spectral, config.feature_spectral))
         self.config = config
         # As the package sees them: 1 - beta2 differs by 1e-5 between 0.999 and its float32.
-        floats = {k: x for k, x in vars(hparams).items() if k != "strengths"}
-        self.hparams = SimpleNamespace(**{k: float(np.float32(x)) for k, x in floats.items()})
+        self.hparams = SimpleNamespace(**{k: float(np.float32(x)) for k, x in vars(hparams).items()})
         self.env = envs.make(config.env, time_aware=config.time_aware, max_episode_steps=config.max_episode_steps)
         self.num_raw = self.env.observation_shape[0] - config.time_aware  # entries without the elapsed time
         self.step_env = jax.jit(jax.vmap(self.env.step))

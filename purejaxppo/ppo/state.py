@@ -18,7 +18,7 @@ from purejaxppo.distributions import Categorical, Normal, PolicyDistribution, Ta
 from purejaxppo.envs.base import Discrete, Environment
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
-from purejaxppo.hyperparams import HyperParams
+from purejaxppo.hyperparams import HyperParams, OwnHyperParams
 from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Networks, Params, make_actor_critic
 
 Array = jax.Array
@@ -26,9 +26,10 @@ T = TypeVar("T")
 
 _LARGE = 2**21  # bytes of observations, as floats, that a processor's cache still holds
 
-jax.tree_util.register_dataclass(
-    HyperParams, data_fields=[field.name for field in dataclasses.fields(HyperParams)], meta_fields=[]
-)
+for _cls in (HyperParams, OwnHyperParams):
+    jax.tree_util.register_dataclass(
+        _cls, data_fields=[field.name for field in dataclasses.fields(_cls)], meta_fields=[]
+    )
 
 
 @struct.dataclass(kw_only=True)

@@ -23,7 +23,6 @@ DIRECTORY = "directory"
 
 _STATIC = field_names(TrainConfig)
 _DEFAULTS = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(HyperParams())
-del _DEFAULTS["strengths"]  # of interventions of the user's own, which are recorded by their names
 _PER_SWEEP = ("name", "sweep", "merged")
 
 Fields = dict[str, Any]

@@ -8,6 +8,7 @@ import jax
 
 from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import strengths_of
 from purejaxppo.own import Row
 from purejaxppo.ppo.state import Learner, make_learner
 from purejaxppo.results.registry import METRICS, at_moments
@@ -40,7 +41,7 @@ def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
             rows[name] = row
         if learner.diagnostics or learner.interventions:
             _trace(learner, group)
-    given = list(groups[0].runs[0].hparams.strengths)
+    given = list(strengths_of(groups[0].runs[0].hparams))
     if unknown := [name for name in given if name not in taken]:
         raise unknown_name("[hparams] field", unknown[0], [*TRACED, *sorted(taken)])
     return rows

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep.provenance import processor
 
 _COORDINATOR_SECONDS = 60.0
+_JOINING_SECONDS = 300.0  # as long as JAX waits by default
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h: bytes from which freed memory goes back to the system
 
 
@@ -98,6 +100,7 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     """Make this process one of several that share a sweep, by `jax.distributed`; call it before any computation.
 
     Raises ConfigError unless all three are given, or none; RunError where nobody answers at the coordinator's address.
+    Where not all come within five minutes, the process ends with a sentence and exit code 1.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_index": process_index}
     missing = [name for name, value in given.items() if value is None]
@@ -113,7 +116,25 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
         _await_coordinator(coordinator)
     else:
         print(f"process 0 of {num_processes} at {coordinator}: waiting for the others", file=sys.stderr, flush=True)
-    jax.distributed.initialize(coordinator, num_processes, process_index)
+    # JAX itself would abort the process, with a dump of the stack, so it must not be the one that loses patience.
+    impatience = threading.Timer(_JOINING_SECONDS, _give_up, (num_processes, coordinator))
+    impatience.daemon = True
+    impatience.start()
+    jax.distributed.initialize(
+        coordinator, num_processes, process_index, initialization_timeout=int(_JOINING_SECONDS) + 60
+    )
+    impatience.cancel()
+
+
+def _give_up(num_processes: int, coordinator: str) -> None:
+    """End the process, which waits inside of JAX, where no exception reaches it."""
+    print(
+        f"not all {num_processes} processes came to coordinator {coordinator} within {_JOINING_SECONDS:.0f} s; start "
+        f"them all, with --process-index 0 to {num_processes - 1} and the same address.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def _await_coordinator(address: str) -> None:

@@ -22,6 +22,9 @@ from purejaxppo.sweep.merge import carry
 from purejaxppo.sweep.plan import Sweep, check_effects, make_groups
 from purejaxppo.sweep.program import learner_of
 
+SMALLER = "smaller"
+"""Folder of what was drawn and written of a sweep before it was extended."""
+
 
 def extend_sweep(
     out: str | Path,
@@ -96,6 +99,7 @@ def adopt(out: Path) -> None:
     """Let a whole extension take the place of what was there; killed in between, it goes on where it was."""
     extension = out / store.EXTENSION
     try:
+        _set_aside(out)
         for folder in (store.POLICIES, store.STATES, store.SNAPSHOTS):
             if (extension / folder).is_dir():
                 shutil.rmtree(out / folder, ignore_errors=True)
@@ -109,6 +113,14 @@ def adopt(out: Path) -> None:
             f"directory {out} cannot be written: {error.strerror or error}; nothing is lost, continue with: "
             f"purejaxppo resume {out}"
         ) from error
+
+
+def _set_aside(out: Path) -> None:
+    """Pictures, tables and reports of the smaller sweep go to DIR/smaller, where none is taken for the larger one's."""
+    for path in out.iterdir():
+        if path.is_file() and path.suffix in (".csv", ".html", ".md", ".pdf", ".png", ".svg", ".tex"):
+            (out / SMALLER).mkdir(exist_ok=True)
+            os.replace(path, out / SMALLER / path.name)
 
 
 def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], facts: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def reason(name: str, point: Point, rules: Sequence[Rule] = RULES) -> str | None
 def full_points(config: TrainConfig, hparams: HyperParams, points: Iterable[Point]) -> list[Point]:
     """Every point with all fields: its own on top of the base configuration's, which they share."""
     base = {field.name: getattr(part, field.name) for part in (config, hparams) for field in dataclasses.fields(part)}
-    base |= base.pop("strengths")  # of the user's own interventions: floats under names of their own
+    base |= base.pop("strengths", {})  # of the user's own interventions: floats under names of their own
     return [ChainMap(dict(point), base) for point in points]
 
 

@@ -17,12 +17,12 @@ from purejaxppo import own
 from purejaxppo.config import SELECTABLE, TrainConfig, coerce, field_names, unknown_name
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
-from purejaxppo.hyperparams import HyperParams, validate_hyperparams
+from purejaxppo.hyperparams import HyperParams, validate_hyperparams, with_strengths
 from purejaxppo.presets import preset_fields
 from purejaxppo.sweep import inert
 
 STATIC = field_names(TrainConfig)
-TRACED = [name for name in field_names(HyperParams) if name != "strengths"]
+TRACED = field_names(HyperParams)
 TOP_LEVEL = ["name", "seeds", "preset", "import", "config", "hparams", "axes", "points"]
 MAX_SEED = 2**32 - 1
 # One value of every field in which runs of one program may differ: configurations that agree in the others are equal.
@@ -153,7 +153,7 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep", folder:
     if _has_interventions(content):
         strengths = {name: _strength(x) for name, x in hparams.items() if name not in STATIC + TRACED}
     hparams = build(HyperParams, {name: x for name, x in hparams.items() if name not in strengths}, "hparams")
-    hparams = dataclasses.replace(hparams, strengths=strengths)
+    hparams = with_strengths(hparams, strengths)
     sweep = Sweep(
         name=_parse_name(content.get("name", default_name)),
         seeds=parse_seeds(content.get("seeds", 1)),
@@ -173,7 +173,7 @@ def build(cls: type, values: dict[str, Any], where: str) -> Any:
     """An instance of TrainConfig or HyperParams from values as read; raises ConfigError for an unknown field."""
     hints = get_type_hints(cls)
     for name in values:
-        if name in hints and name != "strengths":
+        if name in hints:
             continue
         other = "hparams" if cls is TrainConfig else "config"
         if name in (TRACED if cls is TrainConfig else STATIC):
@@ -238,11 +238,10 @@ def make_groups(sweep: Sweep) -> list[Group]:
     for point in sweep.points:
         static = {name: value for name, value in point.items() if name in STATIC}
         traced: dict[str, Any] = {name: value for name, value in point.items() if name in TRACED}
-        if strengths := {name: value for name, value in point.items() if name not in STATIC + TRACED}:
-            traced["strengths"] = sweep.hparams.strengths | strengths
+        strengths = {name: value for name, value in point.items() if name not in STATIC + TRACED}
         config = dataclasses.replace(sweep.config, **static).validate()
         check_options(config.env, brax_backend=config.brax_backend, max_episode_steps=config.max_episode_steps)
-        hparams = validate_hyperparams(dataclasses.replace(sweep.hparams, **traced))
+        hparams = validate_hyperparams(with_strengths(dataclasses.replace(sweep.hparams, **traced), strengths))
         shared = dataclasses.replace(config, **_ANY)
         for seed in sweep.seeds:
             run = Run(index=index, point=point, seed=seed, config=config, hparams=hparams)
@@ -282,7 +281,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     """The resolved sweep as plain data: `parse_sweep` of it gives the sweep back."""
     config = {name: _plain(value) for name, value in dataclasses.asdict(sweep.config).items() if value is not None}
     hparams = dataclasses.asdict(sweep.hparams)
-    hparams |= hparams.pop("strengths")
+    hparams |= hparams.pop("strengths", {})
     return {
         "name": sweep.name,
         "seeds": [_plain(seed) for seed in sweep.seeds],

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from purejaxppo.blas import is_cpu
 from purejaxppo.config import TrainConfig
-from purejaxppo.hyperparams import HyperParams
+from purejaxppo.hyperparams import HyperParams, strengths_of
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.losses import COEFFICIENTS
 from purejaxppo.ppo.state import Array, Learner, RunState, make_learner
@@ -35,8 +35,8 @@ def learner_of(group: Group) -> Learner:
     alternatives = group.alternatives
     absent = {term for term, name in COEFFICIENTS.items() if all(getattr(run.hparams, name) == 0 for run in group.runs)}
     # Of a penalty of the user's own, NAME_loss, it is NAME_coef.
-    coefs = [name for name in group.runs[0].hparams.strengths if name.endswith("_coef")]
-    zero = {name for name in coefs if all(run.hparams.strengths[name] == 0 for run in group.runs)}
+    strengths = [strengths_of(run.hparams) for run in group.runs]
+    zero = {name for name in strengths[0] if name.endswith("_coef") and all(run[name] == 0 for run in strengths)}
     absent |= {f"{name.removesuffix('_coef')}_loss" for name in zero}
     epochs = max(run.config.num_epochs for run in group.runs)
     return make_learner(

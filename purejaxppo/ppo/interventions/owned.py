@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from purejaxppo import own
+from purejaxppo import hyperparams, own
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput, Params
@@ -72,10 +72,11 @@ def has_operations(learner: Learner) -> bool:
 
 def strengths_of(intervention: Intervention, hparams: HyperParams) -> dict[str, Array | float]:
     """The strengths that an intervention takes, by name; raises ConfigError for one without a value."""
+    given = hyperparams.strengths_of(hparams)
     for name in intervention.strengths:
-        if name not in hparams.strengths:
+        if name not in given:
             raise ConfigError(
-                f"{name} is missing in [hparams] (HyperParams.strengths): interventions has {intervention.path!r}, "
+                f"{name} is missing in [hparams] (OwnHyperParams.strengths): interventions has {intervention.path!r}, "
                 "which takes it."
             )
-    return {name: hparams.strengths[name] for name in intervention.strengths}
+    return {name: given[name] for name in intervention.strengths}
