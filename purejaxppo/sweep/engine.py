@@ -399,8 +399,7 @@ def _run_segments(
             state, metrics = program.segment(runs, state)
         if tasks is not None and config.is_plasticity_point(log_point):
             metrics = metrics.joined(program.plasticity(runs, state, tasks))
-        if config.is_evaluation_point(log_point):
-            metrics = metrics.joined(program.evaluation(state))
+        metrics = metrics.joined(program.evaluation(state)) if config.is_evaluation_point(log_point) else metrics
         if pending is not None:
             write(pending)
         pending = _Pending(log_point=log_point, metrics=metrics)

@@ -108,8 +108,7 @@ class GroupProgram:
 
     def __init__(self, group: Group, width: int | None = None, devices: list[Any] | None = None):
         self.group = group
-        devices = jax.local_devices() if devices is None else devices
-        devices = devices[: min(len(devices), width or len(group.runs))]
+        devices = (devices or jax.local_devices())[: width or len(group.runs)]
         self.width = width or -(-len(group.runs) // len(devices)) * len(devices)
         while self.width % len(devices):  # a width laid down for other devices
             devices = devices[:-1]
@@ -148,9 +147,6 @@ class GroupProgram:
                 return jax.vmap(trainer.plasticity)(hparams, state, tasks)
             return map_runs(one, (hparams, state, jnp.arange(num_runs)), width)
 
-        def evaluation(state: RunState) -> Metrics:
-            return map_runs(trainer.evaluation, state, runs_at_once(config, state))
-
         few = min(prepared_at_once(self._learner), self.width // self.num_devices)
 
         def init(hparams: HyperParams, keys: Array, choices: dict[str, Array]) -> RunState:
@@ -166,7 +162,7 @@ class GroupProgram:
         self._init = split(init, 3)
         self._tasks = split(tasks, 3)
         self._plasticity = split(plasticity, 3)
-        self._evaluation = split(evaluation, 1)
+        self._evaluation = split(lambda state: map_runs(trainer.evaluation, state, runs_at_once(config, state)), 1)
         self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
         self._compiled: dict[str, Any] = {}
 
