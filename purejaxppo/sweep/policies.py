@@ -215,6 +215,7 @@ def find_snapshots(out: Path) -> dict[int, list[Place]]:
             if status == 0:
                 own.append(Place(path=path, row=row, log_point=log_point))
     if not found:
+        store.read_sweep(out)
         raise ConfigError(f"directory {out} holds no snapshots: they are kept with num_snapshots, as runs go on.")
     return {run: sorted(own, key=lambda place: place.log_point) for run, own in found.items()}
 
