@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,10 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
                 run_index=runs,
             )
         )
-    return to_dataset(results, load_results(out).attrs)
+    attributes = dict(load_results(out).attrs)
+    record = json.loads(attributes.get("sweep", "{}"))
+    record.get("config", {}).pop("num_log_points", None)  # that many are not to be expected here
+    return to_dataset(results, attributes | {"sweep": record})
 
 
 def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:
