@@ -484,7 +484,6 @@ MISTAKES = [
     command("claims empty", "empty", "no results", files={"empty/": ""}),
     command("export nothing --to csv", "nothing", "no results"),
     command("resume nothing", "nothing", "not a sweep's"),
-    command("evaluate nothing --snapshots", "nothing", "not a sweep's"),
     command("rediagnose nothing", "nothing", "not a sweep's"),
     command("plot out", "results.nc", "damaged", files={"out/results.nc": "this is no netCDF"}),
     command("summary out", "results.nc", "damaged", files={"out/results.nc": b"\x89HDF\r\n\x1a\n" + 500 * b"\0"}),

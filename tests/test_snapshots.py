@@ -326,11 +326,3 @@ def test_the_command_line_evaluates_and_diagnoses_snapshots(whole: Path) -> None
     process = call("rediagnose", str(whole), "--runs", "1", "--out", str(whole / "again.csv"))
     assert (process.returncode, process.stderr) == (0, "")
     assert (whole / "again.csv").read_text().startswith("run,learning_rate,seed,snapshot,log_point,env_steps,")
-    shutil.move(whole / "snapshots", whole / "elsewhere")
-    try:
-        process = call("evaluate", str(whole), "--snapshots")
-    finally:
-        shutil.move(whole / "elsewhere", whole / "snapshots")
-    assert process.returncode == 2
-    assert "holds no snapshots: they are kept with num_snapshots" in process.stderr
-    assert len(process.stderr.splitlines()) == 1
