@@ -384,13 +384,14 @@ def rediagnose(
         directory: Directory of a sweep, finished or still running.
         runs: Numbers of runs, as in the dataset's run_index; all by default.
         snapshots: Numbers of snapshots, 0 of the initial networks; all by default.
-        diagnostics: Your own, module:name, computed beside ours.
+        diagnostics: Your own, module:name, computed beside ours; modules may be in the working directory.
         out: CSV file to write; DIR/rediagnosed.csv by default.
     """
     from purejaxppo.rediagnose import rediagnose
     from purejaxppo.sweep.devices import check_platform
 
     check_platform()
+    own.look_in(os.getcwd())
     table = rediagnose(directory, runs=runs or None, snapshots=snapshots or None, diagnostics=diagnostics)
     shown = ["run", "snapshot", "env_steps", *(x for x in ("policy_rank", "policy_dead_neurons") if x in table)]
     _print_and_keep(table[shown].to_string(index=False), table, out or directory / "rediagnosed.csv")
