@@ -387,7 +387,7 @@ def rediagnose(
         diagnostics: Your own, module:name, computed beside ours; modules may be in the working directory.
         out: CSV file to write; DIR/rediagnosed.csv by default.
     """
-    from purejaxppo.rediagnose import rediagnose
+    from purejaxppo.rediagnosis import rediagnose
     from purejaxppo.sweep.devices import check_platform
 
     check_platform()
