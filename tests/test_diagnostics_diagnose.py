@@ -16,6 +16,7 @@ import oracles as slow
 import pytest
 from test_diagnostics_spectral import public_matrices
 
+from purejaxppo import blas
 from purejaxppo.config import TrainConfig
 from purejaxppo.diagnostics.diagnose import Representation, Snapshot, diagnose
 from purejaxppo.diagnostics.neurons import dead_neurons
@@ -349,18 +350,32 @@ def test_no_gradient_flows_through_a_diagnosis() -> None:
     np.testing.assert_array_equal(gradient, 1)
 
 
-def test_a_library_call_takes_one_matrix_on_a_cpu_and_all_on_a_gpu(inputs: dict[str, Any]) -> None:
+def test_a_library_call_takes_one_matrix_on_a_cpu_and_all_on_a_gpu(
+    inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several LAPACK calls on batches in one program can deadlock XLA's CPU runtime; jaxlib loops over QRs and SVDs."""
     on_cpu = {"lapack_sgeqrf_ffi", "lapack_sorgqr_ffi", "lapack_sgesdd_ffi", "lapack_dpotrf_ffi"}
     for platform, kinds, num_matrices in (
         ("cpu", on_cpu, 1),
         ("cuda", {"cusolver_syevd_ffi", "cusolver_potrf_ffi"}, 2 * 2 * RUNS),
     ):
-        text = jax.jit(jax.vmap(diagnose_one)).trace(inputs).lower(lowering_platforms=(platform,)).as_text()
+        monkeypatch.setattr(blas, "is_cpu", lambda platform=platform: platform == "cpu")
+        text = (
+            jax.jit(jax.vmap(lambda x: diagnose_one(x))).trace(inputs).lower(lowering_platforms=(platform,)).as_text()
+        )
         calls = re.findall(r"custom_call @((?:lapack|cu)\w+)\(.* : \(tensor<([0-9x]+)xf", text)
         assert {name for name, _ in calls if "trsm" not in name} == kinds
         for _, shape in calls:
             assert np.prod([int(size) for size in shape.split("x")[:-2]]) == num_matrices, calls
+
+
+def test_representations_side_by_side_have_the_metrics_of_one_after_the_other(
+    inputs: dict[str, Any], metrics: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blas, "is_cpu", lambda: False)
+    found = jax.jit(jax.vmap(lambda x: diagnose_one(x)))(inputs)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_update_does() -> None:

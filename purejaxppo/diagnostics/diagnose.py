@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from purejaxppo.blas import of_each
 from purejaxppo.diagnostics.neurons import (
     collinearity,
     dormant_neurons,
@@ -80,17 +81,21 @@ def diagnose(
     """
     before, after, log_ratio, kl, target = jax.lax.stop_gradient((before, after, log_ratio, kl, value_target))
     names = list(before.networks)
-    each = [snapshot.networks[name] for name in names for snapshot in (before, after)]
-    every = jax.tree.map(lambda *x: jnp.stack(x).reshape(len(names), 2, *x[0].shape), *each)  # [network, time, N, D]
-    of_one = jax.vmap(jax.vmap(lambda network: _representation(network, target, dead_neurons)))
-    metrics = _named(names, _SUFFIXES, of_one(every))
+    pairs = [(before.networks[name], after.networks[name]) for name in names]
+    found = of_each(
+        lambda network: _representation(network, target, dead_neurons), [network for pair in pairs for network in pair]
+    )
+    places = [(name, suffix) for name in names for suffix in _SUFFIXES]
+    metrics = _named(places, [values for values, _ in found])
+    num_samples, num_dimensions = pairs[0][0].features.shape
+    metrics |= _named(places, _spectral(jnp.stack([spectra for _, spectra in found]), num_samples, num_dimensions))
     for name in names:
         for rank in [name + infix + rank for infix in ("_", "_preactivation_") for rank in RANKS]:
             metrics[f"{rank}_change"] = metrics[rank] - metrics[f"{rank}_before"]
         for infix in _KINDS:
             del metrics[f"{name}_{infix}singular_values_before"]  # spectra are large, and that of before was after once
         del metrics[f"{name}_probe_r2_before"]
-    metrics |= _named(names, None, jax.vmap(_drift)(every))
+    metrics |= _named([(name, "") for name in names], of_each(_drift, pairs))
     if names == ["policy"]:
         metrics |= {"critic" + name.removeprefix("policy"): x for name, x in metrics.items()}
     metrics |= _weights(after.weights) | _trust_region(log_ratio, kl, clip_eps)
@@ -101,20 +106,19 @@ def diagnose(
     return metrics | {f"{name}{suffix}": x[i] for name, x in outputs.items() for i, suffix in enumerate(_SUFFIXES)}
 
 
-def _named(networks: Sequence[str], suffixes: Sequence[str] | None, values: dict[str, Array]) -> dict[str, Array]:
-    """Metrics under their full names, from arrays [network, time, ...], or [network, ...] without suffixes."""
-    named = {}
-    for name, array in values.items():
-        for i, network in enumerate(networks):
-            if suffixes is None:
-                named[f"{network}_{name}"] = array[i]
-            else:
-                named |= {f"{network}_{name}{suffix}": array[i, j] for j, suffix in enumerate(suffixes)}
-    return named
+def _named(places: Sequence[tuple[str, str]], values: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Metrics under their full names, with network and suffix of each place."""
+    return {
+        f"{network}_{name}{suffix}": x
+        for (network, suffix), of_one in zip(places, values, strict=True)
+        for name, x in of_one.items()
+    }
 
 
-def _representation(network: Representation, target: Array, dead_neurons: Callable[[Array], Array]) -> dict[str, Array]:
-    """Of one network at one moment."""
+def _representation(
+    network: Representation, target: Array, dead_neurons: Callable[[Array], Array]
+) -> tuple[dict[str, Array], Array]:
+    """Of one network at one moment, metrics and the singular values [2, D] of features and last pre-activations."""
     features, layers = network.features, network.preactivations
     metrics = {
         "dead_neurons": dead_neurons(features),
@@ -123,20 +127,28 @@ def _representation(network: Representation, target: Array, dead_neurons: Callab
         "all_preactivations_norm": joint_norm(layers),
     }
     sigma, metrics["probe_r2"] = singular_values_and_r2(features, centred(target))
-    size = {"num_samples": features.shape[0], "num_dimensions": features.shape[1]}
-    measures = measures_of_spectrum(jnp.stack([sigma, singular_values(layers[-1])]), **size)
-    statistics = jax.vmap(feature_statistics)(jnp.stack([features, layers[-1]]))
-    for i, (infix, kind) in enumerate(_KINDS.items()):
-        for field in (*RANKS, *SINGULAR_VALUES, "singular_values"):
-            metrics[f"{infix}{field}"] = getattr(measures, _FIELD_OF.get(field, field))[i]
-        for field in ("norm", "mean", "std"):
-            metrics[f"{kind}_{field}"] = getattr(statistics, field)[i]
-    return metrics
+    statistics = of_each(feature_statistics, [features, layers[-1]])
+    for kind, of_kind in zip(_KINDS.values(), statistics, strict=True):
+        metrics |= {f"{kind}_{field}": getattr(of_kind, field) for field in ("norm", "mean", "std")}
+    return metrics, jnp.stack([sigma, singular_values(layers[-1])])
 
 
-def _drift(network: Representation) -> dict[str, Array]:
-    """Of one network [time, ...], how far its representation moved."""
-    before, after = (jax.tree.map(lambda x, time=time: x[time], network) for time in (0, 1))
+def _spectral(sigma: Array, num_samples: int, num_dimensions: int) -> list[dict[str, Array]]:
+    """Of singular values [K, 2, D], the measures of each of K representations: side by side, as they are small."""
+    measures = measures_of_spectrum(sigma, num_samples=num_samples, num_dimensions=num_dimensions)
+    return [
+        {
+            f"{infix}{field}": getattr(measures, _FIELD_OF.get(field, field))[k, i]
+            for i, infix in enumerate(_KINDS)
+            for field in (*RANKS, *SINGULAR_VALUES, "singular_values")
+        }
+        for k in range(sigma.shape[0])
+    ]
+
+
+def _drift(pair: tuple[Representation, Representation]) -> dict[str, Array]:
+    """Of one network before and after, how far its representation moved."""
+    before, after = pair
     moved = {
         "feature": drift(before.features, after.features),
         "preactivation": drift(before.preactivations[-1], after.preactivations[-1]),
