@@ -72,7 +72,8 @@ def train(
         config: What is static: environment, sizes, networks.
         hparams: What is traced: learning rate, coefficients.
         seeds: Number of runs, with seeds 0, 1, ...
-        preset: Start from the settings of the paper: paper_atari or paper_mujoco.
+        preset: Start from the settings of the paper, paper_atari or paper_mujoco, or of others: cleanrl_continuous,
+            purejaxrl_minatar or brax_ant.
         out: Directory for the results, new or holding this very sweep; runs/train by default.
         plan_only: Print the plan and stop; nothing is compiled.
         dry_run: Print the plan, compile, time single updates, print memory, time and what takes it, and stop.

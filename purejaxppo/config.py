@@ -6,27 +6,27 @@ that may differ between runs of one program are in `hyperparams.py`. This file i
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from purejaxppo import own
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import check_types, coerce, hints_of
 
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
 Initialization = Literal["uniform", "orthogonal"]
 PolicyObjective = Literal["clip", "spo", "unclipped"]
 Normalization = Literal["off", "fixed", "running"]
+AdvantageNormalization = Literal["minibatch", "batch", "off"]
 ActionDistribution = Literal["tanh_normal", "normal"]
 EvaluationActions = Literal["sample", "mode"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
 
 MAX_COUNT = 2**31 - 1
 """Largest axis of an array and largest number of steps of a loop: XLA counts in int32."""
+
+_LARGEST_LOG_STD = 20.0  # exp of it, squared, is still a float32
 
 SELECTABLE = (
     "activation",
@@ -75,6 +75,8 @@ class TrainConfig:
     as [[16, 3, 1], [32, 3, 1]]."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the dense hidden layers; the last one is the penultimate layer whose rank is measured."""
+    critic_hidden_sizes: tuple[int, ...] = ()
+    """Widths of the critic's dense hidden layers, where they are not to be the policy's, hidden_sizes ([])."""
     activation: Activation = "relu"
     """Activation of every hidden layer."""
     initialization: Initialization = "uniform"
@@ -98,6 +100,8 @@ class TrainConfig:
     action_distribution: ActionDistribution = "tanh_normal"
     """Continuous actions: tanh-squashed normal with state-dependent scale (the paper), or normal with one learned scale
     per action dimension; ignored for discrete actions."""
+    initial_log_std: float = 0.0
+    """With action_distribution normal: the learned log scale at the start, of actions scaled to [-1, 1]."""
 
     brax_backend: BraxBackend = "spring"
     """Physics of `brax/...` environments; ignored elsewhere."""
@@ -116,14 +120,27 @@ class TrainConfig:
     discrete actions only."""
     sign_reward: bool = False
     """Whether learning sees the sign of the reward (Atari); returns are reported raw either way."""
+    normalize_rewards: Literal["off", "running"] = "off"
+    """Rewards as they are (after sign_reward), or divided by the standard deviation of all discounted returns so far
+    and clipped to [-10, 10] (`running`; see `ppo.rewards`); returns are reported raw either way."""
 
     lr_schedule: Literal["constant", "linear"] = "constant"
-    """Learning rate over training: constant, or linear decay to 0."""
+    """Learning rate over training: constant, or linear decay to lr_final_fraction of it."""
+    lr_final_fraction: float = 0.0
+    """With lr_schedule linear: the fraction of the learning rate that is left after the last update."""
+    separate_learning_rates: bool = False
+    """Whether the critic's Adam has a learning rate of its own, critic_learning_rate, under the same schedule."""
     reset_optimizer: bool = False
     """Whether Adam's moments and step count are zero again at the start of every update phase."""
     policy_objective: PolicyObjective = "clip"
     """What the policy maximises: PPO-Clip, SPO, r A - |A| (r - 1)^2 / (2 clip_eps), or the bare r A (`unclipped`), as
     in PPO-KL."""
+    advantage_normalization: AdvantageNormalization = "minibatch"
+    """Advantages of mean 0 and deviation 1 over each minibatch (the paper), over the whole rollout (`batch`), or as
+    they are (`off`)."""
+    value_clipping: bool = False
+    """Whether the value loss is PPO2's clipped one: moves of V by more than value_clip_eps from what it was when the
+    rollout was collected gain nothing."""
     pfo_layers: Literal["last", "all"] = "last"
     """Layers that PFO regularises: the penultimate one, or all hidden layers side by side."""
     pfo_features: Literal["preactivations", "features"] = "preactivations"
@@ -174,7 +191,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Lists become tuples, and floats that are whole numbers (1e6) such, where the field wants them."""
-        for name, hint in _hints(type(self)).items():
+        for name, hint in hints_of(type(self)).items():
             value = getattr(self, name)
             if (fitting := coerce(name, value, hint)) is not value:
                 object.__setattr__(self, name, fitting)
@@ -267,6 +284,7 @@ class TrainConfig:
         for name in ("num_plasticity_points", "num_evaluation_episodes", "num_snapshots"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 0.")
+        self._validate_optimization()
         if self.minibatch_size > self.batch_size:
             raise ConfigError(
                 f"minibatch_size is {self.minibatch_size}, but must be at most num_envs x num_steps = "
@@ -277,6 +295,7 @@ class TrainConfig:
             "num_epochs x minibatches of an epoch": self.num_epochs * self.num_minibatches,
             "total_steps / (num_envs x num_steps), the number of updates,": self.num_updates,
             "the largest of hidden_sizes": max(self.hidden_sizes),
+            "the largest of critic_hidden_sizes": max(self.critic_sizes),
             "num_log_points": self.num_log_points,
             "num_plasticity_rollouts x num_envs x num_steps": self.num_plasticity_rollouts * self.batch_size,
             "num_plasticity_epochs x minibatches of an epoch": (
@@ -294,6 +313,11 @@ class TrainConfig:
         return self
 
     @property
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Widths of the critic's dense hidden layers, whether they are its own or the policy's."""
+        return self.critic_hidden_sizes or self.hidden_sizes
+
+    @property
     def own_diagnostics(self) -> tuple[str, ...]:
         """Import paths of the diagnostics that are not ours."""
         return self.diagnostics if isinstance(self.diagnostics, tuple) else ()
@@ -304,12 +328,32 @@ class TrainConfig:
         paths = (self.env, self.network or "", *self.own_diagnostics, *self.interventions)
         return tuple(dict.fromkeys(path.split(":")[0] for path in paths if own.is_path(path)))
 
+    def _validate_optimization(self) -> None:
+        """Rules of the learning rates, of what the critic has to itself, and of the scale at the start."""
+        if not 0 <= self.lr_final_fraction < 1:
+            raise ConfigError(f"lr_final_fraction is {self.lr_final_fraction}, but must be at least 0 and below 1.")
+        if not abs(self.initial_log_std) <= _LARGEST_LOG_STD:
+            raise ConfigError(
+                f"initial_log_std is {self.initial_log_std}, but must be between -{_LARGEST_LOG_STD} and "
+                f"{_LARGEST_LOG_STD}."
+            )
+        sizes = list(self.critic_hidden_sizes)
+        if min(self.critic_sizes) < 1:
+            raise ConfigError(f"critic_hidden_sizes is {sizes}, but must be a list of widths of at least 1.")
+        if self.share_trunk and self.critic_hidden_sizes:
+            raise ConfigError(f"critic_hidden_sizes is {sizes}, but must be [] with share_trunk, which shares them.")
+        if self.share_trunk and self.trunk_optimizers == "one" and self.separate_learning_rates:
+            raise ConfigError(
+                "separate_learning_rates is True, but must be False with share_trunk and trunk_optimizers 'one': one "
+                "optimiser has one learning rate."
+            )
+
     def _validate_network(self) -> None:
         """What a network of the user's own cannot have: its layers are its own."""
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "convolutions", "residual", "layer_norm"):
+        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
@@ -332,111 +376,3 @@ class TrainConfig:
                 own.check_path(field.removeprefix("own_"), path)
             if len(set(paths)) < len(paths):
                 raise ConfigError(f"{field.removeprefix('own_')} is {list(paths)}, but must name nothing twice.")
-
-
-def check_types(value: Any) -> None:
-    """Compare every field of a dataclass instance with its annotation (bool, int, float, str, Literal, tuple, None).
-
-    Raises ConfigError naming the first field that does not fit.
-    """
-    for name, hint in _hints(type(value)).items():
-        found = getattr(value, name)
-        if not _fits(found, hint):
-            raise ConfigError(f"{name} is {found!r}, but must be {_describe(hint)}.")
-
-
-def coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as read from TOML in the type of its field.
-
-    Lists become tuples, whole numbers floats, and floats without a fraction (1e6) whole numbers.
-    """
-    if isinstance(value, list):
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
-    if hint in (int, int | None) and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:  # more than a float can hold: `validate_hyperparams` says so
-            return math.inf if value > 0 else -math.inf
-    return value
-
-
-# What fields are called elsewhere.
-SYNONYMS = {
-    "activation_fn": "activation",
-    "beta1": "adam_beta1",
-    "beta2": "adam_beta2",
-    "batch_size": "minibatch_size",
-    "clip_coef": "clip_eps",
-    "clip_range": "clip_eps",
-    "discount": "gamma",
-    "ent_coef": "entropy_coef",
-    "env_id": "env",
-    "env_name": "env",
-    "lam": "gae_lambda",
-    "lr": "learning_rate",
-    "max_steps": "total_steps",
-    "n_envs": "num_envs",
-    "n_epochs": "num_epochs",
-    "n_steps": "num_steps",
-    "net_arch": "hidden_sizes",
-    "num_seeds": "seeds",
-    "rollout_length": "num_steps",
-    "seed": "seeds",
-    "step_size": "learning_rate",
-    "timesteps": "total_steps",
-    "total_timesteps": "total_steps",
-    "update_epochs": "num_epochs",
-    "vf_coef": "value_coef",
-}
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def unknown_name(kind: str, name: str, allowed: list[str]) -> ConfigError:
-    """ConfigError for a name that is not in `allowed`, with what it is called here, or near matches, if any."""
-    synonym = SYNONYMS.get(name.lower().replace("-", "_"))
-    near = [synonym] if synonym in allowed else difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
-    if near:
-        return ConfigError(f"{kind} {name!r} is unknown; did you mean {' or '.join(near)}?")
-    return ConfigError(f"{kind} {name!r} is unknown; allowed are {', '.join(allowed)}.")
-
-
-def field_names(cls: type) -> list[str]:
-    """Names of a dataclass's fields, in order."""
-    return [field.name for field in dataclasses.fields(cls)]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin is dict:
-        return isinstance(value, dict)  # what is in it has names of its own
-    if origin is tuple:
-        is_long = get_args(hint)[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(get_args(hint)))
-        return isinstance(value, tuple) and is_long and all(_fits(item, get_args(hint)[0]) for item in value)
-    if get_args(hint):  # a union, such as int | None
-        return any(_fits(value, part) for part in get_args(hint))
-    if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
-    if origin is dict:
-        return "a table of numbers"
-    if origin is tuple:
-        kinds = {str: "texts", int: "whole numbers"}
-        return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
-    if get_args(hint):
-        return " or ".join(_describe(part) for part in get_args(hint))
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "left out"}
-    return names[hint]

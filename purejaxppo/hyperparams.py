@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from purejaxppo.config import check_types
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class HyperParams:
 
     learning_rate: float = 2.5e-4
     """Adam's step size at the start of training."""
+    critic_learning_rate: float = 2.5e-4
+    """With separate_learning_rates: the same of the critic's Adam."""
     gamma: float = 0.99
     """Discount factor."""
     gae_lambda: float = 0.95
@@ -36,7 +38,10 @@ class HyperParams:
     entropy_coef: float = 0.01
     """Coefficient of the entropy bonus."""
     value_coef: float = 0.5
-    """Coefficient of the value loss."""
+    """Coefficient of the value loss, which is not halved."""
+    value_clip_eps: float = 0.2
+    """With value_clipping: how far V may usefully move in one update phase, in the units of returns as they are learned
+    from."""
     max_grad_norm: float = 0.5
     """Largest global norm of a network's gradient; larger ones are scaled down to it."""
     pfo_coef: float = 0.0
@@ -94,7 +99,7 @@ def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> Hype
 
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
-_POSITIVE = ("max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
+_POSITIVE = ("value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
 _UNIT = ("gamma", "gae_lambda")
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 

@@ -106,6 +106,8 @@ class Network(nn.Module):
     precision: str = "highest"
     state_independent_scale: bool = False
     """Whether the policy head appends one learned log scale per action, independent of the state."""
+    initial_log_std: float = 0.0
+    """What that log scale is at the start."""
     layer_norm: bool = False
     """Whether every hidden layer is normalised before its activation."""
     residual: bool = False
@@ -153,6 +155,7 @@ class OwnNetwork(nn.Module):
     heads: tuple[tuple[str, int], ...]
     precision: str = "highest"
     state_independent_scale: bool = False
+    initial_log_std: float = 0.0
 
     @nn.compact
     def __call__(self, obs: Array, activation: Activate = None, first: Array | None = None) -> dict[str, NetworkOutput]:
@@ -174,7 +177,8 @@ def _with_heads(network: Network | OwnNetwork, x: Array, preactivations: Sequenc
     outputs = {name: UniformDense(size, network.precision, name=f"{name}_head")(x) for name, size in network.heads}
     if network.state_independent_scale and "policy" in outputs:
         loc = outputs["policy"]
-        log_scale = network.param("log_scale", nn.initializers.zeros, (loc.shape[-1],))
+        start = nn.initializers.constant(network.initial_log_std)
+        log_scale = network.param("log_scale", start, (loc.shape[-1],))
         outputs["policy"] = jnp.concatenate([loc, jnp.broadcast_to(log_scale, loc.shape)], axis=-1)
     return {
         name: NetworkOutput(outputs=y, features=x, preactivations=tuple(preactivations)) for name, y in outputs.items()
@@ -193,7 +197,7 @@ class ActorCritic:
     observation_shape: tuple[int, ...]
     initialization: str
     hidden_sizes: tuple[int, ...]
-    """Widths of the hidden layers, the penultimate one last; of built-in networks without the convolutions."""
+    """Widths of the policy's hidden layers, the penultimate one last; of built-in networks without convolutions."""
 
     def init(self, key: Array) -> Params:
         """Fresh parameters from one key."""
@@ -239,7 +243,7 @@ def make_actor_critic(
     if convolutions:
         _check_image(config, observation_shape)
 
-    def network(*heads: tuple[str, int]) -> Network | OwnNetwork:
+    def network(*heads: tuple[str, int], hidden_sizes: tuple[int, ...] = config.hidden_sizes) -> Network | OwnNetwork:
         if torso is not None:
             return OwnNetwork(
                 torso=torso[0],
@@ -247,15 +251,17 @@ def make_actor_critic(
                 heads=heads,
                 precision=config.matmul_precision,
                 state_independent_scale=state_independent_scale,
+                initial_log_std=config.initial_log_std,
             )
         return Network(
             convolutions=convolutions,
-            hidden_sizes=config.hidden_sizes,
+            hidden_sizes=hidden_sizes,
             activation=config.activation,
             num_observation_axes=len(observation_shape),
             heads=heads,
             precision=config.matmul_precision,
             state_independent_scale=state_independent_scale,
+            initial_log_std=config.initial_log_std,
             layer_norm=config.layer_norm,
             residual=config.residual,
         )
@@ -264,7 +270,7 @@ def make_actor_critic(
     if config.share_trunk:
         networks = (("shared", network(policy, critic)),)
     else:
-        networks = (("policy", network(policy)), ("critic", network(critic)))
+        networks = (("policy", network(policy)), ("critic", network(critic, hidden_sizes=config.critic_sizes)))
     return ActorCritic(networks, observation_shape, config.initialization, torso[1] if torso else config.hidden_sizes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.evaluate import cell
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
-from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
-from purejaxppo.ppo.state import Array, Learner, Origin, RunState, make_learner
+from purejaxppo.ppo.state import Array, Batch, Learner, Origin, RunState, make_learner
 from purejaxppo.sweep.policies import each_snapshot, find_snapshots
 from purejaxppo.sweep.snapshots import read_origin
 from purejaxppo.training.diagnosis import diagnose_update
+from purejaxppo.training.train import collect_batch
 
 if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams
@@ -96,17 +96,18 @@ def _diagnose(
         init_run(learner, key),
         params=origin.params,
         observation_statistics=origin.observation_statistics,
+        reward_statistics=origin.reward_statistics,
         env_state=origin.env_state,
         obs=origin.obs,
         optimizer={},
         origin=None,
     )
 
-    def play(update: Array, state: RunState) -> Any:
-        return collect(learner, state, jax.random.split(jax.random.fold_in(state.key, update))[0])
+    def play(update: Array, state: RunState) -> tuple[RunState, Batch]:
+        return collect_batch(learner, hparams, state, jax.random.split(jax.random.fold_in(state.key, update))[0])
 
     first = jnp.where(log_point == 0, 0, num_updates - 1)
     before = jax.lax.fori_loop(first, num_updates - 1, lambda update, state: play(update, state)[0], began)
-    batch = prepare_batch(learner, hparams, before, play(num_updates - 1, before)[1])
+    batch = play(num_updates - 1, before)[1]
     after = replace(before, params=params, observation_statistics=statistics, update=num_updates)
     return diagnose_update(learner, hparams, before, after, batch)

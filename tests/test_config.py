@@ -176,6 +176,27 @@ def test_presets_are_the_settings_of_the_paper(name: str, expected: dict) -> Non
     assert {key: found[key] for key in common | expected} == common | expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # batch 2048 in 32 minibatches; vf_coef 0.5 times half the squared error; terminations or truncations end.
+        ("cleanrl_continuous", {"batch_size": 2048, "num_minibatches": 32, "num_epochs": 10, "hidden_sizes": (64, 64),
+                                "normalize_rewards": "running", "normalize_observations": "running", "value_coef": 0.25,
+                                "time_limit": "terminate", "learning_rate": 3e-4, "adam_eps": 1e-5, "clip_eps": 0.2}),
+        ("purejaxrl_minatar", {"batch_size": 64 * 128, "num_minibatches": 8, "num_epochs": 4, "activation": "relu",
+                               "learning_rate": 5e-3, "lr_schedule": "linear", "entropy_coef": 0.01}),
+        # batch_size 2048 x num_minibatches 32 x unroll_length 5 samples in an update; an own critic of 5 layers.
+        ("brax_ant", {"batch_size": 2048 * 32 * 5, "num_minibatches": 32, "num_epochs": 4, "gamma": 0.97,
+                      "critic_sizes": (256,) * 5, "hidden_sizes": (32,) * 4, "clip_eps": 0.3}),
+    ],
+)  # fmt: skip
+def test_presets_are_the_settings_of_their_peers(name: str, expected: dict) -> None:
+    config, hparams = preset(name)
+    found = {key: getattr(hparams if hasattr(hparams, key) else config, key) for key in expected}
+    assert found == expected
+    assert config.value_clipping == (name != "brax_ant")
+
+
 def test_an_unknown_preset_names_the_near_ones() -> None:
     with pytest.raises(ConfigError, match="preset 'paper_mujocoo' is unknown; did you mean paper_mujoco"):
         preset("paper_mujocoo")

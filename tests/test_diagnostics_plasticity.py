@@ -35,12 +35,17 @@ SETTINGS = {
     "discrete": {"env": "gymnax/CartPole-v1"},
     "discrete, shared trunk": {"env": "gymnax/CartPole-v1", "share_trunk": True},
     "continuous": {"env": "gymnax/Pendulum-v1", "activation": "tanh", "normalize_observations": "running"},
-    "continuous, fixed statistics": {"env": "gymnax/Pendulum-v1", "normalize_observations": "fixed"},
+    "continuous, fixed statistics, a critic of its own": {
+        "env": "gymnax/Pendulum-v1",
+        "normalize_observations": "fixed",
+        "separate_learning_rates": True,
+        "critic_hidden_sizes": (8,),
+    },
     "continuous, state-independent scale": {"env": "gymnax/Pendulum-v1", "action_distribution": "normal"},
     "images": {"env": "gymnax/Breakout-MinAtar", "torso": "minatar_conv", "hidden_sizes": (16,)},
 }
 BESIDE = ("loss", "constant_loss", "fresh_loss", "excess_over_constant", "excess_over_fresh")
-HPARAMS = pjp.HyperParams(learning_rate=1e-3, adam_beta2=0.9, max_grad_norm=0.1)
+HPARAMS = pjp.HyperParams(learning_rate=1e-3, critic_learning_rate=4e-3, adam_beta2=0.9, max_grad_norm=0.1)
 
 
 def prepare(seed: int = 0, **fields: Any) -> tuple[Learner, RunState, PlasticityTask]:
@@ -76,9 +81,11 @@ def order(num_samples: int, num_epochs: int) -> list[np.ndarray]:
 def straight_refit(learner: Learner, state: RunState, task: PlasticityTask, head: str) -> list[float]:
     """One head fitted step by step, outside of any compiled program, by optax's own Adam and clipping."""
     params, config = state.params, learner.config
+    is_own = head == "critic" and config.separate_learning_rates
+    rate = HPARAMS.critic_learning_rate if is_own else HPARAMS.learning_rate
     optimizer = optax.chain(
         optax.clip_by_global_norm(HPARAMS.max_grad_norm),
-        optax.adam(HPARAMS.learning_rate, b1=HPARAMS.adam_beta1, b2=HPARAMS.adam_beta2, eps=HPARAMS.adam_eps),
+        optax.adam(rate, b1=HPARAMS.adam_beta1, b2=HPARAMS.adam_beta2, eps=HPARAMS.adam_eps),
     )
     network = dict(learner.networks.networks)["shared" if "shared" in params else head]
     weights = params["shared" if "shared" in params else head]

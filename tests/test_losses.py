@@ -109,7 +109,7 @@ class Reference:
             weights, unravel = flattened(jax.lax.stop_gradient(params))
             flat, norms = state.replace(params=weights), dict.fromkeys(params, jnp.zeros(()))
             metrics = minibatch_metrics(
-                learner, hparams, jnp.zeros(()), unravel, flat, flat, norms, outputs, batch, key
+                learner, hparams, {"policy": jnp.zeros(())}, unravel, flat, flat, norms, outputs, batch, key
             )
             return sum_of_terms(learner, terms), dict(metrics) | {name: value for name, (_, value) in terms.items()}
 

@@ -51,6 +51,7 @@ CONTENT = {
         "hidden_sizes": [8],
         "num_log_points": 3,
         "normalize_observations": "running",
+        "normalize_rewards": "running",
     },
     "axes": {"learning_rate": [1e-3, 1e-2], "pfo_coef": [0.0, 1.0]},
 }

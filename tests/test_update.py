@@ -19,7 +19,7 @@ from purejaxppo.ppo.interventions.optimizers import (
     clip_scale,
     init_adam,
     init_optimizers,
-    scheduled_learning_rate,
+    scheduled_learning_rates,
     step_weights,
 )
 from purejaxppo.ppo.rollout import Rollout, next_values, prepare_batch
@@ -44,13 +44,14 @@ prepare_batch = jax.jit(prepare_batch, static_argnums=0)
 
 @partial(jax.jit, static_argnums=0)
 def minibatch_update(
-    learner: Learner, hparams: HyperParams, rate: jax.Array, state: RunState, batch: Batch, key: jax.Array
+    learner: Learner, hparams: HyperParams, rate: Any, state: RunState, batch: Batch, key: jax.Array
 ) -> tuple[RunState, Metrics]:
-    """One gradient step of every network on one minibatch, and its metrics."""
+    """One gradient step of every network on one minibatch, and its metrics. rate: of all optimisers, or by name."""
     weights, unravel = flattened(state.params)
     before = state.replace(params=weights)
-    after, norms, outputs = gradient_step(learner, hparams, rate, unravel, before, batch, key)
-    metrics = minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, outputs, batch, key)
+    rates = rate if isinstance(rate, dict) else dict.fromkeys(state.optimizer, rate)
+    after, norms, outputs = gradient_step(learner, hparams, rates, unravel, before, batch, key)
+    metrics = minibatch_metrics(learner, hparams, rates, unravel, before, after, norms, outputs, batch, key)
     return after.replace(params=unravel(after.params)), metrics
 
 
@@ -154,7 +155,9 @@ def adam_step(
     """Clip the gradient's global norm, then one Adam step, for one network."""
     (weights, unravel), (gradients, _) = flattened({"policy": params}), flattened({"policy": grads})
     learner = make_learner()
-    after, moments, _ = step_weights(learner, hparams, rate, unravel, weights, gradients, {"policy": moments})
+    after, moments, _ = step_weights(
+        learner, hparams, {"policy": rate}, unravel, weights, gradients, {"policy": moments}
+    )
     return unravel(after)["policy"], moments["policy"]
 
 
@@ -212,13 +215,22 @@ def test_a_gradient_beyond_the_limit_is_scaled_to_it_and_one_within_is_left_alon
     assert clip_scale(HyperParams(max_grad_norm=0.6), jnp.float32(0.5)) == 1.0
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [("constant", [0.5, 0.5, 0.5]), ("linear", [0.5, 0.25, 0.0])])
-def test_learning_rate_at_the_start_in_the_middle_and_after_the_end(schedule: str, expected: list[float]) -> None:
-    learner = make_learner(lr_schedule=schedule, total_steps=10 * N * T, num_log_points=5)
+@pytest.mark.parametrize(
+    ("schedule", "final", "expected"),
+    [("constant", 0.0, [0.5, 0.5, 0.5]), ("linear", 0.0, [0.5, 0.25, 0.0]), ("linear", 0.2, [0.5, 0.3, 0.1])],
+)
+@pytest.mark.parametrize("is_separate", [False, True])
+def test_learning_rates_at_the_start_in_the_middle_and_after_the_end(
+    schedule: str, final: float, expected: list[float], is_separate: bool
+) -> None:
+    fields = {"lr_schedule": schedule, "lr_final_fraction": final, "separate_learning_rates": is_separate}
+    learner = make_learner(**fields, total_steps=10 * N * T, num_log_points=5)
     assert learner.config.num_updates == 10
     states = [make_state(learner).replace(update=jnp.int32(u)) for u in (0, 5, 10)]
-    found = [scheduled_learning_rate(learner, HyperParams(learning_rate=0.5), state) for state in states]
-    np.testing.assert_allclose(found, expected)
+    hparams = HyperParams(learning_rate=0.5, critic_learning_rate=2.0)
+    found = [scheduled_learning_rates(learner, hparams, state) for state in states]
+    np.testing.assert_allclose([rates["policy"] for rates in found], expected, rtol=1e-6)
+    np.testing.assert_allclose([rates["critic"] for rates in found], np.multiply(4**is_separate, expected), rtol=1e-6)
 
 
 # --- Minibatches

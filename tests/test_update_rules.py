@@ -243,7 +243,7 @@ def test_terms_that_are_absent_are_not_in_the_program_and_change_nothing_but_its
 
     def num_equations(learner: Learner) -> int:  # of the step with its gradients, before any compiler sees it
         def step(hparams: HyperParams, state: RunState) -> Any:
-            return gradient_step(learner, hparams, jnp.float32(0.1), unravel, state, batch, KEY)[0].params
+            return gradient_step(learner, hparams, {"shared": jnp.float32(0.1)}, unravel, state, batch, KEY)[0].params
 
         return str(jax.make_jaxpr(step)(hparams, state.replace(params=weights))).count(" = ")
 

@@ -125,12 +125,26 @@ CASES = {
         {"learning_rate": 1e-2},
     ),
     "running_and_time": (
-        {**PENDULUM, "normalize_observations": "running", "time_aware": True, "time_limit": "bootstrap"},
+        {
+            **PENDULUM, "normalize_observations": "running", "time_aware": True, "time_limit": "bootstrap",
+            "advantage_normalization": "off",
+        },
         {"learning_rate": 5e-3, "pfo_coef": 1.0},
     ),
     "two_optimizers": (
-        {**PENDULUM, "share_trunk": True, "trunk_optimizers": "two", "action_distribution": "normal"},
-        {"learning_rate": 5e-3, "value_coef": 0.05, "max_grad_norm": 0.2},
+        {
+            **PENDULUM, "share_trunk": True, "trunk_optimizers": "two", "action_distribution": "normal",
+            "separate_learning_rates": True,
+        },
+        {"learning_rate": 5e-3, "critic_learning_rate": 2e-3, "value_coef": 0.05, "max_grad_norm": 0.2},
+    ),
+    "options": (
+        {
+            **PENDULUM, "action_distribution": "normal", "initial_log_std": -0.5, "advantage_normalization": "batch",
+            "value_clipping": True, "separate_learning_rates": True, "critic_hidden_sizes": (12, 8),
+            "lr_schedule": "linear", "lr_final_fraction": 0.25, "normalize_rewards": "running",
+        },
+        {"learning_rate": 5e-3, "critic_learning_rate": 1e-2, "value_clip_eps": 0.05},
     ),
 }  # fmt: skip
 

@@ -187,7 +187,8 @@ class Oracle:
         self.params, self.key, self.env_state = float64(state.params), state.key, state.env_state
         self.num_updates_done, self.kl_factor = 0, 1.0
         self.lengths = np.zeros(config.num_envs, int)  # of the episodes under way
-        self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward that is learned from
+        self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward after its sign
+        self.discounted, self.seen_discounted = np.zeros(config.num_envs), []  # of the episodes under way; all so far
         self.obs = self.with_time(state.obs)
         self.normalization = config.normalize_observations
         self.mean, self.var = np.zeros(self.num_raw), np.ones(self.num_raw)
@@ -231,6 +232,7 @@ class Oracle:
             reward = (raw > 0) * 1.0 - (raw < 0) * 1.0 if config.sign_reward else raw
             terminated, truncated = np.asarray(step.terminated), np.asarray(step.truncated)
             self.lengths, self.returns = self.lengths + 1, self.returns + np.stack([raw, reward], axis=1)
+            reward = self.normalized(reward, terminated | truncated)
             final_obs = self.with_time(step.final_obs)
             for i in np.flatnonzero(terminated | truncated):
                 self.finished.append((*self.returns[i], self.lengths[i]))
@@ -241,6 +243,18 @@ class Oracle:
                 getattr(rollout, name).append(x)
             self.env_state, self.obs = step.state, self.with_time(step.obs)
         return rollout
+
+    def normalized(self, reward: Array, is_over: Array) -> Array:
+        """Rewards [N] over the deviation of all discounted returns so far, and 1e-4 of a prior sample of variance 1."""
+        if self.config.normalize_rewards == "off":
+            return reward
+        self.discounted = self.hparams.gamma * self.discounted + reward
+        self.seen_discounted += self.discounted.tolist()
+        self.discounted = np.where(is_over, 0, self.discounted)
+        seen = np.array(self.seen_discounted)
+        mean = seen.sum() / (seen.size + 1e-4)
+        var = (((seen - mean) ** 2).sum() + 1e-4 * (1 + mean**2)) / (seen.size + 1e-4)
+        return np.clip(reward / np.sqrt(var + 1e-8), -10, 10)
 
     def advantages(self, rollout: SimpleNamespace) -> Array:
         """A_t = delta_t + gamma lambda A_{t+1} while the episode goes on, delta_t = r_t + gamma V(s'_t) - V(s_t).
@@ -264,12 +278,14 @@ class Oracle:
         x = self.network_input(obs)
         policy, critic = self.both(x)
         action, advantage = np.concatenate(rollout.action), self.advantages(rollout)
+        is_normalized = self.config.advantage_normalization == "batch"
         return {
             "obs": obs,
             "x": x,
             "action": action,
-            "advantage": advantage,
+            "advantage": normalized(np, advantage) if is_normalized else advantage,
             "target": advantage + critic.outputs[:, 0],
+            "old_value": critic.outputs[:, 0],
             "old_outputs": policy.outputs,
             "old_log_prob": self.distribution.log_prob(np, policy.outputs, action),
             "old_policy_phi": policy.preactivations[-1],
@@ -281,10 +297,18 @@ class Oracle:
 
         L = -E min(r A, clip(r, 1 +- eps) A) - c_ent E H + c_v E (V - target)^2 + c_pfo E |phi - phi_old|^2 / D
             + c_critic_pfo (the same of the critic) + beta E KL(old || new),   A normalised, r = pi / pi_old
+
+        with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2.
         """
         hparams = self.hparams
         policy, critic = both(xp, params, batch["x"], self.config.activation)
-        a = (batch["advantage"] - batch["advantage"].mean()) / xp.maximum(batch["advantage"].std(), 1e-6)
+        a = batch["advantage"]
+        a = normalized(xp, a) if self.config.advantage_normalization == "minibatch" else a
+        value, errors = critic.outputs[:, 0], (critic.outputs[:, 0] - batch["target"]) ** 2
+        if self.config.value_clipping:
+            low, high = (batch["old_value"] + sign * hparams.value_clip_eps for sign in (-1, 1))
+            limited = xp.where(value < low, low, xp.where(value > high, high, value))
+            errors = xp.maximum(errors, (limited - batch["target"]) ** 2)
         log_ratio = self.distribution.log_prob(xp, policy.outputs, batch["action"]) - batch["old_log_prob"]
         low, high = LOG_RATIO_RANGE if self.distribution.is_continuous else (-np.inf, LARGEST_LOG_RATIO)
         r = xp.exp(xp.where(log_ratio < low, low, xp.where(log_ratio > high, high, log_ratio)))
@@ -295,7 +319,7 @@ class Oracle:
         terms = {
             "policy_loss": -(limited * a).mean(),
             "entropy_loss": -entropy,
-            "value_loss": ((critic.outputs[:, 0] - batch["target"]) ** 2).mean(),
+            "value_loss": errors.mean(),
             "pfo_loss": ((policy.preactivations[-1] - batch["old_policy_phi"]) ** 2).mean(),
             "critic_pfo_loss": ((critic.preactivations[-1] - batch["old_critic_phi"]) ** 2).mean(),
         }
@@ -349,7 +373,7 @@ class Oracle:
         self.params = self.params | {network: self.params[network] | unflat(flat(weights) + step, weights)}
 
     def minibatch(
-        self, batch: dict[str, Array], noise: Array, learning_rate: float, kl_coef: float, is_stopped: bool
+        self, batch: dict[str, Array], noise: Array, rates: dict[str, float], kl_coef: float, is_stopped: bool
     ) -> dict[str, float]:
         """One gradient step, unless stopped; losses and gradients from before it, weights from after it."""
         terms = self.losses(np, self.params, batch, noise, kl_coef)[1]
@@ -357,8 +381,8 @@ class Oracle:
             grads = float64(self.gradient(self.params, batch, noise, kl_coef))
         norms, before = self.clip(grads), self.params
         for name in () if is_stopped else self.parts():
-            self.adam(name, grads, learning_rate)
-        found = terms | {"learning_rate": learning_rate}
+            self.adam(name, grads, rates["critic" if name == "critic" else "policy"])
+        found = terms | {"learning_rate": rates["policy"]}
         for name in self.parts():
             for network in ("policy", "critic") if name == "shared" else (name,):
                 found[f"{network}_gradient_norm"], found[f"{network}_gradient_norm_clipped"] = norms[name]
@@ -369,9 +393,12 @@ class Oracle:
     def learn(self, batch: dict[str, Array], key: Array) -> dict[str, float]:
         """All epochs; metrics of the four corner minibatches, and of the KL's interventions."""
         config, hparams = self.config, self.hparams
-        learning_rate, kl_coef = hparams.learning_rate, hparams.kl_coef * self.kl_factor
-        if config.lr_schedule == "linear":
-            learning_rate *= 1 - self.num_updates_done / config.num_updates
+        kl_coef, rates = hparams.kl_coef * self.kl_factor, dict.fromkeys(("policy", "critic"), hparams.learning_rate)
+        if config.separate_learning_rates:
+            rates["critic"] = hparams.critic_learning_rate
+        if config.lr_schedule == "linear":  # a straight line through (0, 1) and (U, final fraction)
+            share = np.interp(self.num_updates_done, [0, config.num_updates], [1, config.lr_final_fraction])
+            rates = {name: rate * share for name, rate in rates.items()}
         if config.reset_optimizer:
             self.reset_moments()
         history, num_steps_done, is_stopped = [], 0, False
@@ -383,7 +410,7 @@ class Oracle:
                 rows = order[i * config.minibatch_size : (i + 1) * config.minibatch_size]
                 noise = self.distribution.noise(key_minibatch, len(rows))
                 taken = {name: x[rows] for name, x in batch.items()}
-                history[-1].append(self.minibatch(taken, noise, learning_rate, kl_coef, is_stopped))
+                history[-1].append(self.minibatch(taken, noise, rates, kl_coef, is_stopped))
                 num_steps_done += not is_stopped
                 # The minibatch that goes too far has still been learned from.
                 is_stopped |= config.kl_stop and history[-1][-1]["minibatch_kl"] > hparams.kl_stop_limit
@@ -452,6 +479,11 @@ class Oracle:
             measures["weight_spectral_norm_max"] = max(norm for k, norm in norms.items() if k.startswith("hidden_"))
             found |= {f"{name}_{field}": value for field, value in measures.items()}
         return found
+
+
+def normalized(xp: Any, a: Array) -> Array:
+    """Advantages [N] of mean 0 and deviation 1, unless all are equal."""
+    return (a - a.mean()) / xp.maximum(a.std(), 1e-6)
 
 
 def shuffled(key: Array, size: int) -> Array:

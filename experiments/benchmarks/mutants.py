@@ -61,7 +61,17 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "pfo_clip_beyond_reversed": ("batch.policy_phi) <= ", "batch.policy_phi) >= ",
             "interventions::pfo_clip_takes_the_policy_gradient_from_samples_beyond_the_limit_and_nothing_else"),
     },
-    "ppo/losses.py": {"advantage_by_unbiased_std": ("(advantage.std(),", "(advantage.std(ddof=1),", "[cartpole]")},
+    "ppo/losses.py": {
+        "advantage_by_unbiased_std": ("(advantage.std(),", "(advantage.std(ddof=1),", "[cartpole]"),
+        "smaller_value_loss": ("jnp.maximum(jnp.square(value - target)", "jnp.minimum(jnp.square(value - target)",
+            "options::clipped_value_loss_and_its_gradient_by_hand"),
+    },
+    "ppo/rewards.py": {
+        "returns_through_ends": ("jnp.where(done, 0.0, returns)", "returns",
+            "options::normalized_rewards_equal_a_loop_over_rollouts_and_ends_of_episodes"),
+        "scaled_by_the_step_before": ("rsqrt(moments.var", "rsqrt(statistics.moments.var",
+            "options::without_ends_normalized_rewards_are_those_of_gymnasium"),
+    },
     "ppo/advantages.py": {
         "gae_through_terminations": ("1.0 - (terminated | truncated)", "1.0 - (truncated)", "advantages"),
         "gae_through_time_limits": ("1.0 - (terminated | truncated)", "1.0 - (terminated)", "advantages"),
@@ -75,6 +85,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "raw_return_of_learning_reward": ("transition.reward, reward, done", "reward, reward, done", "[corridor]"),
         "bootstrap_from_the_next_episode": ("transition.final_obs[None]", "transition.obs[None]", "[corridor]"),
         "one_last_observation_for_all_cuts": ("(last[cut]", "(last[-1]", "[corridor]"),
+        "targets_of_normalized_advantages": ("value_target=(advantage + value)",
+            "value_target=((normalize_advantage(advantage) if is_normalized else advantage) + value)",
+            "options::advantages_are_normalised_where_the_option_says_and_targets_never_move"),
         "first_cut_for_all_cuts": ("(last[cut]", "(last[0]", "[corridor]"),
         "critic_phi_of_policy": ("(learner, state, critic),", "(learner, state, policy),", "[cartpole]"),
     },
@@ -91,12 +104,16 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "ppo/interventions/optimizers.py": {
         "rate_one_update_late": ("state.update / learner", "(state.update - 1) / learner", "[cartpole]"),
+        "final_fraction_ignored": ("(1.0 - final) * done", "done",
+            "update::learning_rates_at_the_start_in_the_middle_and_after_the_end"),
+        "critic_at_the_policys_rate": ("return hparams.critic_learning_rate if", "return hparams.learning_rate if",
+            "update::learning_rates_at_the_start_in_the_middle_and_after_the_end"),
         "reset_optimizer_ignored": ("if is_reset else state.optimizer", "if False else state.optimizer", "[normal]"),
         "trunk_clipped_once": ("mask, clipped, gradient)",
             'mask & ((name == "policy") | ~every["policy"][1]), clipped, gradient)', "[two_optimizers]"),
-        "second_adam_undoes_the_first": ("weights[network] = weights[network] - rate * direction",
+        "second_adam_undoes_the_first": ("weights[network] = weights[network] - rates[name] * direction",
             'weights[network] = jnp.where(True if mask is None else mask, gradients.setdefault(network + " before", '
-            "weights[network]) - rate * direction, weights[network])", "[two_optimizers]"),
+            "weights[network]) - rates[name] * direction, weights[network])", "[two_optimizers]"),
     },
     "ppo/interventions/proximity.py": {
         "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),

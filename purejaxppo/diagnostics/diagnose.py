@@ -81,6 +81,25 @@ def diagnose(
     """
     before, after, log_ratio, kl, target = jax.lax.stop_gradient((before, after, log_ratio, kl, value_target))
     names = list(before.networks)
+    shapes = {name: jax.tree.map(jnp.shape, network) for name, network in before.networks.items()}
+    is_alike = all(shape == shapes["policy"] for shape in shapes.values())
+    metrics: dict[str, Array] = {}
+    for together in [names] if is_alike else [[name] for name in names]:
+        metrics |= _of_networks(together, before, after, target, dead_neurons)
+    if names == ["policy"]:
+        metrics |= {"critic" + name.removeprefix("policy"): x for name, x in metrics.items()}
+    metrics |= _weights(after.weights) | _trust_region(log_ratio, kl, clip_eps)
+    entropy, moments, value = (
+        jnp.stack([getattr(x, name) for x in (before, after)]) for name in ("entropy", "moments", "value")
+    )
+    outputs = jax.vmap(_outputs, (0, 0, 0, None))(entropy, moments, value, target)
+    return metrics | {f"{name}{suffix}": x[i] for name, x in outputs.items() for i, suffix in enumerate(_SUFFIXES)}
+
+
+def _of_networks(
+    names: Sequence[str], before: Snapshot, after: Snapshot, target: Array, dead_neurons: Callable[[Array], Array]
+) -> dict[str, Array]:
+    """Representations, and their drift, of networks of the same widths."""
     pairs = [(before.networks[name], after.networks[name]) for name in names]
     found = of_each(
         lambda network: _representation(network, target, dead_neurons), [network for pair in pairs for network in pair]
@@ -95,15 +114,7 @@ def diagnose(
         for infix in _KINDS:
             del metrics[f"{name}_{infix}singular_values_before"]  # spectra are large, and that of before was after once
         del metrics[f"{name}_probe_r2_before"]
-    metrics |= _named([(name, "") for name in names], of_each(_drift, pairs))
-    if names == ["policy"]:
-        metrics |= {"critic" + name.removeprefix("policy"): x for name, x in metrics.items()}
-    metrics |= _weights(after.weights) | _trust_region(log_ratio, kl, clip_eps)
-    entropy, moments, value = (
-        jnp.stack([getattr(x, name) for x in (before, after)]) for name in ("entropy", "moments", "value")
-    )
-    outputs = jax.vmap(_outputs, (0, 0, 0, None))(entropy, moments, value, target)
-    return metrics | {f"{name}{suffix}": x[i] for name, x in outputs.items() for i, suffix in enumerate(_SUFFIXES)}
+    return metrics | _named([(name, "") for name in names], of_each(_drift, pairs))
 
 
 def _named(places: Sequence[tuple[str, str]], values: Sequence[dict[str, Array]]) -> dict[str, Array]:

@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.claims.interventions import DEFAULTS
-from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import unknown_name
 from purejaxppo.plots.channels import (
     Channel,
     bundled_fields,

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, own_strengths
-from purejaxppo.config import unknown_name
+from purejaxppo.fields import unknown_name
 from purejaxppo.plots.boxes import box_plots
 from purejaxppo.plots.channels import describe
 from purejaxppo.plots.curves import draw_curves, overview

@@ -27,7 +27,7 @@ def probability_ratio(
 
 
 def normalize_advantage(advantage: Array) -> Array:
-    """(A - mean) / max(std, 1e-6) over the minibatch [B], with the biased standard deviation."""
+    """(A - mean) / max(std, 1e-6) over samples [B], of a minibatch or a rollout, with the biased deviation."""
     return (advantage - advantage.mean()) / jnp.maximum(advantage.std(), 1e-6)
 
 
@@ -75,6 +75,20 @@ def clip_fraction(ratio: Array, advantage: Array, clip_eps: Array | float) -> Ar
 def value_loss(value: Array, target: Array) -> Array:
     """Mean squared error of values [B] against their targets [B], without clipping; not halved."""
     return jnp.square(value - target).mean()
+
+
+def clipped_value_loss(value: Array, old_value: Array, target: Array, clip_eps: Array | float) -> Array:
+    """PPO2's clipped value loss, a scalar; not halved.
+
+        E[max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2)]
+
+    All arrays are [B]; V_old is what the critic said when the rollout was collected. No gradient comes from a sample
+    whose value has moved towards its target R by more than eps. CleanRL, OpenAI baselines and purejaxrl halve it: with
+    their coefficient `vf_coef` our `value_coef` is half of it. Not in the paper (arXiv 1707.06347); Engstrom et al.
+    2020 (arXiv 2005.12729) and Andrychowicz et al. 2021 (arXiv 2006.05990) measured what it does, and found no gain.
+    """
+    clipped = old_value + jnp.clip(value - old_value, -clip_eps, clip_eps)
+    return jnp.maximum(jnp.square(value - target), jnp.square(clipped - target)).mean()
 
 
 def pfo(pre_activation: Array, old_pre_activation: Array) -> Array:

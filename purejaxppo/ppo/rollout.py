@@ -14,6 +14,7 @@ from purejaxppo.envs.wrappers import sign_reward
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.ppo.advantages import gae
 from purejaxppo.ppo.interventions.proximity import pfo_representation
+from purejaxppo.ppo.losses import normalize_advantage
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 Carry = tuple[RunState, Array, Array]
@@ -90,7 +91,7 @@ def _as_learned(learner: Learner, state: RunState, transition: Step) -> tuple[Ar
 
 
 def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollout: Rollout) -> Batch:
-    """Old distribution parameters, phi_old, values and advantages of a rollout."""
+    """Old distribution parameters, phi_old, values and advantages of a rollout; its rewards are those to learn from."""
     obs = rollout.obs.reshape(-1, *rollout.obs.shape[2:])
     action = rollout.action.reshape(-1, *rollout.action.shape[2:])
     policy, critic = learner.both_of_rollout(state, obs)
@@ -104,6 +105,7 @@ def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollo
         hparams.gamma,
         hparams.gae_lambda,
     )
+    is_normalized = learner.config.advantage_normalization == "batch"
     return Batch(
         obs=obs,
         action=action,
@@ -111,8 +113,9 @@ def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollo
         policy_outputs=policy.outputs,
         policy_phi=pfo_representation(learner, state, policy),
         critic_phi=pfo_representation(learner, state, critic),
-        advantage=advantage.reshape(-1),
+        advantage=normalize_advantage(advantage.reshape(-1)) if is_normalized else advantage.reshape(-1),
         value_target=(advantage + value).reshape(-1),
+        value=value.reshape(-1) if learner.config.value_clipping else None,
     )
 
 

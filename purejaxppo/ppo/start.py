@@ -12,6 +12,7 @@ from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.ppo.interventions.optimizers import init_optimizers
 from purejaxppo.ppo.interventions.penalties import init_power_iteration
 from purejaxppo.ppo.interventions.proximity import init_kl_control
+from purejaxppo.ppo.rewards import init_rewards
 from purejaxppo.ppo.state import Array, Learner, RunState, origin_of
 
 # Steps of random play that fixed statistics are computed from, in all, as the reference implementation makes with its
@@ -38,6 +39,7 @@ def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = No
         choices=choices or {},
         kl_control=init_kl_control(learner),
         power_vectors=init_power_iteration(learner, params),
+        reward_statistics=init_rewards(learner.config.num_envs) if learner.config.normalize_rewards != "off" else None,
     )
     return replace(state, origin=origin_of(learner, state))
 

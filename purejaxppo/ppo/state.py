@@ -20,6 +20,7 @@ from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, OwnHyperParams
 from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Networks, Params, make_actor_critic
+from purejaxppo.ppo.rewards import RewardStatistics
 
 Array = jax.Array
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Origin:
 
     params: Params
     observation_statistics: ObservationStatistics | None
+    reward_statistics: RewardStatistics | None
     env_state: Any
     obs: Array
 
@@ -80,6 +82,8 @@ class RunState:
     """Memory of kl_penalty and kl_stop; None without either."""
     power_vectors: dict[str, Array] | None = None
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
+    reward_statistics: RewardStatistics | None = None
+    """What `normalize_rewards` divides by; None without."""
     origin: Origin | None = None
     """With num_snapshots: where the latest update began (before the first: the run); None without."""
 
@@ -91,6 +95,7 @@ def origin_of(learner: Learner, state: RunState) -> Origin | None:
     return Origin(
         params=state.params,
         observation_statistics=state.observation_statistics,
+        reward_statistics=state.reward_statistics,
         env_state=state.env_state,
         obs=state.obs,
     )
@@ -108,7 +113,10 @@ class Batch:
     """What PFO compares with, phi_old [..., D]: see `pfo_layers` and `pfo_features`."""
     critic_phi: Array
     advantage: Array
+    """With `advantage_normalization = "batch"` of mean 0 and deviation 1, else as it was estimated."""
     value_target: Array
+    value: Array | None = None
+    """With value_clipping: what the critic said; else None."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.interventions import optimizers, owned, penalties, proximity
-from purejaxppo.ppo.interventions.objectives import policy_loss
-from purejaxppo.ppo.interventions.optimizers import Weights
+from purejaxppo.ppo.interventions.objectives import learned_advantage, policy_loss, value_loss
+from purejaxppo.ppo.interventions.optimizers import Rates, Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 T = TypeVar("T")
@@ -40,21 +40,21 @@ def update_networks(
     NaN in their place unless `is_measured`, which must be the same for all runs of a vmapped program; so must be
     `num_epochs`, unless `learner.max_epochs` says how many there are at most.
     """
-    config, rate = learner.config, optimizers.scheduled_learning_rate(learner, hparams, state)
+    config, rates = learner.config, optimizers.scheduled_learning_rates(learner, hparams, state)
     control = None if state.kl_control is None else proximity.start_rollout(state.kl_control)
     state = dataclasses.replace(state, optimizer=optimizers.start_update(learner, state), kl_control=control)
     weights, unravel = flattened(state.params)
 
     def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, tuple[Metrics, Array | None]]:
         indices, key, is_corner = step
-        after, norms, outputs = gradient_step(learner, hparams, rate, unravel, state, _rows(batch, indices), key)
+        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, _rows(batch, indices), key)
 
         def measure() -> Metrics:
             # Rows again, so that outside of this condition only what the loss reads is copied; the key again, as it is
             # this very loss that is reported.
             rows = _rows(batch, indices)
             before = dataclasses.replace(state, power_vectors=after.power_vectors)  # iterated before the step
-            return minibatch_metrics(learner, hparams, rate, unravel, before, after, norms, outputs, rows, key)
+            return minibatch_metrics(learner, hparams, rates, unravel, before, after, norms, outputs, rows, key)
 
         # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
         metrics = jax.lax.cond(is_corner, measure, lambda: nothing_like(measure))
@@ -82,7 +82,7 @@ def update_networks(
 
 
 def gradient_step(
-    learner: Learner, hparams: HyperParams, rate: Array, unravel: Unravel, state: RunState, batch: Batch, key: Array
+    learner: Learner, hparams: HyperParams, rates: Rates, unravel: Unravel, state: RunState, batch: Batch, key: Array
 ) -> tuple[RunState, dict[str, Array], Outputs]:
     """One step of every network on one minibatch, `state.params` being flat.
 
@@ -99,7 +99,7 @@ def gradient_step(
         state = dataclasses.replace(state, power_vectors=vectors)
     gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
     weights, optimizer, norms = optimizers.step_weights(
-        learner, hparams, rate, unravel, state.params, gradients, state.optimizer
+        learner, hparams, rates, unravel, state.params, gradients, state.optimizer
     )
     if owned.has_operations(learner):
         nested = owned.operate_after_step(learner, hparams, unravel(state.params), unravel(weights), key)
@@ -134,7 +134,7 @@ def loss_terms(
     terms: dict[str, tuple[Array | float, Array]] = {
         "policy_loss": (1.0, policy_loss(learner, hparams, state, log_prob, policy_phi, batch)),
         "entropy_loss": (hparams.entropy_coef, -entropy),
-        "value_loss": (hparams.value_coef, losses.value_loss(critic.outputs[..., 0], batch.value_target)),
+        "value_loss": (hparams.value_coef, value_loss(learner, hparams, critic.outputs[..., 0], batch)),
         "pfo_loss": (pfo_coef, distance(policy_phi, batch.policy_phi)),
         "critic_pfo_loss": (hparams.critic_pfo_coef, distance(critic_phi, batch.critic_phi)),
     }
@@ -152,7 +152,7 @@ def sum_of_terms(learner: Learner, terms: dict[str, tuple[Array | float, Array]]
 def minibatch_metrics(
     learner: Learner,
     hparams: HyperParams,
-    rate: Array,
+    rates: Rates,
     unravel: Unravel,
     before: RunState,
     after: RunState,
@@ -164,7 +164,8 @@ def minibatch_metrics(
     """Of one minibatch and its step from `before` to `after` (flat): loss terms, clipped share, KL, norms."""
     nested = dataclasses.replace(before, params=unravel(before.params))
     terms = loss_terms(learner, hparams, nested, outputs, batch, key)
-    metrics = {name: value for name, (_, value) in terms.items()} | {"learning_rate": rate}
+    metrics = {name: value for name, (_, value) in terms.items()}
+    metrics["learning_rate"] = rates["shared" if "shared" in rates else "policy"]
     if "kl_loss" in metrics:
         metrics["kl_loss"] = proximity.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
     if not learner.config.diagnostics:
@@ -172,7 +173,7 @@ def minibatch_metrics(
     distribution = learner.distribution
     log_prob = distribution.log_prob(outputs[0].outputs, batch.action)
     ratio = losses.probability_ratio(log_prob, batch.log_prob, distribution.log_ratio_range)
-    advantage = losses.normalize_advantage(batch.advantage)
+    advantage = learned_advantage(learner, batch)
     metrics |= {
         "clip_fraction": losses.clip_fraction(ratio, advantage, hparams.clip_eps),
         "minibatch_kl": distribution.kl(batch.policy_outputs, outputs[0].outputs).mean(),

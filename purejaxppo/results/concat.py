@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.config import SELECTABLE, TrainConfig, field_names
+from purejaxppo.config import SELECTABLE, TrainConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import field_names
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, swept_fields, to_dataset
 from purejaxppo.results.pieces import Piece, below, pick

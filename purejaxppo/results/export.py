@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.fields import unknown_name
 from purejaxppo.results.dataset import recorded_fields, swept_fields
 from purejaxppo.results.files import sync_and_rename
 from purejaxppo.results.registry import HEADLINE, METRICS

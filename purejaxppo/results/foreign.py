@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.config import field_names
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import field_names
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, to_dataset
 

@@ -194,11 +194,17 @@ _MINIBATCH: dict[str, Row] = {
     "policy_loss": (
         "PPO loss",
         "",
-        "-mean of min(r A, clip(r, 1 - eps, 1 + eps) A), A normalised per minibatch; with policy_objective spo, of "
-        "r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A",
+        "-mean of min(r A, clip(r, 1 - eps, 1 + eps) A), A as advantage_normalization has it; with policy_objective "
+        "spo, of r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A",
         PPO,
     ),
-    "value_loss": ("value loss", "", "mean of (V - V_target)^2, without its coefficient", PPO),
+    "value_loss": (
+        "value loss",
+        "",
+        "mean of (V - V_target)^2, without its coefficient; with value_clipping, of the larger one of it and "
+        "(V_old + clip(V - V_old, -eps, eps) - V_target)^2, eps = value_clip_eps",
+        PPO,
+    ),
     "entropy_loss": ("entropy loss", "nat", "minus the mean entropy, without its coefficient", PPO),
     "pfo_loss": (
         "PFO loss of the policy",
@@ -243,7 +249,7 @@ _MINIBATCH: dict[str, Row] = {
     ),
     "minibatch_kl": ("KL(old || new)", "nat", "mean of the exact KL from the policy that collected the rollout", PAPER),
     "minibatch_entropy": ("entropy", "nat", "mean entropy of the policy", PAPER),
-    "learning_rate": ("learning rate", "", "Adam's learning rate", ""),
+    "learning_rate": ("learning rate", "", "Adam's learning rate (with separate_learning_rates: the policy's)", ""),
 }
 _MINIBATCH_NETWORK = {
     "gradient_norm": ("gradient norm", "L2 norm of the gradient of the whole loss with respect to all its weights"),
@@ -284,13 +290,13 @@ _PERFORMANCE: dict[str, Row] = {
     "learning_return_mean": (
         "return of the learning reward",
         "reward",
-        f"mean undiscounted return of the reward that the agent learns from (after sign_reward), of {_EPISODES}",
+        f"mean undiscounted return of the reward after sign_reward, before normalize_rewards, of {_EPISODES}",
         PAPER,
     ),
     "learning_return_max": (
         "best return of the learning reward",
         "reward",
-        f"largest undiscounted return of the reward that the agent learns from (after sign_reward), of {_EPISODES}",
+        f"largest undiscounted return of the reward after sign_reward, before normalize_rewards, of {_EPISODES}",
         PAPER,
     ),
     "episode_count": ("finished episodes", "episodes", "number of episodes finished since the last log point", ""),

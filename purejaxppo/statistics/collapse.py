@@ -36,8 +36,8 @@ import numpy as np
 import xarray as xr
 from scipy import ndimage
 
-from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import unknown_name
 from purejaxppo.results.dataset import points
 from purejaxppo.results.runs import diverged_steps, is_after_start, policy_widths, steps_of_runs
 from purejaxppo.statistics.estimates import exact_interval

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import unknown_name
 from purejaxppo.results.dataset import Point, points, swept_fields
 from purejaxppo.results.runs import steps_reached
 from purejaxppo.statistics.collapse import count_columns

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from purejaxppo.config import unknown_name
+from purejaxppo.fields import unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from purejaxppo.config import unknown_name
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import unknown_name
 from purejaxppo.hyperparams import strengths_of
 from purejaxppo.own import Row
 from purejaxppo.ppo.state import Learner, make_learner

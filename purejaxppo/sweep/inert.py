@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from purejaxppo.config import TrainConfig, field_names
+from purejaxppo.config import TrainConfig
 from purejaxppo.envs.names import has_discrete_actions
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import field_names
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import PRESETS
 
@@ -38,6 +39,9 @@ RULES = (
     Rule(_KL, lambda p: not p["kl_penalty"], "kl_penalty is false"),
     Rule(_KL[1:], lambda p: p["kl_coef"] == 0, "kl_coef is 0"),
     Rule(("kl_target",), lambda p: p["kl_increment"] == p["kl_decrement"] == 1, "kl_increment and kl_decrement are 1"),
+    Rule(("critic_learning_rate",), lambda p: not p["separate_learning_rates"], "separate_learning_rates is false"),
+    Rule(("value_clip_eps",), lambda p: not p["value_clipping"], "value_clipping is false"),
+    Rule(("lr_final_fraction",), lambda p: p["lr_schedule"] == "constant", "lr_schedule is constant"),
     Rule(("kl_stop_limit",), lambda p: not p["kl_stop"], "kl_stop is false"),
     Rule(("pfo_limit",), lambda p: p["pfo_mode"] == "penalty", "pfo_mode is penalty"),
     Rule(("pfo_coef",), lambda p: p["pfo_mode"] == "clip", "pfo_mode is clip"),
@@ -51,14 +55,21 @@ RULES = (
     Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
     Rule(
         ("residual",),
-        lambda p: not any(a == b for a, b in itertools.pairwise(p["hidden_sizes"])),
+        lambda p: (
+            not any(a == b for name in ("hidden_sizes", "critic_hidden_sizes") for a, b in itertools.pairwise(p[name]))
+        ),
         "hidden_sizes has no two equal widths in a row",
     ),
     Rule(("brax_backend",), lambda p: not p["env"].startswith("brax/"), "env is {env}, which is not of brax"),
     Rule(
-        ("action_distribution",),
+        ("action_distribution", "initial_log_std"),
         lambda p: has_discrete_actions(p["env"]) is True,
         "env is {env}, whose actions are discrete",
+    ),
+    Rule(
+        ("initial_log_std",),
+        lambda p: p["action_distribution"] == "tanh_normal",
+        "action_distribution is tanh_normal, whose scale depends on the state",
     ),
     Rule(("num_plasticity_points", *_PLASTICITY), lambda p: not p["diagnostics"], "diagnostics is false"),
     Rule(_PLASTICITY, lambda p: p["num_plasticity_points"] == 0, "num_plasticity_points is 0"),
@@ -100,6 +111,8 @@ def effective(point: Point) -> tuple[Any, ...]:
     found = {name: None if reason(name, point) else value for name, value in point.items()}
     config = TrainConfig(**{name: point[name] for name in field_names(TrainConfig)})
     found |= {"total_steps": config.num_updates, "num_log_points": config.num_logs}
+    if config.critic_hidden_sizes == config.hidden_sizes:
+        found["critic_hidden_sizes"] = ()
     if config.measures_plasticity:
         found["num_plasticity_points"] = min(config.num_plasticity_points, config.num_logs)
     if config.num_evaluation_episodes:

@@ -14,9 +14,10 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from purejaxppo import own
-from purejaxppo.config import SELECTABLE, TrainConfig, coerce, field_names, unknown_name
+from purejaxppo.config import SELECTABLE, TrainConfig
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import coerce, field_names, unknown_name
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams, with_strengths
 from purejaxppo.presets import preset_fields
 from purejaxppo.sweep import inert

@@ -60,7 +60,7 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
         return num_runs
     weights = 4 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params)) // num_runs
     # Observations are [run, env, *obs]; both networks' hidden units.
-    of_sample = math.prod(state.obs.shape[2:]) + 2 * sum(config.hidden_sizes)
+    of_sample = math.prod(state.obs.shape[2:]) + sum(config.hidden_sizes) + sum(config.critic_sizes)
     minibatch = 4 * config.minibatch_size * of_sample
 
     def fits(width: int) -> bool:
@@ -73,7 +73,7 @@ def runs_at_once(config: TrainConfig, state: RunState) -> int:
 def prepared_at_once(learner: Learner) -> int:
     """How many runs' random play and plasticity tasks are made side by side: they are larger than a run's state."""
     config = learner.config
-    of_sample = 4 * (math.prod(learner.env.observation_shape) + 2 * sum(config.hidden_sizes))
+    of_sample = 4 * (math.prod(learner.env.observation_shape) + sum(config.hidden_sizes) + sum(config.critic_sizes))
     of_run = config.num_plasticity_rollouts * config.batch_size * of_sample
     return _FEW if is_cpu() else max(_FEW, _PREPARED // of_run)
 

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from purejaxppo.config import SYNONYMS
 from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.fields import SYNONYMS
 
 
 class Forgiving:

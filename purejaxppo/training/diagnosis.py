@@ -82,7 +82,8 @@ def own_metrics(learner: Learner, before: Moment, after: Moment, batch: Batch) -
 def diagnosed_together(learner: Learner) -> int:
     """How many runs to diagnose side by side on an accelerator, by the bytes of their features and pre-activations."""
     config = learner.config
-    a_sample = 4 * 2 * len(learner.networks.networks) * (sum(config.hidden_sizes) + config.hidden_sizes[-1])
+    widths = (config.hidden_sizes,) if config.share_trunk else (config.hidden_sizes, config.critic_sizes)
+    a_sample = 4 * 2 * sum(sum(sizes) + sizes[-1] for sizes in widths)
     return max(DIAGNOSED_BYTES // (a_sample * config.batch_size), 1)
 
 

@@ -23,7 +23,7 @@ from flax import struct
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
-from purejaxppo.ppo.interventions.optimizers import adam_direction, clip_scale, init_adam
+from purejaxppo.ppo.interventions.optimizers import adam_direction, clip_scale, init_adam, initial_learning_rate
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Learner, RunState
@@ -138,7 +138,7 @@ def plasticity_losses(learner: Learner, hparams: HyperParams, state: RunState, t
         for head, gradient in gradients.items():
             gradient = gradient * clip_scale(hparams, jnp.linalg.norm(gradient))
             direction, moments[head] = adam_direction(hparams, gradient, moments[head])
-            weights[head] = weights[head] - hparams.learning_rate * direction
+            weights[head] = weights[head] - initial_learning_rate(learner, hparams, head) * direction
         return (weights, moments), losses
 
     moments = {head: init_adam(weights[head]) for head in HEADS}

@@ -25,6 +25,7 @@ from purejaxppo import blas
 from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
+from purejaxppo.ppo.rewards import normalize_rewards
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner, origin_of
@@ -150,20 +151,30 @@ def segment(
     return freeze_if_diverged(learner, state, after, metrics, num_epochs)
 
 
+def collect_batch(learner: Learner, hparams: HyperParams, state: RunState, key: Array) -> tuple[RunState, Batch]:
+    """A rollout, and what the update sees of it: values and advantages of the rewards to learn from."""
+    after, rollout = collect(learner, state, key)
+    if after.reward_statistics is not None:
+        done = rollout.terminated | rollout.truncated
+        statistics, reward = normalize_rewards(after.reward_statistics, rollout.reward, done, hparams.gamma)
+        after, rollout = replace(after, reward_statistics=statistics), replace(rollout, reward=reward)
+    return after, prepare_batch(learner, hparams, state, rollout)
+
+
 def iterate(
     learner: Learner, hparams: HyperParams, num_epochs: Array | int, state: RunState, is_measured: Array
 ) -> tuple[RunState, Iteration]:
     """One iteration of PPO: collect, values and advantages, epochs."""
     origin, state = origin_of(learner, state), replace(state, origin=None)
     key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
-    after, rollout = collect(learner, state, key_collect)
-    batch = prepare_batch(learner, hparams, state, rollout)
+    after, batch = collect_batch(learner, hparams, state, key_collect)
     after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)
     if learner.config.normalize_observations == "running":  # fixed within an update, so that phi_old stays phi_old
         assert after.observation_statistics is not None
         old, new = after.observation_statistics, learner.updated_statistics(after.observation_statistics, batch.obs)
         seen = jax.tree.map(lambda old, new: jnp.where(num_epochs > 0, new, old), old, new)  # not at log point 0
         after = replace(after, observation_statistics=seen)
-    before = replace(state, optimizer={}, env_state=None, obs=None, episodes=None)  # what no diagnosis reads
+    unread = dict.fromkeys(("env_state", "obs", "episodes", "reward_statistics"))  # by any diagnosis
+    before = replace(state, optimizer={}, **unread)
     after = replace(after, update=after.update + 1, origin=origin)
     return after, Iteration(before=before, batch=batch, minibatches=minibatches)

@@ -19,6 +19,8 @@ from purejaxppo.ppo.state import Array, Learner, RunState
 
 Weights = dict[str, Array]
 """Of each network its weights (or their gradient, or Adam's step) as one vector [P]."""
+Rates = dict[str, Array]
+"""Of each optimiser its learning rate []."""
 
 
 def owners(learner: Learner, params: Params) -> dict[str, tuple[str, Array | None]]:
@@ -70,7 +72,7 @@ def clip_scale(hparams: HyperParams, norm: Array) -> Array:
 def step_weights(
     learner: Learner,
     hparams: HyperParams,
-    rate: Array,
+    rates: Rates,
     unravel: Callable[[Weights], Params],
     weights: Weights,
     gradients: Weights,
@@ -90,7 +92,7 @@ def step_weights(
         gradients[network] = clipped if mask is None else jnp.where(mask, clipped, gradient)
     for name, (network, mask) in every.items():
         direction, optimizer[name] = adam_direction(hparams, owned(gradients[network], mask), optimizer[name])
-        weights[network] = weights[network] - rate * direction
+        weights[network] = weights[network] - rates[name] * direction
     return weights, optimizer, norms
 
 
@@ -108,11 +110,29 @@ def start_update(learner: Learner, state: RunState) -> dict[str, optax.OptState]
     return learner.choose(state.choices, "reset_optimizer", moments)
 
 
-def scheduled_learning_rate(learner: Learner, hparams: HyperParams, state: RunState) -> Array:
-    """The learning rate of an update: constant, or falling linearly from its start to 0 after the last update."""
-    rate = jnp.asarray(hparams.learning_rate, jnp.float32)
+def initial_learning_rate(learner: Learner, hparams: HyperParams, name: str) -> Array | float:
+    """The learning rate at the start of training of an optimiser, or of a head ("policy", "critic") fitted alone."""
+    is_own = name == "critic" and learner.config.separate_learning_rates
+    return hparams.critic_learning_rate if is_own else hparams.learning_rate
 
-    def of(schedule: str) -> Array:
-        return rate if schedule == "constant" else rate * (1.0 - state.update / learner.config.num_updates)
 
-    return learner.choose(state.choices, "lr_schedule", of)
+def scheduled_learning_rates(learner: Learner, hparams: HyperParams, state: RunState) -> Rates:
+    """The learning rates of an update: constant, or falling linearly with the number u of updates done, of U.
+
+    rate_u = rate_0 (1 - (1 - f) u / U), f: `lr_final_fraction`, which is reached after the last update, not in it.
+    """
+
+    def scheduled(name: str) -> Array:
+        rate = jnp.asarray(initial_learning_rate(learner, hparams, name), jnp.float32)
+
+        def of(schedule: str) -> Array:
+            if schedule == "constant":
+                return rate
+            done, final = state.update / learner.config.num_updates, learner.config.lr_final_fraction
+            return rate * (1.0 - (done if final == 0 else (1.0 - final) * done))
+
+        return learner.choose(state.choices, "lr_schedule", of)
+
+    if not learner.config.separate_learning_rates:
+        return dict.fromkeys(state.optimizer, scheduled("policy"))
+    return {name: scheduled(name) for name in state.optimizer}
