@@ -42,6 +42,7 @@ CONTENT: dict[str, Any] = {
         "num_plasticity_points": 0,
         "normalize_observations": "running",
         "time_aware": True,
+        "normalize_rewards": "running",
         "sticky_actions": 0.25,
         "num_snapshots": 2,
         "num_evaluation_episodes": EPISODES,
