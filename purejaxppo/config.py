@@ -11,7 +11,7 @@ from typing import Literal
 
 from purejaxppo import own
 from purejaxppo.errors import ConfigError
-from purejaxppo.fields import check_types, coerce, hints_of
+from purejaxppo.fields import EnvParams, check_types, coerce, hints_of
 
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
@@ -52,8 +52,12 @@ class TrainConfig:
     """
 
     env: str = "gymnax/CartPole-v1"
-    """Environment name, `gymnax/...`, `brax/...` or `probe/...`; `purejaxppo envs` lists them. Or one of your own, by
-    import path, `module:name`: what it leads to is called with max_episode_steps."""
+    """Environment name, `gymnax/...`, `brax/...`, `probe/...` or of a suite that is an extra, such as `craftax/...`;
+    `purejaxppo envs` lists them. Or one of your own, by import path, `module:name`: what it leads to is called with
+    max_episode_steps."""
+    env_params: EnvParams = ()
+    """Parameters of the environment other than its own default, by the name that its suite gives them, such as
+    {gravity = 5.0}: gymnax's and craftax's parameters, keywords of brax's, playground's configuration."""
     total_steps: int = 500_000
     """Environment steps of a run, over all its environments; rounded up to whole log intervals."""
     num_envs: int = 8
@@ -118,6 +122,9 @@ class TrainConfig:
     sticky_actions: float = 0.0
     """Probability that the environment repeats its previous action in place of the new one (the paper's Atari: 0.25);
     discrete actions only."""
+    frame_stack: int = 1
+    """Latest observations that the networks see side by side, along the last axis, the oldest first; after a reset the
+    first one fills them all (the paper's Atari: 4). 1 is the observation as it is."""
     sign_reward: bool = False
     """Whether learning sees the sign of the reward (Atari); returns are reported raw either way."""
     normalize_rewards: Literal["off", "running"] = "off"
@@ -264,7 +271,8 @@ class TrainConfig:
         """
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        for name in (*sizes, "num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points"):
+        sizes += ("frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
@@ -272,6 +280,9 @@ class TrainConfig:
                 f"hidden_sizes is {list(self.hidden_sizes)}, but must be a non-empty list of widths of at least 1."
             )
         self._validate_paths()
+        names = [name for name, _ in self.env_params]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"env_params names {', '.join(names)}, but must name nothing twice.")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
         if self.convolutions and self.torso != "mlp":

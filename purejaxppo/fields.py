@@ -13,6 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from purejaxppo.errors import ConfigError
 
+EnvParams = tuple[tuple[str, bool | int | float | str], ...]
+"""Names and values of an environment's parameters, sorted; a table in a file."""
+
 
 def check_types(value: Any) -> None:
     """Compare every field of a dataclass instance with its annotation (bool, int, float, str, Literal, tuple, None).
@@ -28,8 +31,13 @@ def check_types(value: Any) -> None:
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as read from TOML in the type of its field.
 
-    Lists become tuples, whole numbers floats, and floats without a fraction (1e6) whole numbers.
+    Lists become tuples, tables sorted tuples of pairs, whole numbers floats, and floats without a fraction (1e6) whole
+    numbers.
     """
+    if hint == EnvParams and isinstance(value, dict):
+        return tuple(sorted(value.items()))
+    if hint == EnvParams and isinstance(value, list | tuple) and all(isinstance(x, list | tuple) for x in value):
+        return tuple(sorted(map(tuple, value), key=lambda pair: tuple(map(str, pair))))
     if isinstance(value, list):
         return tuple(tuple(item) if isinstance(item, list) else item for item in value)
     if hint in (int, int | None) and isinstance(value, float) and value.is_integer():
@@ -114,8 +122,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)  # what is in it has names of its own
     if origin is tuple:
-        is_long = get_args(hint)[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(get_args(hint)))
-        return isinstance(value, tuple) and is_long and all(_fits(item, get_args(hint)[0]) for item in value)
+        if not isinstance(value, tuple):
+            return False
+        kinds = get_args(hint)[:1] * len(value) if get_args(hint)[-1] is Ellipsis else get_args(hint)
+        return len(value) == len(kinds) and all(_fits(item, kind) for item, kind in zip(value, kinds, strict=True))
     if get_args(hint):  # a union, such as int | None
         return any(_fits(value, part) for part in get_args(hint))
     if hint in (int, float):  # bool is an int in Python, but not what anybody means by one
@@ -130,6 +140,8 @@ def _describe(hint: Any) -> str:
     if origin is dict:
         return "a table of numbers"
     if origin is tuple:
+        if hint == EnvParams:
+            return "a table of names and their values, each true or false, a number or a text"
         kinds = {str: "texts", int: "whole numbers"}
         return f"a list of {kinds.get(get_args(hint)[0], 'lists of three whole numbers')}"
     if get_args(hint):

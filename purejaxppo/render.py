@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from purejaxppo import envs
+from purejaxppo.config import TrainConfig
+from purejaxppo.envs.wrappers import innermost
 from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.state import Array
 from purejaxppo.sweep.plan import MAX_SEED
@@ -55,7 +57,7 @@ def render(out: str | Path, run: int, path: Path | None = None, *, seed: int = 0
     if draw is None:
         content = _brax_page(policy, physics).encode()
         return _write(path, lambda file: file.write(content))
-    first, *others = [draw(x) for x in obs]
+    first, *others = [draw(newest(policy.config, x)) for x in obs]
     options = {"format": "GIF", "save_all": True, "duration": milliseconds, "loop": 0}
     return _write(path, lambda file: first.save(file, append_images=others, **options))
 
@@ -70,6 +72,12 @@ def play_episode(policy: Policy, seed: int, max_steps: int) -> tuple[np.ndarray,
     return obs[: length + 1], jax.tree.map(lambda x: x[:length], physics)
 
 
+def newest(config: TrainConfig, obs: np.ndarray) -> np.ndarray:
+    """The environment's own latest observation of what networks see: without the elapsed time and earlier frames."""
+    obs = obs[:-1] if config.time_aware else obs
+    return obs[..., -(obs.shape[-1] // config.frame_stack) :]
+
+
 def _play(policy: Policy, max_steps: int, key: Array) -> tuple[Array, Any, Array]:
     """`max_steps` steps, whatever ends in between: observations [T + 1, ...], physics [T, ...], is_over [T]."""
     key_reset, key_steps = jax.random.split(key)
@@ -80,8 +88,8 @@ def _play(policy: Policy, max_steps: int, key: Array) -> tuple[Array, Any, Array
         obs, state = carry
         key_action, key_env = jax.random.split(key)
         result = policy.env.step(key_env, state, policy(obs, key_action))
-        inner = state.env if policy.config.time_aware else state
-        shown = result.final_obs, inner.physics if is_brax else None, result.terminated | result.truncated
+        physics = innermost(state).physics if is_brax else None
+        shown = result.final_obs, physics, result.terminated | result.truncated
         return (result.obs, result.state), shown
 
     _, (obs, physics, is_over) = jax.lax.scan(step, (first_obs, state), jax.random.split(key_steps, max_steps))
@@ -93,16 +101,24 @@ def _drawing(policy: Policy) -> tuple[Callable[[np.ndarray], Image.Image], int]:
     known = {"gymnax/CartPole-v1": (draw_cart_pole, 20), "gymnax/Acrobot-v1": (draw_acrobot, 50)}
     if policy.config.env in known:
         return known[policy.config.env]
-    env: Any = envs.make(policy.config.env, max_episode_steps=policy.config.max_episode_steps)  # without wrappers
+    env = _bare(policy)
     if hasattr(env, "draw"):
-        cut = slice(env.observation_shape[0]) if policy.config.time_aware else ...  # without the elapsed time
-        return lambda obs: Image.fromarray(np.asarray(env.draw(obs[cut]), np.uint8)), 100
-    if len(policy.env.observation_shape) == 3 and policy.env.observation_dtype == np.bool_:
+        return lambda obs: Image.fromarray(np.asarray(env.draw(obs), np.uint8)), 100
+    is_symbols = policy.config.env.startswith(("navix/", "xminigrid/"))
+    if len(policy.env.observation_shape) == 3 and policy.env.observation_dtype == np.bool_ and not is_symbols:
         return draw_channels, 100
     raise ConfigError(
-        f"env is {policy.config.env}, but only {', '.join(known)}, gymnax/...-MinAtar, gymnax/Pong-misc, brax/... and "
+        f"env is {policy.config.env}, but only {', '.join(known)}, gymnax/...-MinAtar, gymnax/Pong-misc, octax/..., "
+        "brax/... and "
         "environments of your own with a method draw, from an observation to an image [H, W, 3], can be drawn."
     )
+
+
+def _bare(policy: Policy) -> Any:
+    """The policy's environment with nothing wrapped around it."""
+    config = policy.config
+    options: Any = {"brax_backend": config.brax_backend, "max_episode_steps": config.max_episode_steps}
+    return envs.make(config.env, **options, env_params=config.env_params)
 
 
 def draw_channels(obs: np.ndarray) -> Image.Image:
@@ -151,7 +167,7 @@ def _brax_page(policy: Policy, physics: Any) -> str:
     from brax.io import html
 
     # Our adapter gives no access to brax's system: nothing else needs it.
-    env: Any = envs.make(policy.config.env, brax_backend=policy.config.brax_backend)
+    env = _bare(policy)
     system = env._env.sys.tree_replace({"opt.timestep": env._env.dt})
     length = len(jax.tree.leaves(physics)[0])
     return html.render(system, [jax.tree.map(lambda x, t=t: x[t], physics) for t in range(length)])

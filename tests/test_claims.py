@@ -526,7 +526,7 @@ def test_environments_with_dense_reward_exist_and_have_a_length():
     known = [name for name in all_names() if has_dense_reward(name)]
     assert len([name for name in known if name.startswith("gymnax/")]) == 8
     assert "brax/hopper" in known
-    assert paper_steps("gymnax/Breakout-MinAtar") == 25_000_000
+    assert paper_steps("gymnax/Breakout-MinAtar") == paper_steps("jaxtari/phoenix") == 25_000_000
     assert paper_steps("brax/hopper") == paper_steps("gymnax/Acrobot-v1") == 5_000_000
 
 

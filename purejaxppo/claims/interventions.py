@@ -94,11 +94,11 @@ def has_dense_reward(env: str) -> bool:
 
 
 def paper_steps(env: str) -> int:
-    """Environment steps of a run of the paper: 100M frames, four a step, on Atari (here: MinAtar), 5M on MuJoCo.
+    """Environment steps of a run of the paper: 100M frames, four a step, on Atari, 5M on MuJoCo.
 
-    For all other environments 5M, the shorter of the two.
+    MinAtar and JAXtari stand for Atari. For all other environments 5M, the shorter of the two.
     """
-    return 25_000_000 if "MinAtar" in env else 5_000_000
+    return 25_000_000 if "MinAtar" in env or env.startswith("jaxtari/") else 5_000_000
 
 
 @dataclass(frozen=True)

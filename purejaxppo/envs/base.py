@@ -53,8 +53,9 @@ class Environment(abc.ABC):
     """A single environment of fixed shapes and dtypes; callers `vmap` it.
 
     name: as `make` knows it.
-    observation_shape, observation_dtype: of every `obs`; the dtype (bool or float32) is the smallest that holds it, and
-        the one to keep in a rollout.
+    observation_shape, observation_dtype: of every `obs`; the dtype (bool, uint8 or float32) is the smallest that holds
+        it, and the one to keep in a rollout.
+    observation_scale: what networks see observations divided by, where they are not normalised: 255 of pixels, else 1.
     action_space: Discrete or Box.
     max_episode_steps: steps after which an episode is truncated, and never before; or None where nothing cuts it. With
         time_limit bootstrap a run whose environment cuts more often is stopped as diverged.
@@ -65,6 +66,7 @@ class Environment(abc.ABC):
     observation_dtype: np.dtype
     action_space: Discrete | Box
     max_episode_steps: int | None
+    observation_scale: float = 1.0
 
     @abc.abstractmethod
     def reset(self, key: Array) -> tuple[Array, Any]:
@@ -107,9 +109,57 @@ def auto_reset(
     )
 
 
+def reset_where_over(reset: Callable[[Array], tuple[Array, Any]], key: Array, **transition: Any) -> Step:
+    """`auto_reset` for a reset that costs more than a step: made for those environments alone that ended.
+
+    Of environments that are stepped together, by the innermost `vmap`, those that ended are reset one after the other
+    in a loop, which is as long as there are any; `auto_reset` resets all of them, at every step.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def begin(key: Array, is_over: Array, going_on: Any) -> Any:
+        return jax.tree.map(lambda *each: lax.select(is_over, *each), reset(key), going_on)
+
+    @begin.def_vmap
+    def begin_each(axis_size: int, in_batched: Any, *arguments: Any) -> tuple[Any, Any]:
+        def with_axis(is_batched: bool, x: Array) -> Array:
+            return x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+
+        keys, is_over, going_on = jax.tree.map(with_axis, tuple(in_batched), arguments)
+
+        def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
+            left, states = carry
+            place = jnp.argmax(left)
+            first = reset(keys[place])
+            return left.at[place].set(False), jax.tree.map(lambda x, new: x.at[place].set(new), states, first)
+
+        _, begun = lax.while_loop(lambda carry: carry[0].any(), body, (is_over, going_on))
+        return begun, jax.tree.map(lambda _: True, begun)
+
+    transition = strongly_typed(transition)
+    truncated = transition["truncated"] & ~transition["terminated"]
+    is_over = transition["terminated"] | truncated
+    obs, state = begin(key, is_over, (transition["obs"], transition["state"]))
+    return Step(
+        obs=obs,
+        state=state,
+        reward=transition["reward"],
+        terminated=transition["terminated"],
+        truncated=truncated,
+        final_obs=transition["obs"],
+    )
+
+
 def strongly_typed(tree: Any) -> Any:
     """Python numbers and weakly typed arrays as arrays of fixed dtype: reset and step must agree for a scan."""
     return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)
+
+
+def one_hot_layers(ids: Array, sizes: tuple[int, ...]) -> Array:
+    """Grids of categories [H, W, L] as bool [H, W, sum(sizes)]: every layer one-hot, side by side."""
+    return jnp.concatenate(
+        [jax.nn.one_hot(ids[..., layer], size, dtype=bool) for layer, size in enumerate(sizes)], axis=-1
+    )
 
 
 def clip_to_box(action: Array, box: Box) -> Array:

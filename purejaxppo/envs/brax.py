@@ -10,7 +10,7 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,13 +20,14 @@ from flax import struct
 from jax import Array
 
 from purejaxppo.envs.base import Box, Environment, Step, auto_reset, clip_to_box, strongly_typed
+from purejaxppo.envs.params import checked_params, keywords
 
 # Brax environments have no limit of their own; this is the length brax trains with, and that of MuJoCo's v4 tasks.
 DEFAULT_EPISODE_STEPS = 1000
 
 
 @contextlib.contextmanager
-def _without_known_warnings() -> Iterator[None]:
+def without_known_warnings() -> Iterator[None]:
     """Keep from users that jaxopt and brax are unmaintained, and that brax reads deprecated fields of MuJoCo's data.
 
     That is for this project to act on. Each is matched by its text, so that nothing else is hidden.
@@ -39,7 +40,7 @@ def _without_known_warnings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_warp_lines() -> Iterator[None]:
+def without_warp_lines() -> Iterator[None]:
     """Drop the lines that MuJoCo prints on import where the optional package `warp` is absent, and no others."""
     printed = io.StringIO()
     try:
@@ -51,7 +52,7 @@ def _without_warp_lines() -> Iterator[None]:
                 sys.stdout.write(line)
 
 
-with _without_known_warnings(), _without_warp_lines():
+with without_known_warnings(), without_warp_lines():
     import brax.envs
     import mujoco
 
@@ -59,7 +60,7 @@ _mujoco: Any = mujoco  # its compiled functions have no type stubs
 
 
 @contextlib.contextmanager
-def _without_model_notices() -> Iterator[None]:
+def without_model_notices() -> Iterator[None]:
     """Load a model without MuJoCo's notices on brax's own model files, about which a user can do nothing.
 
     They would go to the terminal and to a log file in the working directory.
@@ -88,6 +89,7 @@ class BraxEnvironment(Environment):
     """The brax environment `brax/{name}` on one of brax's physics engines.
 
     Observations are flat float32; actions a float32 vector within [-1, 1]. `done` is termination; the limit is ours.
+    `params` are keywords of brax's own class.
 
     Every step also computes a fresh reset, selected where an episode ended: measured with 64 environments on one CPU
     core, a reset costs 5 % of a step of hopper (spring), 5 % of humanoid, 3 % of walker2d, 1 % of ant and halfcheetah,
@@ -97,11 +99,19 @@ class BraxEnvironment(Environment):
     action_space: Box
     max_episode_steps: int
 
-    def __init__(self, name: str, backend: str = "spring", max_episode_steps: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        backend: str = "spring",
+        max_episode_steps: int | None = None,
+        params: Mapping[str, Any] | None = None,
+    ):
         self.name = f"brax/{name}"
         self.max_episode_steps = DEFAULT_EPISODE_STEPS if max_episode_steps is None else max_episode_steps
-        with _without_known_warnings(), _without_model_notices(), jax.ensure_compile_time_eval():
-            self._env = brax.envs.get_environment(name, backend=backend)
+        known = {name: x for name, x in keywords(brax.envs._envs[name]).items() if name != "backend"}
+        given = checked_params(self.name, params or {}, known)
+        with without_known_warnings(), without_model_notices(), jax.ensure_compile_time_eval():
+            self._env = brax.envs.get_environment(name, backend=backend, **given)
         num_actions = self._env.action_size
         self.action_space = Box((num_actions,), (-1.0,) * num_actions, (1.0,) * num_actions)
         first_obs, _ = jax.eval_shape(self.reset, jax.random.key(0))
@@ -109,7 +119,7 @@ class BraxEnvironment(Environment):
         self.observation_dtype = np.dtype(first_obs.dtype)
 
     def reset(self, key: Array) -> tuple[Array, BraxState]:
-        with _without_known_warnings(), jax.numpy_rank_promotion("allow"):  # brax broadcasts silently in places
+        with without_known_warnings(), jax.numpy_rank_promotion("allow"):  # brax broadcasts silently in places
             state = strongly_typed(self._env.reset(key))
         return state.obs, BraxState(physics=state.pipeline_state, elapsed=jnp.int32(0))
 
@@ -117,7 +127,7 @@ class BraxEnvironment(Environment):
         obs = jnp.zeros(self.observation_shape, self.observation_dtype)
         nothing = jnp.float32(0.0)
         before = brax.envs.State(state.physics, obs, reward=nothing, done=nothing)
-        with _without_known_warnings(), jax.numpy_rank_promotion("allow"):
+        with without_known_warnings(), jax.numpy_rank_promotion("allow"):
             after = strongly_typed(self._env.step(before, clip_to_box(action, self.action_space)))
         elapsed = state.elapsed + 1
         return auto_reset(

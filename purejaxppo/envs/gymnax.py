@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import gymnax
@@ -12,11 +14,11 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.envs.base import Box, Discrete, Environment, Step, auto_reset, clip_to_box, strongly_typed
-from purejaxppo.errors import ConfigError
+from purejaxppo.envs.params import checked_limit, checked_params
 
 
 class GymnaxEnvironment(Environment):
-    """The gymnax environment `gymnax/{name}` with gymnax's default parameters.
+    """The gymnax environment `gymnax/{name}` with gymnax's default parameters, but for those in `params`.
 
     Images of zeros and ones (MinAtar, Pong) are bool [height, width, channels]; every other observation is one flat
     float32 vector, a discrete one (FrozenLake) one-hot. Rewards are cast to float32. Episodes are truncated at
@@ -26,20 +28,17 @@ class GymnaxEnvironment(Environment):
     the two equal), rather than call `step`: a lower limit must cut the episode and leave the environment as it is,
     whereas DiscountingChain also shows the limit parameter in its observation.
 
-    Raises ConfigError for a limit above gymnax's own.
+    Raises ConfigError for a limit above gymnax's own, and for parameters that the environment does not have.
     """
 
-    def __init__(self, name: str, max_episode_steps: int | None = None):
+    def __init__(self, name: str, max_episode_steps: int | None = None, params: Mapping[str, Any] | None = None):
         self.name = f"gymnax/{name}"
         with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
-            self._env, self._params = gymnax.make(name)
+            self._env, defaults = gymnax.make(name)
+            known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
+            self._params: Any = defaults.replace(**checked_params(self.name, params or {}, known))
             observation_space = self._env.observation_space(self._params)
-        own_limit = int(self._params.max_steps_in_episode)
-        if max_episode_steps is not None and max_episode_steps > own_limit:
-            raise ConfigError(
-                f"max_episode_steps is {max_episode_steps}, but must be at most {own_limit}, the limit of {self.name}."
-            )
-        self.max_episode_steps = own_limit if max_episode_steps is None else max_episode_steps
+        self.max_episode_steps = checked_limit(self.name, int(self._params.max_steps_in_episode), max_episode_steps)
         self._limit = self._params.replace(max_steps_in_episode=self.max_episode_steps)
         self.action_space = _action_space(self._env.action_space(self._params))
         self._num_categories = observation_space.n if isinstance(observation_space, spaces.Discrete) else None

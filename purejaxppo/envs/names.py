@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from purejaxppo.envs.suites import SUITES, installed_names
+
+OURS = ("gymnax", "brax", "probe")
+"""Suites that come with training; the others are extras."""
+
 GYMNAX_NAMES = (
     "Acrobot-v1",
     "Asterix-MinAtar",
@@ -68,18 +73,21 @@ REFUSED = {
 
 
 # Environments of users: name -> what builds one, given max_episode_steps; see `purejaxppo.envs.register`.
-CUSTOM: dict[str, Callable[[int | None], Any]] = {}
+CUSTOM: dict[str, Callable[..., Any]] = {}
 
 
 def all_names() -> list[str]:
     """Every name `make` accepts, as `suite/Environment`, sorted within its suite."""
     suites = (("gymnax", GYMNAX_NAMES), ("brax", BRAX_NAMES), ("probe", PROBE_NAMES))
-    return [*(f"{suite}/{name}" for suite, names in suites for name in names), *sorted(CUSTOM)]
+    ours = [f"{suite}/{name}" for suite, names in suites for name in names]
+    return [*ours, *installed_names(), *sorted(CUSTOM)]
 
 
 def has_discrete_actions(name: str) -> bool | None:
     """Whether an environment's actions are discrete, by its name alone; None of one that a user registered."""
     suite, _, base = name.partition("/")
-    if name in CUSTOM or suite not in ("gymnax", "brax", "probe"):
+    if name in CUSTOM or suite not in (*OURS, *SUITES):
         return None
+    if suite in SUITES:
+        return SUITES[suite].has_discrete_actions
     return {"gymnax": base not in _CONTINUOUS, "brax": False, "probe": not base.endswith("Continuous")}[suite]

@@ -1,4 +1,4 @@
-"""What surrounds an environment: elapsed time, statistics of episodes and observations, the sign of the reward."""
+"""What surrounds an environment: sticky actions, stacked frames, elapsed time, statistics, the sign of the reward."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class TimeAware(Environment):
         self.name = env.name
         self.observation_shape = (env.observation_shape[0] + 1,)
         self.observation_dtype = env.observation_dtype
+        self.observation_scale = env.observation_scale
         self.action_space = env.action_space
         self.max_episode_steps: int = env.max_episode_steps
 
@@ -95,6 +96,7 @@ class StickyActions(Environment):
         self.name = env.name
         self.observation_shape = env.observation_shape
         self.observation_dtype = env.observation_dtype
+        self.observation_scale = env.observation_scale
         self.action_space = env.action_space
         self.max_episode_steps = env.max_episode_steps
 
@@ -109,6 +111,56 @@ class StickyActions(Environment):
         step = self._env.step(key_env, state.env, action)
         is_over = step.terminated | step.truncated
         return dataclasses.replace(step, state=StickyState(env=step.state, action=jnp.where(is_over, 0, action)))
+
+
+@struct.dataclass(kw_only=True)
+class FrameStackState:
+    """env: the wrapped environment's state. frames: [..., k * C], the latest observations; what `step` appends to."""
+
+    env: Any
+    frames: Array
+
+
+class FrameStack(Environment):
+    """The latest k observations [..., C] side by side along the last axis, [..., k * C], the oldest first.
+
+    After a reset the first observation fills all k places (Mnih et al. 2015 as in gymnasium's FrameStackObservation).
+    The true last observation of an episode has those before it beside it, those after it a new episode's first alone.
+    """
+
+    def __init__(self, env: Environment, num_frames: int):
+        self._env, self._num_frames = env, num_frames
+        self.name = env.name
+        *shape, channels = env.observation_shape
+        self.observation_shape = (*shape, num_frames * channels)
+        self.observation_dtype = env.observation_dtype
+        self.observation_scale = env.observation_scale
+        self.action_space = env.action_space
+        self.max_episode_steps = env.max_episode_steps
+
+    def reset(self, key: Array) -> tuple[Array, FrameStackState]:
+        obs, state = self._env.reset(key)
+        frames = self._filled(obs)
+        return frames, FrameStackState(env=state, frames=frames)
+
+    def step(self, key: Array, state: FrameStackState, action: Array) -> Step:
+        step = self._env.step(key, state.env, action)
+        oldest = step.final_obs.shape[-1]
+        final_obs = jnp.concatenate([state.frames[..., oldest:], step.final_obs], axis=-1)
+        frames = jax.lax.select(step.terminated | step.truncated, self._filled(step.obs), final_obs)
+        return dataclasses.replace(
+            step, obs=frames, state=FrameStackState(env=step.state, frames=frames), final_obs=final_obs
+        )
+
+    def _filled(self, obs: Array) -> Array:
+        return jnp.concatenate([obs] * self._num_frames, axis=-1)
+
+
+def innermost(state: Any) -> Any:
+    """The state of the environment itself, inside those of whatever is wrapped around it."""
+    while isinstance(state, TimeAwareState | StickyState | FrameStackState):
+        state = state.env
+    return state
 
 
 @struct.dataclass(kw_only=True)

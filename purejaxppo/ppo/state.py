@@ -166,9 +166,11 @@ class Learner:
         return selected
 
     def network_input(self, statistics: ObservationStatistics | None, obs: Array) -> Array:
-        """Observations as the networks see them: float32, normalised where the configuration says so."""
+        """Observations as the networks see them: float32, normalised where the configuration says so, pixels to 1."""
         obs = obs.astype("float32")
-        return obs if statistics is None else statistics.normalize(obs, self.config.normalize_observations)
+        if statistics is None:
+            return obs if self.env.observation_scale == 1 else obs / self.env.observation_scale
+        return statistics.normalize(obs, self.config.normalize_observations)
 
     def updated_statistics(self, statistics: ObservationStatistics, obs: Array) -> ObservationStatistics:
         """Statistics with observations [M, *obs] merged in; the elapsed time of a time-aware one is left alone."""
@@ -232,7 +234,9 @@ def make_learner(
         brax_backend=config.brax_backend,
         time_aware=config.time_aware,
         sticky_actions=config.sticky_actions,
+        frame_stack=config.frame_stack,
         max_episode_steps=config.max_episode_steps,
+        env_params=config.env_params,
     )
     if config.num_evaluation_episodes and env.max_episode_steps is None:
         raise ConfigError(

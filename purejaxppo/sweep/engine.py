@@ -18,6 +18,7 @@ import jax
 
 from purejaxppo import own
 from purejaxppo.blas import is_cpu
+from purejaxppo.envs.suites import versions
 from purejaxppo.errors import RunError, Stopped
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import RunState
@@ -145,9 +146,11 @@ def checked(sweep: Sweep) -> Sweep:
 
 
 def facts_of(sweep: Sweep) -> dict[str, Any]:
-    """What is to be kept of this process, and of the user's own modules, with the results of a sweep."""
-    rows = check_brought(make_groups(sweep))
-    return provenance() | own.sources(own_modules(sweep)) | ({"own_metrics": rows} if rows else {})
+    """What is to be kept of this process, of suites that are extras and of the user's own modules, with the results."""
+    groups = make_groups(sweep)
+    rows = check_brought(groups)
+    facts = provenance() | versions(group.config.env for group in groups) | own.sources(own_modules(sweep))
+    return facts | ({"own_metrics": rows} if rows else {})
 
 
 def compute(

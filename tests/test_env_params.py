@@ -1,0 +1,119 @@
+"""Parameters of environments: against the original with the same ones, through a sweep's file, and mistakes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_envs import play
+
+import purejaxppo as pjp
+from purejaxppo import envs
+from purejaxppo.config import TrainConfig
+from purejaxppo.envs.params import checked_params
+from purejaxppo.errors import ConfigError
+from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
+
+
+def test_gravity_is_that_of_the_original_gymnasium() -> None:
+    """Each transition of a cart-pole on the moon, from the same state with the same action."""
+    gymnasium = pytest.importorskip("gymnasium")
+    original = gymnasium.make("CartPole-v1").unwrapped
+    original.gravity = 1.62
+    original.reset(seed=0)
+    env = envs.make("gymnax/CartPole-v1", env_params=[("gravity", 1.62)])
+    record = jax.jit(lambda key: play(env, key, num_steps=40, num_envs=1))(jax.random.key(3))
+    is_different = False
+    for t in range(40):
+        state = jax.tree.map(lambda x, t=t: float(x[t, 0]), record["before"])
+        original.state = np.array([state.x, state.x_dot, state.theta, state.theta_dot])
+        original.steps_beyond_terminated = None
+        obs = original.step(int(record["action"][t, 0]))[0]
+        np.testing.assert_allclose(record["step"].final_obs[t, 0], obs, rtol=1e-4, atol=1e-5)
+        is_different |= abs(obs[3] - state.theta_dot) > 0
+    assert is_different
+
+
+def test_keywords_of_brax_are_its_classes_own() -> None:
+    """Ant shows its position or does not; nothing is compiled."""
+    shown = envs.make("brax/ant", env_params=[("exclude_current_positions_from_observation", False)])
+    assert shown.observation_shape[0] == envs.make("brax/ant").observation_shape[0] + 2
+
+
+FILE = """
+name = "moon"
+[config]
+env = "gymnax/CartPole-v1"
+{}
+"""
+
+
+def read(tmp_path, text: str) -> Sweep:
+    path = tmp_path / "moon.toml"
+    path.write_text(text)
+    return Sweep.from_toml(path)
+
+
+def test_a_sweeps_file_has_them_as_a_table_and_as_an_axis(tmp_path) -> None:
+    sweep = read(tmp_path, FILE.format("env_params = {length = 1, gravity = 1.62}"))
+    assert sweep.config.env_params == (("gravity", 1.62), ("length", 1))
+    assert hash(sweep.config) == hash(parse_sweep(json.loads(json.dumps(to_json(sweep)))).config)
+    swept = read(tmp_path, FILE.format("[axes]\nenv_params = [{}, {gravity = 1.62}]"))
+    assert [group.config.env_params for group in make_groups(swept)] == [(), (("gravity", 1.62),)]
+    again = parse_sweep(json.loads(json.dumps(to_json(swept))))
+    assert again.points == swept.points
+
+
+def test_a_sweep_keeps_them(tmp_path) -> None:
+    """In its dataset, and for who plays with its policies; one update."""
+    tiny = {"total_steps": 32, "num_envs": 2, "num_steps": 16, "minibatch_size": 16, "num_epochs": 1}
+    tiny |= {"hidden_sizes": (4,), "num_log_points": 1, "diagnostics": False, "env": "gymnax/CartPole-v1"}
+    sweep = parse_sweep({"name": "moon", "config": tiny | {"env_params": {"gravity": 1.62}}})
+    dataset = pjp.run_sweep(sweep, tmp_path / "moon", is_quiet=True)
+    assert json.loads(dataset.attrs["sweep"])["config"]["env_params"] == [["gravity", 1.62]]
+    policy = pjp.load_policy(tmp_path / "moon", 0)
+    assert policy.config.env_params == (("gravity", 1.62),)
+    assert policy.env._params.gravity == 1.62
+
+
+@pytest.mark.parametrize(
+    ("env", "params", "sentence"),
+    [
+        ("gymnax/CartPole-v1", {"gravty": 1.0}, r"^env_params of gymnax/CartPole-v1: 'gravty' .* did you mean gravity"),
+        ("gymnax/CartPole-v1", {"gravity": "low"}, r"^env_params has gravity = 'low', but for .* must be a number\.$"),
+        ("gymnax/CartPole-v1", {"gravity": True}, r"^env_params has gravity = True, but for .* must be a number\.$"),
+        ("gymnax/CartPole-v1", {"max_steps_in_episode": 5}, r"time limit of gymnax/CartPole-v1 is set by max_episode"),
+        (
+            "probe/Action",
+            {"gravity": 1.0},
+            r"^env_params has gravity, but must be left out for probe/Action, which has",
+        ),
+        ("brax/inverted_pendulum", {"backend": "mjx"}, r"^env_params has backend, but must be left out for brax/inv"),
+    ],
+)
+def test_mistakes_are_one_sentence(env, params, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        envs.make(env, env_params=params.items())
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"gravity": [1.0]}, r"^env_params is .*, but must be a table of names and their values"),
+        (7, r"^env_params is 7, but must be a table of names and their values"),
+        ([["gravity", 1.0], ["gravity", 2.0]], r"^env_params names gravity, gravity, but must name nothing twice"),
+    ],
+)
+def test_what_is_no_table_is_refused(value, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        TrainConfig(env_params=value).validate()
+
+
+def test_types_are_those_of_the_environments_own_values() -> None:
+    own = {"a": 1, "b": 1.0, "c": True, "d": "x", "e": (1, 2)}
+    found = checked_params("x/y", {"a": 3, "b": 3, "c": False, "d": "y"}, own)
+    assert found == {"a": 3, "b": 3.0, "c": False, "d": "y"}
+    assert type(found["b"]) is float
+    for name, value in (("a", 1.5), ("c", 1), ("d", 1), ("e", 1)):
+        with pytest.raises(ConfigError, match=r"^env_params"):
+            checked_params("x/y", {name: value}, own)
