@@ -87,8 +87,9 @@ def test_no_key_is_used_twice_by_a_start_an_update_random_play_evaluations_and_a
     state, of_start = used_by(start.init_run, key)
     (after, _), of_segment = used_by(segment, hparams, state)
     evaluations = [use for moment in (state, after) for use in used_by(evaluation.measure, moment)[1]]
-    branch = evaluations[0]  # the run's key for evaluations, made for each of them and folded with the update's number
-    assert branch[1:] == ("fold_in", evaluation.EVALUATION)
+    # The run's key for evaluations, made for each of them, and folded with the number of updates.
+    branch = (np.asarray(jax.random.key_data(state.key)).tobytes(), "fold_in", evaluation.EVALUATION)
+    assert evaluations.count(branch) == 2
     evaluations = [branch, *(use for use in evaluations if use != branch)]
     task, of_task = used_by(make_task, hparams, key)
     _, of_measurement = used_by(plasticity_losses, hparams, state, task)
