@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams, OwnHyperParams
     from purejaxppo.own import after_step, diagnostic, penalty
     from purejaxppo.presets import preset
+    from purejaxppo.rediagnosis import rediagnose
     from purejaxppo.results.concat import concat
     from purejaxppo.results.foreign import import_metrics
     from purejaxppo.results.tidy import tidy
@@ -50,6 +51,7 @@ _HOME = {
     "merge": "sweep.merge",
     "penalty": "own",
     "preset": "presets",
+    "rediagnose": "rediagnosis",
     "run_sweep": "sweep.engine",
     "tidy": "results.tidy",
     "use_cache": "sweep.devices",
@@ -86,6 +88,7 @@ __all__ = [
     "plots",
     "ppo",
     "preset",
+    "rediagnose",
     "report",
     "results",
     "run_sweep",

@@ -341,6 +341,7 @@ def evaluate(
     episodes: int = 32,
     seed: int = 0,
     deterministic: bool = False,
+    snapshots: bool = False,
     out: Path | None = None,
 ) -> None:
     """Play fresh episodes with the final policy of every run; raw returns with 95 % intervals.
@@ -350,14 +351,51 @@ def evaluate(
         episodes: Episodes of each policy.
         seed: Seed of the episodes; they are never those of training.
         deterministic: Take the most likely action instead of a sample.
-        out: CSV file to write; DIR/evaluation.csv by default.
+        snapshots: Play with the policies kept along training (num_snapshots), and draw their returns.
+        out: CSV file to write; DIR/evaluation.csv or DIR/evaluation_snapshots.csv by default.
     """
-    from purejaxppo.evaluate import evaluate, format_evaluation
+    from purejaxppo.evaluate import along_training, evaluate, format_evaluation
     from purejaxppo.sweep.devices import check_platform
 
     check_platform()
-    table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic)
-    _print_and_keep(format_evaluation(table), table, out or directory / "evaluation.csv")
+    table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic, snapshots=snapshots)
+    path = out or directory / f"evaluation{'_snapshots' * snapshots}.csv"
+    _print_and_keep(format_evaluation(table), table, path)
+    if not snapshots:
+        return
+    from purejaxppo.plots.curves import curves
+
+    def draw(part: Any) -> Any:
+        return curves(part, ["evaluation_return_mean"])
+
+    stem = path.with_suffix("").name
+    print(_draw_parts(along_training(directory, table), (directory,), stem, draw, path.with_suffix(".png"), True))
+
+
+def rediagnose(
+    directory: Annotated[Path, tyro.conf.Positional],
+    runs: tuple[int, ...] = (),
+    snapshots: tuple[int, ...] = (),
+    diagnostics: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> None:
+    """Compute the diagnostics of the networks kept along training (num_snapshots) anew, and write them as a table.
+
+    Args:
+        directory: Directory of a sweep, finished or still running.
+        runs: Numbers of runs, as in the dataset's run_index; all by default.
+        snapshots: Numbers of snapshots, 0 of the initial networks; all by default.
+        diagnostics: Your own, module:name, computed beside ours; modules may be in the working directory.
+        out: CSV file to write; DIR/rediagnosed.csv by default.
+    """
+    from purejaxppo.rediagnosis import rediagnose
+    from purejaxppo.sweep.devices import check_platform
+
+    check_platform()
+    own.look_in(os.getcwd())
+    table = rediagnose(directory, runs=runs or None, snapshots=snapshots or None, diagnostics=diagnostics)
+    shown = ["run", "snapshot", "env_steps", *(x for x in ("policy_rank", "policy_dead_neurons") if x in table)]
+    _print_and_keep(table[shown].to_string(index=False), table, out or directory / "rediagnosed.csv")
 
 
 def render(
@@ -419,6 +457,7 @@ COMMANDS = {
     "report": report,
     "toy": toy,
     "evaluate": evaluate,
+    "rediagnose": rediagnose,
     "render": render,
     "export": export,
     "envs": envs,

@@ -20,6 +20,7 @@ PolicyObjective = Literal["clip", "spo", "unclipped"]
 Normalization = Literal["off", "fixed", "running"]
 AdvantageNormalization = Literal["minibatch", "batch", "off"]
 ActionDistribution = Literal["tanh_normal", "normal"]
+EvaluationActions = Literal["sample", "mode"]
 BraxBackend = Literal["spring", "generalized", "positional", "mjx"]
 
 MAX_COUNT = 2**31 - 1
@@ -184,6 +185,16 @@ class TrainConfig:
     """Passes over them in one measurement (the paper: 1 on Atari, 4 on MuJoCo)."""
     plasticity_curve: bool = False
     """Whether the losses of all minibatches of a plasticity measurement are kept, not only of the last one."""
+    num_evaluation_episodes: int = 0
+    """Episodes that the policy plays to their end at an evaluation, in environments and with keys of their own; 0 for
+    none."""
+    num_evaluation_points: int = 40
+    """With num_evaluation_episodes: most log points with an evaluation after the one before training, evenly spaced."""
+    evaluation_actions: EvaluationActions = "sample"
+    """With num_evaluation_episodes: actions are samples from the policy, or the mode of its distribution."""
+    num_snapshots: int = 0
+    """Most log points at which a sweep keeps the networks, beside those before training, evenly spaced (the paper: 40);
+    0 for none."""
 
     def __post_init__(self) -> None:
         """Lists become tuples, and floats that are whole numbers (1e6) such, where the field wants them."""
@@ -235,10 +246,22 @@ class TrainConfig:
         return self.num_plasticity_rollouts * self.batch_size // self.minibatch_size
 
     def is_plasticity_point(self, log_point: int) -> bool:
-        """Whether the plasticity loss is measured at a log point; the initial (0) and the last one always are."""
-        if log_point == 0 or not self.measures_plasticity:
-            return self.measures_plasticity
-        points = min(self.num_plasticity_points, self.num_logs)
+        """Whether the plasticity loss is measured at a log point."""
+        return self._is_due(self.num_plasticity_points if self.measures_plasticity else 0, log_point)
+
+    def is_evaluation_point(self, log_point: int) -> bool:
+        """Whether the policy is evaluated at a log point."""
+        return self._is_due(self.num_evaluation_points if self.num_evaluation_episodes else 0, log_point)
+
+    def is_snapshot_point(self, log_point: int) -> bool:
+        """Whether a sweep keeps the networks at a log point."""
+        return self._is_due(self.num_snapshots, log_point)
+
+    def _is_due(self, num_points: int, log_point: int) -> bool:
+        """Whether what is done at some log points is done at this one; the initial (0) and the last one always are."""
+        if log_point == 0 or num_points == 0:
+            return num_points > 0
+        points = min(num_points, self.num_logs)
         return log_point * points // self.num_logs > (log_point - 1) * points // self.num_logs
 
     def validate(self) -> TrainConfig:
@@ -248,7 +271,8 @@ class TrainConfig:
         """
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        for name in (*sizes, "frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs"):
+        sizes += ("frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if not self.hidden_sizes or min(self.hidden_sizes) < 1:
@@ -268,8 +292,9 @@ class TrainConfig:
         self._validate_network()
         if not 0 <= self.sticky_actions < 1:
             raise ConfigError(f"sticky_actions is {self.sticky_actions}, but must be at least 0 and below 1.")
-        if self.num_plasticity_points < 0:
-            raise ConfigError(f"num_plasticity_points is {self.num_plasticity_points}, but must be at least 0.")
+        for name in ("num_plasticity_points", "num_evaluation_episodes", "num_snapshots"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 0.")
         self._validate_optimization()
         if self.minibatch_size > self.batch_size:
             raise ConfigError(
@@ -288,6 +313,9 @@ class TrainConfig:
                 self.num_plasticity_epochs * self.num_plasticity_minibatches
             ),
             "num_plasticity_points": self.num_plasticity_points,
+            "num_evaluation_episodes": self.num_evaluation_episodes,
+            "num_evaluation_points": self.num_evaluation_points,
+            "num_snapshots": self.num_snapshots,
             "max_episode_steps": self.max_episode_steps or 1,
         }
         for name, count in counts.items():

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from flax import struct
 
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
+from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.statistics.collapse import outcomes
 from purejaxppo.statistics.estimates import bootstrap_interval, estimate_columns, exact_interval, iqm
 from purejaxppo.statistics.tables import (
@@ -27,32 +27,17 @@ from purejaxppo.statistics.tables import (
     format_value,
 )
 from purejaxppo.sweep.plan import MAX_SEED, Run, make_groups
-from purejaxppo.sweep.policies import check_fit, choose_action, load_policies
+from purejaxppo.sweep.policies import check_fit, each_snapshot, load_policies
 from purejaxppo.sweep.store import load_results, read_sweep
+from purejaxppo.training.evaluation import EVALUATION, Episodes, choose_action, play
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-# Folded into the seed's key. Training splits that key in four, and `split(key, n)[i]` is `fold_in(key, i)`, and folds
-# `ppo.start`'s number into it: any other number above 3 gives keys that no training run has used.
-EVALUATION = 0x6576616C
+    import xarray as xr
+
 MOST_RUNS_LISTED = 32
 MOST_RUNS_AT_ONCE = 128
-
-
-@struct.dataclass(kw_only=True)
-class Episodes:
-    """The first episodes of the E environments of a run, while they are played.
-
-    obs [E, *obs], env_state: where each environment stands; after its first episode it goes on unnoticed.
-    returns [E]: sum of raw rewards. lengths [E]: int32, steps. is_over [E]: whether the first episode has ended.
-    """
-
-    obs: Array
-    env_state: Any
-    returns: Array
-    lengths: Array
-    is_over: Array
 
 
 def evaluate(
@@ -63,8 +48,13 @@ def evaluate(
     is_deterministic: bool = False,
     runs: Sequence[int] | None = None,
     max_steps: int = 10_000,
+    snapshots: bool = False,
 ) -> pd.DataFrame:
     """Play fresh episodes with every trained policy of a sweep's directory; one row per run.
+
+    With `snapshots` in place of the final policies those along training, with the same random numbers: one row per run
+    and snapshot, and columns snapshot (from 0, the initial policy) and env_steps. Those of a run that diverged end
+    before it did.
 
     Each run plays exactly `episodes` episodes with its own random numbers, in the environment it was trained in:
     sampled actions, or the mode of the distribution if `is_deterministic`. Episodes longer than `max_steps` are cut
@@ -84,24 +74,48 @@ def evaluate(
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-    rows = []
-    everything = load_policies(out, runs)
-    for policies in everything:
+    rows, programs = [], {}
+    numbered = each_snapshot(out, runs) if snapshots else [(None, load_policies(out, runs))]
+    for number, policies in ((number, policies) for number, everything in numbered for policies in everything):
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
         learner = make_learner(policies.config)
         check_fit(learner, policies.params, len(policies.runs))
-        play_all = jax.jit(partial(play, learner, episodes, max_steps, is_deterministic))
+        if policies.config not in programs:  # compiled once for all snapshots
+            played_by = partial(_played, learner, episodes, max_steps, is_deterministic)
+            programs[policies.config] = jax.jit(jax.vmap(played_by))
+        play_all = programs[policies.config]
         for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
-            rows += _rows(policies.runs[some], policies.status[some] != 0, *arrays)
-    table = pd.DataFrame(rows).sort_values("run", ignore_index=True)
+            own = _rows(policies.runs[some], policies.status[some] != 0, *arrays)
+            if number is not None:
+                steps = policies.env_steps[some].tolist()
+                own = [_with_snapshot(row, number, at) for row, at in zip(own, steps, strict=True)]
+            rows += own
+    table = pd.DataFrame(rows).sort_values(["run", "snapshot"] if snapshots else "run", ignore_index=True)
     there = set(table["run"])
     planned = [run.index for group in make_groups(read_sweep(Path(out).expanduser())) for run in group.runs]
     table.attrs["missing"] = [] if runs is not None else sorted(set(planned) - there)
     known = _collapsed_runs(out)
     return table.assign(collapsed=[known.get(run, np.nan) for run in table["run"]])
+
+
+def _played(
+    learner: Learner,
+    num_episodes: int,
+    max_steps: int,
+    is_deterministic: bool,
+    params: Params,
+    statistics: ObservationStatistics | None,
+    key: Array,
+) -> Episodes:
+    """The first episodes of one run."""
+
+    def choose(obs: Array, key: Array) -> Array:
+        return choose_action(learner, params, statistics, obs, None if is_deterministic else key)
+
+    return play(learner, num_episodes, max_steps, choose, key)
 
 
 def _collapsed_runs(out: str | Path) -> dict[int, bool]:
@@ -114,70 +128,6 @@ def _collapsed_runs(out: str | Path) -> dict[int, bool]:
     return dict(zip(dataset["run_index"].values.tolist(), found, strict=True))
 
 
-def begin(learner: Learner, num_episodes: int, key: Array) -> Episodes:
-    """Environments of one run, just reset."""
-    obs, env_state = jax.vmap(learner.env.reset)(jax.random.split(key, num_episodes))
-    return Episodes(
-        obs=obs,
-        env_state=env_state,
-        returns=jnp.zeros(num_episodes),
-        lengths=jnp.zeros(num_episodes, jnp.int32),
-        is_over=jnp.zeros(num_episodes, jnp.bool_),
-    )
-
-
-def step(
-    learner: Learner,
-    is_deterministic: bool,
-    params: Params,
-    statistics: ObservationStatistics | None,
-    key: Array,
-    episodes: Episodes,
-) -> Episodes:
-    """One step of all environments of one run; rewards count until the first episode is over."""
-    key_action, key_env = jax.random.split(key)
-    action = choose_action(learner, params, statistics, episodes.obs, None if is_deterministic else key_action)
-    keys_env = jax.random.split(key_env, episodes.is_over.shape[0])
-    transition = jax.vmap(learner.env.step)(keys_env, episodes.env_state, action)
-    return Episodes(
-        obs=transition.obs,
-        env_state=transition.state,
-        returns=episodes.returns + jnp.where(episodes.is_over, 0.0, transition.reward),
-        lengths=episodes.lengths + ~episodes.is_over,
-        is_over=episodes.is_over | transition.terminated | transition.truncated,
-    )
-
-
-@jax.default_matmul_precision("highest")  # inside of the environment
-def play(
-    learner: Learner,
-    num_episodes: int,
-    max_steps: int,
-    is_deterministic: bool,
-    params: Params,
-    statistics: ObservationStatistics | None,
-    keys: Array,
-) -> Episodes:
-    """The first `num_episodes` episodes of runs with params [S, ...] and keys [S]; every array is [S, E, ...].
-
-    Of a run's key the first child resets; the second, folded with the number of the step, steps. All runs are stepped
-    until the last episode is over, `max_steps` times at most.
-    """
-    keys_reset, keys_step = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-
-    def is_going_on(carry: tuple[Array, Episodes]) -> Array:
-        time, episodes = carry
-        return (time < max_steps) & ~episodes.is_over.all()
-
-    def advance(carry: tuple[Array, Episodes]) -> tuple[Array, Episodes]:
-        time, episodes = carry
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys_step, time)
-        return time + 1, jax.vmap(partial(step, learner, is_deterministic))(params, statistics, keys, episodes)
-
-    first = jax.vmap(partial(begin, learner, num_episodes))(keys_reset)
-    return jax.lax.while_loop(is_going_on, advance, (jnp.int32(0), first))[1]
-
-
 def _rows(
     runs: Sequence[Run], is_diverged: np.ndarray, returns: np.ndarray, lengths: np.ndarray, is_over: np.ndarray
 ) -> list[dict[str, Any]]:
@@ -185,7 +135,7 @@ def _rows(
     low, high = bootstrap_interval(returns.T, np.mean)
     return [
         {"run": run.index}
-        | {name: _cell(value) for name, value in run.point.items()}
+        | {name: cell(value) for name, value in run.point.items()}
         | {
             "seed": run.seed,
             "return_mean": float(returns[i].mean(dtype=np.float64)),
@@ -207,13 +157,14 @@ def format_evaluation(table: pd.DataFrame) -> str:
     their values. A run that diverged is marked, and counts in its point's return as the worst run of its environment.
     """
     swept = [str(name) for name in table.columns[1 : list(table.columns).index("seed")]]
+    swept += [name for name in ("snapshot", "env_steps") if name in table]
     episodes = f"{table['episodes'].iloc[0]} episodes per run"
     table = table.assign(counted=_worst_for_diverged(table))
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
     has_diverged = bool(table["diverged"].any())
     lines = [_point_line(swept, members, has_diverged) for members in points]
     text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n\n{_notes(table)}"
-    if len(table) > MOST_RUNS_LISTED:
+    if len(table) > MOST_RUNS_LISTED or "snapshot" in table:
         return text
     lines = [
         {name: format_value(row[name]) for name in ["run", *swept, "seed"]}
@@ -225,16 +176,53 @@ def format_evaluation(table: pd.DataFrame) -> str:
     return f"{text}\nMean of each run [95 % bootstrap interval over episodes]\n\n{_aligned(lines)}\n"
 
 
+def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
+    """What `evaluate` found of snapshots as a dataset, in which they are the log points: for figures."""
+    groups = make_groups(read_sweep(Path(out).expanduser()))
+    results = []
+    for steps, members in _alike(table):
+        runs = members["run"].unique()
+        columns = members.pivot(index="run", columns="snapshot")
+        place = {run.index: run for group in groups for run in group.runs}
+        results.append(
+            GroupResult(
+                metrics={
+                    "evaluation_return_mean": columns["return_mean"].to_numpy(np.float64),
+                    "evaluation_length_mean": columns["length_mean"].to_numpy(np.float64),
+                },
+                env_steps=np.asarray(steps),
+                seeds=np.asarray([place[run].seed for run in runs]),
+                swept={name: [place[run].point[name] for run in runs] for name in place[runs[0]].point},
+                status=np.zeros(len(runs), np.int32),
+                run_index=runs,
+            )
+        )
+    attributes = dict(load_results(out).attrs)
+    record = json.loads(attributes.get("sweep", "{}"))
+    record.get("config", {}).pop("num_log_points", None)  # that many are not to be expected here
+    return to_dataset(results, attributes | {"sweep": record})
+
+
+def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:
+    """Rows of the runs whose snapshots were taken at the same steps."""
+    steps = table.groupby("run")["env_steps"].agg(tuple)
+    for at in dict.fromkeys(steps):
+        yield at, table[table["run"].map(steps) == at]
+
+
 def _notes(table: pd.DataFrame) -> str:
     """What is played, and which runs are not among them."""
     notes = (
         "Final policies in fresh episodes; the summary table has the last 5 % of training, whose policies still change."
     )
+    if "snapshot" in table:
+        notes = "Policies along training, in the same fresh episodes each; a run that diverged has none after that."
     missing = table.attrs.get("missing", [])
     if not missing:
         return f"{notes}\n"
     first = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
-    return f"{notes}\n{len(missing)} of {len(missing) + len(table)} runs have not finished and are left out: {first}.\n"
+    of = len(missing) + table["run"].nunique()
+    return f"{notes}\n{len(missing)} of {of} runs have not finished and are left out: {first}.\n"
 
 
 def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
@@ -265,7 +253,15 @@ def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
     return np.where(is_diverged, pd.Series(returns).groupby(environments).transform("min"), returns)
 
 
-def _cell(value: Any) -> Any:
+def _with_snapshot(row: dict[str, Any], number: int, env_steps: int) -> dict[str, Any]:
+    """A row of `evaluate` with the columns of a snapshot after the seed's."""
+    names = list(row)
+    after = names.index("seed") + 1
+    first = {name: row[name] for name in names[:after]}
+    return first | {"snapshot": number, "env_steps": env_steps} | {name: row[name] for name in names[after:]}
+
+
+def cell(value: Any) -> Any:
     """A swept value as in the dataset's coordinates: a list as "64-64", None as "none"."""
     if isinstance(value, tuple):
         return "-".join(str(item) for item in value)

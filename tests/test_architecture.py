@@ -34,7 +34,7 @@ READING = {
 }
 # Room -> the rooms that it may import; a room is a folder of the package, or a file at its top.
 MAY_IMPORT = dict.fromkeys(sorted(GROUND), GROUND) | COMPUTING | READING
-TOP = {"__init__", "__main__", "_moved", "analysis", "evaluate", "render"}  # may import anything
+TOP = {"__init__", "__main__", "_moved", "analysis", "evaluate", "rediagnosis", "render"}  # may import anything
 
 FOLDER = Path(purejaxppo.__file__).parent
 

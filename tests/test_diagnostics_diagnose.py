@@ -34,7 +34,8 @@ RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
     name: metric
     for name, metric in METRICS.items()
-    if metric.family not in ("minibatch", "performance", "plasticity", "run") and not name.startswith("statistics_")
+    if metric.family not in ("minibatch", "performance", "plasticity", "evaluation", "run")
+    and not name.startswith("statistics_")
 }
 
 

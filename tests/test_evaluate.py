@@ -1,5 +1,9 @@
 """Fresh episodes: against known answers of the probes, and against a loop that plays one environment at a time."""
 
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +19,7 @@ from purejaxppo.results.dataset import GroupResult, save, to_dataset
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import make_groups, parse_sweep, to_json
 from purejaxppo.sweep.policies import choose_action, load_policies, save_policies
+from purejaxppo.training import evaluation
 
 COLUMNS = ["return_mean", "return_low", "return_high", "length_mean", "episodes", "cut"]
 
@@ -300,3 +305,41 @@ def test_policies_of_older_files_say_nothing_of_divergence(tmp_path):
         arrays = {name: content[name] for name in content.files if name != "status"}
     np.savez(path, **arrays)
     assert evaluate(tmp_path, episodes=2)["diverged"].tolist() == [False, False]
+
+
+# --- During training
+
+
+def test_the_mode_is_played_in_training_where_it_is_asked_for():
+    """+1 with probability 0.8 by samples: mean 0.6, deviation 0.8."""
+    fields = {"hidden_sizes": (4,), "max_episode_steps": 5, "num_evaluation_episodes": 4000, "num_envs": 2}
+    found = {}
+    for actions in ("sample", "mode"):
+        config = pjp.TrainConfig(env="probe/ActionByObservation", **fields, evaluation_actions=actions)
+        learner = make_learner(config)
+        state = init_run(learner, jax.random.key(0))
+        params = logits_times_obs(np.log(0.8 / 0.2))(config, SimpleNamespace(index=0))
+        measure = jax.jit(partial(evaluation.measure, learner))
+        found[actions] = measure(replace(state, params=params))
+        assert np.isnan(measure(replace(state, params=params, status=jnp.int32(3))).values).all()
+    assert found["mode"].values.tolist() == [1.0, 0.0, 1.0, 1.0]  # mean and deviation of returns, lengths
+    assert abs(found["sample"]["evaluation_return_mean"] - 0.6) < 4 * 0.8 / 4000**0.5
+    assert found["sample"]["evaluation_return_std"] == pytest.approx(0.8, rel=0.05)
+
+
+def test_a_run_is_evaluated_at_evenly_spaced_log_points():
+    """Two steps, rewards 0 and 1, whatever the policy does; of one episode there is no deviation."""
+    config = pjp.TrainConfig(
+        env="probe/Discounting", max_episode_steps=3, total_steps=64, num_envs=2, num_steps=8, minibatch_size=16,
+        num_epochs=1, hidden_sizes=(4,), num_log_points=4, diagnostics=False,
+        num_evaluation_episodes=1, num_evaluation_points=2,
+    )  # fmt: skip
+    metrics = jax.jit(pjp.make_train(config))(pjp.HyperParams(), jax.random.key(0)).metrics
+    np.testing.assert_array_equal(metrics["evaluation_return_mean"], [1, np.nan, 1, np.nan, 1])
+    np.testing.assert_array_equal(metrics["evaluation_length_max"], [2, np.nan, 2, np.nan, 2])
+    assert np.isnan(metrics["evaluation_return_std"]).all()
+
+
+def test_episodes_that_need_not_end_are_not_played():
+    with pytest.raises(pjp.ConfigError, match=r"^num_evaluation_episodes is 4, but must be 0 for probe/Action, whose "):
+        make_learner(pjp.TrainConfig(env="probe/Action", num_evaluation_episodes=4))

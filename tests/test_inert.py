@@ -97,6 +97,7 @@ def test_pfo_coef_has_no_effect_as_a_clip() -> None:
         ({"diagnostics": False}, {"num_plasticity_points": 2}),
         ({}, {"total_steps": 50}),  # rounded up to 2 log points of one update
         ({}, {"num_log_points": 3}),
+        ({}, {"num_evaluation_points": 3, "evaluation_actions": "mode"}),
     ],
 )
 def test_static_fields_without_effect_give_the_same_program(base: dict[str, Any], change: dict[str, Any]) -> None:
@@ -107,7 +108,9 @@ def test_static_fields_without_effect_give_the_same_program(base: dict[str, Any]
     assert len({_without_addresses(program) for program in programs}) == 1
 
 
-@pytest.mark.parametrize("change", [{"total_steps": 65}, {"num_log_points": 1}, {"share_trunk": True}])
+@pytest.mark.parametrize(
+    "change", [{"total_steps": 65}, {"num_log_points": 1}, {"share_trunk": True}, {"num_evaluation_episodes": 1}]
+)
 def test_static_fields_with_an_effect_are_told_apart(change: dict[str, Any]) -> None:
     assert effective(fields(**TINY)) != effective(fields(**TINY | change))
 
@@ -139,6 +142,9 @@ def _without_addresses(text: str) -> str:
         ('trunk_optimizers = "two"', "trunk_optimizers has no effect while share_trunk is false"),
         ("diagnostics = false\nnum_plasticity_points = 3", "num_plasticity_points has no effect while diagnostics is"),
         ("num_plasticity_points = 0\nplasticity_curve = true", "plasticity_curve has no effect while num_plasticity"),
+        ("num_evaluation_points = 3", "num_evaluation_points has no effect while num_evaluation_episodes is 0"),
+        ('evaluation_actions = "mode"', "evaluation_actions has no effect while num_evaluation_episodes is 0"),
+        ("[axes]\nnum_snapshots = [0, 4]", "axes.num_snapshots has 0 and 4, which give the same program and the same"),
         ("[[points]]\npfo_coef = 1\n[[points]]\nkl_coef = 2", "kl_coef has no effect while kl_penalty is false, but"),
         ("[axes]\ntotal_steps = [1000, 1024]", "axes.total_steps has 1000 and 1024, which give the same program"),
         ("[axes]\npfo_coef = [1.0, 1.000000001]", "axes.pfo_coef has 1.0 and 1.000000001, which give the same"),

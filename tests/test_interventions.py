@@ -456,7 +456,9 @@ def test_switched_off_interventions_are_not_in_the_program(plain: Any) -> None:
 
 def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
     """All at once: they compose."""
-    config = dataclasses.replace(TINY, **EVERYTHING, diagnostics=True, plasticity_curve=True)
+    config = dataclasses.replace(
+        TINY, **EVERYTHING, diagnostics=True, plasticity_curve=True, num_evaluation_episodes=1, max_episode_steps=9
+    )
     run = pjp.make_train(dataclasses.replace(config, normalize_observations="running"))
     found = set(jax.eval_shape(run, FAST, KEY).metrics)
     assert found == {name for name, metric in METRICS.items() if metric.family != "run"}

@@ -13,6 +13,7 @@ from tiny_envs import with_walk
 import purejaxppo as pjp
 from purejaxppo.ppo import start
 from purejaxppo.ppo.state import make_learner
+from purejaxppo.training import evaluation
 from purejaxppo.training.plasticity import make_task, plasticity_losses
 from purejaxppo.training.train import segment
 
@@ -65,12 +66,14 @@ def test_a_second_use_is_found() -> None:
         assert conflicts([(one, "split", 4), (other, "normal", 0), again]) == [again]
 
 
-def test_no_key_is_used_twice_by_a_start_an_update_random_play_and_a_plasticity_task(uses: list[Use]) -> None:
+def test_no_key_is_used_twice_by_a_start_an_update_random_play_evaluations_and_a_plasticity_task(
+    uses: list[Use],
+) -> None:
     """The task plays on from the run's initial state, which it makes again; nothing else of the run is in it."""
     config = pjp.TrainConfig(
         env="tiny/Walk", total_steps=16, num_envs=2, num_steps=8, minibatch_size=8, num_epochs=2, hidden_sizes=(4,),
         num_log_points=1, normalize_observations="fixed", time_aware=True, sticky_actions=0.25,
-        num_plasticity_rollouts=2, num_plasticity_epochs=2,
+        num_plasticity_rollouts=2, num_plasticity_epochs=2, num_evaluation_episodes=2,
     )  # fmt: skip
     learner, key, hparams = with_walk(make_learner, config), jax.random.key(7), pjp.HyperParams()
 
@@ -82,11 +85,16 @@ def test_no_key_is_used_twice_by_a_start_an_update_random_play_and_a_plasticity_
         return result, found
 
     state, of_start = used_by(start.init_run, key)
-    _, of_segment = used_by(segment, hparams, state)
+    (after, _), of_segment = used_by(segment, hparams, state)
+    evaluations = [use for moment in (state, after) for use in used_by(evaluation.measure, moment)[1]]
+    # The run's key for evaluations, made for each of them, and folded with the number of updates.
+    branch = (np.asarray(jax.random.key_data(state.key)).tobytes(), "fold_in", evaluation.EVALUATION)
+    assert evaluations.count(branch) == 2
+    evaluations = [branch, *(use for use in evaluations if use != branch)]
     task, of_task = used_by(make_task, hparams, key)
     _, of_measurement = used_by(plasticity_losses, hparams, state, task)
     assert set(of_start) | set(of_measurement) <= set(of_task)  # in which initial networks are fitted alike
     of_task = [use for use in of_task if use not in {*of_start, *of_measurement}]
-    assert min(map(len, (of_start, of_segment, of_task, of_measurement))) > 0
+    assert min(map(len, (of_start, of_segment, of_task, of_measurement, evaluations))) > 0
     assert sum(what == "randint" for _, what, _ in of_start) == 20  # random play
-    assert not conflicts(of_start + of_segment + of_task + of_measurement)
+    assert not conflicts(of_start + of_segment + of_task + of_measurement + evaluations)

@@ -463,7 +463,13 @@ def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monke
     monkeypatch.setattr(estimate, "_fitting", lambda group, width, budget: compiled)
     group = make_groups(sweep)[0]
     seconds = estimate.seconds_of_group(group, engine.lay_out([group], None), 4, costs)
-    assert seconds == {"rollouts": 16.0, "epochs": 12.0 + 36.0, "diagnostics": 4.0, "plasticity": 60.0}
+    assert seconds == {
+        "rollouts": 16.0,
+        "epochs": 12.0 + 36.0,
+        "diagnostics": 4.0,
+        "plasticity": 60.0,
+        "evaluation": 0.0,
+    }
     said: list[str] = []
     lines = estimate.estimate(sweep, say=said.append).splitlines()
     assert "2 chunks of 4 runs" in lines[1]

@@ -143,6 +143,16 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "log_point_0_learns": ("state, num_epochs=0)", "state)", "normalization"),
         "episodes_of_all_time": (".reset_interval()", "", "[cartpole]"),
         "first_update_of_an_interval_measured": ("== learner.config.updates_per_log - 1", "== 0", "[corridor]"),
+        "origin_after_the_update": ("1, origin=origin)", "1, origin=origin_of(learner, after))",
+            "snapshots::diagnostics_of_snapshots_are_those_that_were_logged"),
+    },
+    "training/evaluation.py": {
+        "evaluated_beyond_the_first_episode": ("jnp.where(episodes.is_over, 0.0, transition.reward)",
+            "transition.reward", "snapshots::evaluations_are_those_of_environments_played_one_by_one"),
+        "evaluated_with_the_same_keys": ("EVALUATION), state.update)", "EVALUATION), 0)",
+            "snapshots::evaluations_are_those_of_environments_played_one_by_one"),
+        "always_sampled": ("key if is_sampled else None", "key",
+            "evaluate::the_mode_is_played_in_training_where_it_is_asked_for"),
     },
     "training/diagnosis.py": {
         "kl_reversed": ("policy_before.outputs, policy_after.", "policy_after.outputs, policy_before.", "[cartpole]"),
@@ -197,6 +207,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "masked_epochs_of_the_first_run": ("else runs.num_epochs",
             "else np.full_like(runs.num_epochs, runs.num_epochs[0])", "program"),
     },
+    "sweep/snapshots.py": {"kept_where_it_diverged": ('metrics["status"] == 0', 'metrics["status"] >= 0',
+        "snapshots::networks_are_kept_at_evenly_spaced_log_points_of_runs_that_are_sound")},
     "sweep/engine.py": {"restored_one_log_point_late": ("log_point + 1, item", "log_point + 2, item",
         "sweep::a_crash_between_checkpoints_loses_no_bit")},
 }  # fmt: skip

@@ -143,7 +143,8 @@ def metrics_of(walk: Any, features: int, is_plasticity_point: bool) -> Any:
     from purejaxppo.metrics import Metrics
     from purejaxppo.results.registry import METRICS
 
-    shown = [m for m in METRICS.values() if m.family != "plasticity" or is_plasticity_point]
+    left_out = {"evaluation", "run"} | ({"plasticity"} if not is_plasticity_point else set())
+    shown = [metric for metric in METRICS.values() if metric.family not in left_out]
     names = [metric.name for metric in shown if metric.dims == ("run", "log")]
     values = walk[:, : len(names)].copy()
     for column, name in enumerate(names):

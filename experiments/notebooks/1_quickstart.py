@@ -238,4 +238,6 @@ for event, (metric, rule) in pjp.statistics.collapse.EVENTS.items():
 # - `learning_rate=2.5e-4`, the paper's: does anything collapse in so few steps?
 # - `NUM_EPOCHS = 4` and `16`: the paper says that more epochs make it worse and sooner.
 # - `pfo_coef` of 0.01, 0.1, 10: they go into the same program, so add them to `points`.
+# - `num_snapshots=10` in `TrainConfig` keeps the networks along training, for `pjp.rediagnose` and
+#   `purejaxppo evaluate DIR --snapshots`; `num_evaluation_episodes=16` evaluates while it trains.
 # - `purejaxppo metrics` in a terminal lists all metrics with their definitions.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ from purejaxppo.ppo.interventions.optimizers import init_optimizers
 from purejaxppo.ppo.interventions.penalties import init_power_iteration
 from purejaxppo.ppo.interventions.proximity import init_kl_control
 from purejaxppo.ppo.rewards import init_rewards
-from purejaxppo.ppo.state import Array, Learner, RunState
+from purejaxppo.ppo.state import Array, Learner, RunState, origin_of
 
 # Steps of random play that fixed statistics are computed from, in all, as the reference implementation makes with its
 # two environments; and the least of each environment.
@@ -24,7 +26,7 @@ def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = No
     key_params, key_env, key_run, _ = jax.random.split(key, 4)  # the last one is the plasticity task's
     params = learner.networks.init(key_params)
     obs, env_state = jax.vmap(learner.env.reset)(jax.random.split(key_env, learner.config.num_envs))
-    return RunState(
+    state = RunState(
         params=params,
         optimizer=init_optimizers(learner, params),
         env_state=env_state,
@@ -39,6 +41,7 @@ def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = No
         power_vectors=init_power_iteration(learner, params),
         reward_statistics=init_rewards(learner.config.num_envs) if learner.config.normalize_rewards != "off" else None,
     )
+    return replace(state, origin=origin_of(learner, state))
 
 
 def init_statistics(learner: Learner, key: Array) -> ObservationStatistics | None:

@@ -48,6 +48,17 @@ class KLControl:
 
 
 @struct.dataclass(kw_only=True)
+class Origin:
+    """Where the latest update of a run began: from here its rollout can be collected again."""
+
+    params: Params
+    observation_statistics: ObservationStatistics | None
+    reward_statistics: RewardStatistics | None
+    env_state: Any
+    obs: Array
+
+
+@struct.dataclass(kw_only=True)
 class RunState:
     """Everything needed to continue a run: a checkpoint is this and nothing else."""
 
@@ -73,6 +84,21 @@ class RunState:
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
     reward_statistics: RewardStatistics | None = None
     """What `normalize_rewards` divides by; None without."""
+    origin: Origin | None = None
+    """With num_snapshots: where the latest update began (before the first: the run); None without."""
+
+
+def origin_of(learner: Learner, state: RunState) -> Origin | None:
+    """What a run that keeps snapshots remembers of the state in which an update begins."""
+    if not learner.config.num_snapshots:
+        return None
+    return Origin(
+        params=state.params,
+        observation_statistics=state.observation_statistics,
+        reward_statistics=state.reward_statistics,
+        env_state=state.env_state,
+        obs=state.obs,
+    )
 
 
 @struct.dataclass(kw_only=True)
@@ -212,6 +238,11 @@ def make_learner(
         max_episode_steps=config.max_episode_steps,
         env_params=config.env_params,
     )
+    if config.num_evaluation_episodes and env.max_episode_steps is None:
+        raise ConfigError(
+            f"num_evaluation_episodes is {config.num_evaluation_episodes}, but must be 0 for {config.env}, whose "
+            "episodes need not end, unless max_episode_steps is set."
+        )
     distribution = make_distribution(config, env)
     networks = make_actor_critic(
         config,

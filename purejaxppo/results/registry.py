@@ -34,7 +34,7 @@ class Metric:
     """One variable of a results file: its name, its axes `dims`, and what a reader needs to check it.
 
     `family` is one of spectral, norm, neuron, output, weight, plasticity, trust_region, drift, minibatch,
-    performance, run.
+    performance, evaluation, run.
     """
 
     name: str
@@ -301,9 +301,30 @@ _PERFORMANCE: dict[str, Row] = {
     ),
     "episode_count": ("finished episodes", "episodes", "number of episodes finished since the last log point", ""),
 }
+_EVALUATED = (
+    "of num_evaluation_episodes whole episodes that the policy of the log point plays in environments of their own; "
+    "NaN at log points without an evaluation"
+)
+_EVALUATION: dict[str, Row] = {
+    "evaluation_return_mean": (
+        "evaluation return",
+        "reward",
+        f"mean undiscounted return, raw reward, {_EVALUATED}",
+        "",
+    ),
+    "evaluation_return_std": (
+        "standard deviation of evaluation returns",
+        "reward",
+        f"standard deviation of the undiscounted return, raw reward, {_EVALUATED}",
+        "",
+    ),
+    "evaluation_length_mean": ("evaluation episode length", "steps", f"mean length {_EVALUATED}", ""),
+    "evaluation_length_max": ("longest evaluation episode", "steps", f"largest length {_EVALUATED}", ""),
+}
 
 HEADLINE = (
     "return_mean",
+    "evaluation_return_mean",
     "policy_rank",
     "critic_rank",
     "policy_effective_rank",
@@ -467,13 +488,21 @@ def _table() -> dict[str, Metric]:
         "diverged: from there on it is frozen and its metrics are NaN",
         "",
     )
+    snapshot = (
+        "snapshot",
+        "",
+        "with num_snapshots: 1 where the networks of the log point are kept, else 0; the k-th one of a run, counted "
+        "from 0, is load_policy(..., snapshot=k)",
+        "",
+    )
     metrics = [_metric(name, row, "performance") for name, row in _PERFORMANCE.items()]
+    metrics += [_metric(name, row, "evaluation") for name, row in _EVALUATION.items()]
     metrics += _spectral() + _norms_and_neurons()
     metrics += [m for name, row in _OUTPUTS.items() for m in _before_and_after(name, row, "output")]
     metrics += _probes_and_weights() + _plasticity()
     metrics += [_metric(name, row, "trust_region") for name, row in _TRUST_REGION.items()]
     metrics += _ratios() + _drift() + [_metric(name, row, family) for name, (row, family) in _STATISTICS.items()]
-    metrics += [*_minibatch(), _metric("status", status, "run", ("run",))]
+    metrics += [*_minibatch(), _metric("is_snapshot", snapshot, "run"), _metric("status", status, "run", ("run",))]
     return {metric.name: metric for metric in metrics}
 
 

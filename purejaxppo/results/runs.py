@@ -94,22 +94,22 @@ def _span(values: np.ndarray) -> str:
 def curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Steps [L] and values [S, L] (spectra: [S, L, D]) of the runs of one point, as far as the sweep has come.
 
-    Log points without a measurement of plasticity, by design most of them, are left out of it; gaps of other metrics
-    stay.
+    Log points without a measurement of plasticity or an evaluation, by design most of them, are left out of these; gaps
+    of other metrics stay.
     """
     # Runs of one point share their configuration and so their grid; the one that came furthest has all of it.
     grid = dataset["env_steps"].values.astype(np.float64)
     steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
     values = dataset[name].values[runs].astype(np.float64)
     shown = np.isfinite(steps)
-    if is_plasticity(name):
+    if is_sparse(name):
         shown &= np.any(~np.isnan(values), axis=0)
     return steps[shown], values[:, shown]
 
 
-def is_plasticity(name: str) -> bool:
+def is_sparse(name: str) -> bool:
     """Whether a metric is measured at some log points only."""
-    return name in METRICS and METRICS[name].family == "plasticity"
+    return name in METRICS and METRICS[name].family in ("plasticity", "evaluation")
 
 
 def policy_widths(dataset: xr.Dataset) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.runs import is_after_start, is_plasticity, steps_of_runs
+from purejaxppo.results.runs import is_after_start, is_sparse, steps_of_runs
 
 FINAL_FRACTION = 0.05
 """Share of a run's log points that is its end (the paper's figure 6)."""
@@ -23,9 +23,9 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = FINAL_FRACTIO
     The window is a share of the log points that the run has reached after the start (rounded up, at least one), so
     that it is the same with and without log point 0. Ratios outside the clip
     range are NaN wherever no sample is outside, in collapsed runs for good: for them it is the mean over as many
-    of the last points that have any (the paper's figure 6). Of plasticity losses it is the last `fraction` of the
-    measurements, that is of the log points at which any run of the group has one. NaN where there is nothing to
-    average, and for a run that diverged: whatever it measured, it was not at its end.
+    of the last points that have any (the paper's figure 6). Of plasticity losses and evaluations it is the last
+    `fraction` of the measurements, that is of the log points at which any run of the group has one. NaN where there is
+    nothing to average, and for a run that diverged: whatever it measured, it was not at its end.
     Raises ConfigError for an unknown metric, one that has no single value per log point, or a fraction outside (0, 1].
     """
     if name not in dataset or dataset[name].dims != ("run", "log"):
@@ -40,7 +40,7 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = FINAL_FRACTIO
     # A run that has come to log point 0 and no further has its end there.
     reached = np.where(np.any(learned, axis=1, keepdims=True), learned, np.isfinite(steps_of_runs(dataset)))
     has_value = ~np.isnan(values)
-    if is_plasticity(name):
+    if is_sparse(name):
         reached &= _measured(has_value, dataset["group"].values)
     window = np.maximum(np.ceil(np.round(fraction * np.sum(reached, axis=1), 9)), 1)
     countable = reached & has_value if _is_outside_ratio(name) else reached

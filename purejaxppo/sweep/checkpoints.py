@@ -26,7 +26,7 @@ NUM_KEPT = 2  # the last one, and the one before in case the disk damages the la
 
 def to_host(tree: Any) -> Any:
     """A copy of the state in NumPy arrays, random keys as their words; waits for the devices."""
-    return jax.tree.map(lambda x: _copy(jax.random.key_data(x) if _is_key(x) else x), tree)
+    return jax.tree.map(lambda x: _copy(jax.random.key_data(x) if is_key(x) else x), tree)
 
 
 def _copy(x: jax.Array | np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def restore_final(folder: Path, indices: Sequence[int], fresh: Any) -> Any:
     places = final_places(folder)
     if lacking := [index for index in indices if index not in places]:
         raise ConfigError(f"folder {folder} has no final state of run {lacking[0]}.")
-    is_key = [_is_key(leaf) for leaf in jax.tree.leaves(fresh)]
+    are_keys = [is_key(leaf) for leaf in jax.tree.leaves(fresh)]
     found = {jax.tree_util.keystr(name): leaf for name, leaf in _leaves(to_host(fresh))}
     for path in {places[index][0] for index in indices}:
         rows = [(new, places[index][1]) for new, index in enumerate(indices) if places[index][0] == path]
@@ -110,7 +110,7 @@ def restore_final(folder: Path, indices: Sequence[int], fresh: Any) -> Any:
                     found[name][news] = array[olds]
     for array in found.values():
         array[len(indices) :] = array[len(indices) - 1]
-    leaves = [jax.random.wrap_key_data(x) if key else x for x, key in zip(found.values(), is_key, strict=True)]
+    leaves = [jax.random.wrap_key_data(x) if key else x for x, key in zip(found.values(), are_keys, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
@@ -124,14 +124,15 @@ def _read(path: Path, shapes: Any) -> Any:
     with open(path, "rb") as file, np.load(file) as content:
         for name, shape in leaves:
             array = content[jax.tree_util.keystr(name)]
-            plain = jax.eval_shape(jax.random.key_data, shape) if _is_key(shape) else shape
+            plain = jax.eval_shape(jax.random.key_data, shape) if is_key(shape) else shape
             if (array.shape, array.dtype) != (plain.shape, plain.dtype):
                 raise ValueError(f"{name} has another shape or type")
-            found.append(jax.random.wrap_key_data(array) if _is_key(shape) else array)
+            found.append(jax.random.wrap_key_data(array) if is_key(shape) else array)
     return jax.tree_util.tree_unflatten(structure, found)
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
+    """Whether an array, or its shape, is of random keys."""
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 

@@ -39,15 +39,18 @@ class Costs:
     """The diagnostics of a log point."""
     plasticity: float
     """One measurement of the plasticity loss."""
+    evaluation: float = 0.0
+    """One evaluation, in which some episode goes on to the time limit."""
 
     def of_runs(self, config: TrainConfig, num_epochs: int) -> dict[str, float]:
         """Seconds of a chunk's runs from beginning to end, log point 0 included, by what they go into."""
-        num_due = sum(config.is_plasticity_point(log_point) for log_point in range(config.num_logs + 1))
+        logs = range(config.num_logs + 1)
         return {
             "rollouts": (config.num_updates + config.updates_per_log) * self.rollout,
             "epochs": config.num_updates * num_epochs * self.epoch,
             "diagnostics": (config.num_logs + 1) * self.diagnosis,
-            "plasticity": num_due * self.plasticity,
+            "plasticity": sum(map(config.is_plasticity_point, logs)) * self.plasticity,
+            "evaluation": sum(map(config.is_evaluation_point, logs)) * self.evaluation,
         }
 
 
@@ -86,6 +89,7 @@ def measure(program: GroupProgram, say: Callable[[str], Any] = lambda line: None
         epoch=scale * max(whole - rollout, 0.0) / epochs,
         diagnosis=scale * _seconds(lambda: diagnose(runs.hparams, after, iteration)) if config.diagnostics else 0.0,
         plasticity=scale * _seconds(lambda: plasticity(state)) if plasticity else 0.0,
+        evaluation=scale * _evaluation_seconds(narrow, runs, state) if config.num_evaluation_episodes else 0.0,
     )
 
 
@@ -138,6 +142,19 @@ def _compiled_plasticity(program: GroupProgram, runs: Arguments) -> Callable[[An
         compiled = _compile(program.lower("plasticity", runs))
     tasks = jax.block_until_ready(program.tasks(runs))
     return lambda state: compiled(runs.hparams, state, tasks)
+
+
+def _evaluation_seconds(program: GroupProgram, runs: Arguments, state: Any) -> float:
+    """Seconds of an evaluation of all runs of a program in which some episode goes on to the time limit.
+
+    It is timed by the step, as episodes of untrained policies may be short.
+    """
+    if (compiled := program.compiled("evaluation")) is None:
+        compiled = _compile(program.lower("evaluation", runs))
+    limit = learner_of(program.group).env.max_episode_steps
+    assert limit is not None, "`make_learner` has seen to it"
+    longest = float(compiled(state)["evaluation_length_max"].max())
+    return _seconds(lambda: compiled(state)) * limit / longest
 
 
 def _compile(lowered: Any) -> Any:

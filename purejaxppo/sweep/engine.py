@@ -22,7 +22,7 @@ from purejaxppo.envs.suites import versions
 from purejaxppo.errors import RunError, Stopped
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import RunState
-from purejaxppo.sweep import checkpoints, store
+from purejaxppo.sweep import checkpoints, snapshots, store
 from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.interrupt import StopRequest
@@ -42,6 +42,7 @@ from purejaxppo.sweep.policies import save_policies
 from purejaxppo.sweep.program import Arguments, GroupProgram, to_host
 from purejaxppo.sweep.progress import Progress
 from purejaxppo.sweep.provenance import provenance
+from purejaxppo.sweep.snapshots import Kept
 from purejaxppo.sweep.store import Chunk
 
 if TYPE_CHECKING:
@@ -282,6 +283,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
         if old.group != chunk.group or store.is_done(session.out, old):
             kept.append(old)
         else:
+            snapshots.discard(session.out, old)  # of a log point that was computed before the device refused
             new += store.make_chunks(chunk.group, old.indices, width, first_number=number + len(new), start=old.start)
     session.progress.say(f"{chunk.width} runs at once do not fit into memory: going on with {width}.")
     session.chunks = sorted([*kept, *new], key=lambda c: c.name)
@@ -362,6 +364,8 @@ class _Pending:
     metrics: Metrics
     state: Any = None
     """Host copy of the state after it, where a checkpoint is due."""
+    snapshot: Kept | None = None
+    """Host copy of what a snapshot keeps, where one is due."""
 
 
 def _run_segments(
@@ -379,6 +383,10 @@ def _run_segments(
 
     def write(item: _Pending) -> None:
         metrics = to_host(item.metrics, num_runs)
+        if config.num_snapshots:
+            metrics = snapshots.marked(metrics, is_kept=item.snapshot is not None)
+        if item.snapshot is not None:
+            snapshots.save(session.out, chunk, item.log_point, item.snapshot)
         write_part(session.out / store.PARTS / chunk.name, item.log_point, metrics)
         if live is not None:
             live.write(item.log_point * config.steps_per_log, metrics)
@@ -394,11 +402,14 @@ def _run_segments(
             state, metrics = program.segment(runs, state)
         if tasks is not None and config.is_plasticity_point(log_point):
             metrics = metrics.joined(program.plasticity(runs, state, tasks))
+        metrics = metrics.joined(program.evaluation(state)) if config.is_evaluation_point(log_point) else metrics
         if pending is not None:
             write(pending)
         pending = _Pending(log_point=log_point, metrics=metrics)
         if log_point < config.num_logs and (session.stop.is_made or clock.is_due()):
             pending.state = checkpoints.to_host(state)
+        if config.is_snapshot_point(log_point):
+            pending.snapshot = snapshots.kept_of(state)
         if session.stop.is_made and pending.state is not None:
             break
     if pending is not None:

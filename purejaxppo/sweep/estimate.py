@@ -17,7 +17,8 @@ from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.engine import lay_out
 from purejaxppo.sweep.memory import available_memory, format_memory
 from purejaxppo.sweep.plan import Group, Sweep, make_groups
-from purejaxppo.sweep.program import GroupProgram
+from purejaxppo.sweep.program import GroupProgram, learner_of
+from purejaxppo.sweep.snapshots import bytes_of_runs
 from purejaxppo.sweep.store import Chunk
 
 # What the time goes into, and the fields that change it.
@@ -26,6 +27,7 @@ FIELDS = {
     "epochs": "num_epochs, minibatch_size, hidden_sizes",
     "diagnostics": "num_log_points; none with diagnostics = false",
     "plasticity": "num_plasticity_points (0: none), num_plasticity_rollouts, num_plasticity_epochs",
+    "evaluation": "num_evaluation_episodes, num_evaluation_points; less where episodes end before their limit",
     "compiling": "the number of programs: fields that differ between them",
 }
 
@@ -57,9 +59,13 @@ def estimate(sweep: Sweep, memory: int | None = None, say: Callable[[str], Any] 
             f"{format_memory(program.needed_memory)} a chunk, {format_memory(program.needed_memory / program.width)} a "
             f"run; {format_seconds(compiling)} compiling, {format_seconds(sum(seconds.values()))} in all"
         )
+        if group.config.num_snapshots:
+            size = bytes_of_runs(learner_of(group), len(group.runs))
+            lines.append(f"    snapshots: {format_memory(size)} on disk, {format_memory(size / len(group.runs))} a run")
     free = "unknown" if budget is None else format_memory(budget)
     whole = sum(total.values())
-    shares = [[name, f"{100 * total[name] / whole:.0f} %", f"  {FIELDS[name]}"] for name in FIELDS]
+    shown = [name for name in FIELDS if name != "evaluation" or total[name]]
+    shares = [[name, f"{100 * total[name] / whole:.0f} %", f"  {FIELDS[name]}"] for name in shown]
     return "\n".join(
         [
             f"Memory: {free} {'free' if memory is None else 'allowed'} for the runs computed at once, on "

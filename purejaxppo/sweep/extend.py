@@ -100,7 +100,7 @@ def adopt(out: Path) -> None:
     extension = out / store.EXTENSION
     try:
         _set_aside(out)
-        for folder in (store.POLICIES, store.STATES):
+        for folder in (store.POLICIES, store.STATES, store.SNAPSHOTS):
             if (extension / folder).is_dir():
                 shutil.rmtree(out / folder, ignore_errors=True)
                 os.replace(extension / folder, out / folder)
@@ -136,7 +136,11 @@ def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], 
         shutil.rmtree(extension, ignore_errors=True)
         for folder in (store.POLICIES, store.STATES):
             (extension / folder).mkdir(parents=True)
-        carry(out, extension, {old: new for old, new in kept.items() if old not in going_on})
+        ended = {old: new for old, new in kept.items() if old not in going_on}
+        carry(out, extension, ended, folders=(store.POLICIES, store.STATES))
+        if (out / store.SNAPSHOTS).is_dir():
+            (extension / store.SNAPSHOTS).mkdir()
+            carry(out, extension, kept, folders=(store.SNAPSHOTS,))  # runs that go on keep those that they have
         store.write_json(extension / store.KEPT, {"runs": sorted(kept.items())})
         known = store.read_json(out / store.PROVENANCE) if (out / store.PROVENANCE).is_file() else {}
         note = facts | {

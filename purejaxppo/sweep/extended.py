@@ -13,6 +13,8 @@ from purejaxppo.results.concat import in_order
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import Run, Sweep, make_groups, parse_seeds, parse_sweep, to_json
 
+_SPACED = ("num_plasticity_points", "num_evaluation_points", "num_snapshots")  # numbers of evenly spaced log points
+
 
 def planned(
     sweep: Sweep,
@@ -73,7 +75,7 @@ def lengthened(sweep: Sweep, total_steps: int) -> Sweep:
     points, and where the learning rate falls: it would have fallen more slowly.
     """
     groups = make_groups(sweep)
-    for field in ("total_steps", "num_log_points", "num_plasticity_points"):
+    for field in ("total_steps", "num_log_points", *_SPACED):
         if field in sweep.swept:
             raise ConfigError(f"{field} is swept, but must be the same in all runs that are to go on.")
     if any(run.config.lr_schedule == "linear" for group in groups for run in group.runs):
@@ -92,12 +94,11 @@ def lengthened(sweep: Sweep, total_steps: int) -> Sweep:
             "would need different numbers of log points."
         )
     (num_logs,), before = counts, groups[0].config
-    points = before.num_plasticity_points
-    if points < num_logs:  # as often as before
-        points = round(min(points, before.num_logs) * num_logs / before.num_logs)
-    config = dataclasses.replace(
-        sweep.config, total_steps=total_steps, num_log_points=num_logs, num_plasticity_points=points
-    )
+    points = {field: getattr(before, field) for field in _SPACED}
+    for field, number in points.items():
+        if number < num_logs:  # as often as before
+            points[field] = round(min(number, before.num_logs) * num_logs / before.num_logs)
+    config = dataclasses.replace(sweep.config, total_steps=total_steps, num_log_points=num_logs, **points)
     if any(  # of a number of steps that is no whole number of log intervals the last ones would be shorter
         dataclasses.replace(group.config, total_steps=total_steps, num_log_points=num_logs).updates_per_log
         != group.config.updates_per_log
@@ -150,5 +151,6 @@ def _identity(run: Run) -> tuple[Any, ...]:
 
 def _lineage(run: Run) -> tuple[Any, ...]:
     """What a run is that may be longer than another, with the same log intervals."""
-    same = {"total_steps": run.config.steps_per_log, "num_log_points": 1, "num_plasticity_points": 1}
+    at_most_one = {field: min(getattr(run.config, field), 1) for field in _SPACED}
+    same = {"total_steps": run.config.steps_per_log, "num_log_points": 1, **at_most_one}
     return (dataclasses.replace(run.config, **same), *_identity(run)[1:])

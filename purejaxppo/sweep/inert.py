@@ -73,6 +73,11 @@ RULES = (
     ),
     Rule(("num_plasticity_points", *_PLASTICITY), lambda p: not p["diagnostics"], "diagnostics is false"),
     Rule(_PLASTICITY, lambda p: p["num_plasticity_points"] == 0, "num_plasticity_points is 0"),
+    Rule(
+        ("num_evaluation_points", "evaluation_actions"),
+        lambda p: p["num_evaluation_episodes"] == 0,
+        "num_evaluation_episodes is 0",
+    ),
 )
 # What changes a measurement, but no run.
 ONLY_MEASURED = (
@@ -110,6 +115,9 @@ def effective(point: Point) -> tuple[Any, ...]:
         found["critic_hidden_sizes"] = ()
     if config.measures_plasticity:
         found["num_plasticity_points"] = min(config.num_plasticity_points, config.num_logs)
+    if config.num_evaluation_episodes:
+        found["num_evaluation_points"] = min(config.num_evaluation_points, config.num_logs)
+    found["num_snapshots"] = None  # keeps more of the same runs
     static = field_names(TrainConfig)
     return tuple(x if name in static or x is None else np.float32(x).item() for name, x in found.items())
 

@@ -17,6 +17,7 @@ from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.sweep.plan import Group
 from purejaxppo.training.diagnosis import DIAGNOSED_BYTES, diagnosed_together
+from purejaxppo.training.evaluation import begin
 from purejaxppo.training.plasticity import make_task
 
 _UNITS = {"": 1, "B": 1, **{f"{p}B": 1000**i for i, p in enumerate("KMGT", 1)}}
@@ -97,10 +98,10 @@ def _free_in_control_groups() -> list[int]:
 def estimate_run(group: Group) -> int:
     """Bytes that one run of a group takes, from the shapes of what it keeps, before anything is compiled.
 
-    The batch, the rollout, the state with its gradients, the plasticity task. On a CPU also a second batch where an
-    update follows the one before a log point, and the copy that a checkpoint is written from. On an accelerator also
-    its part of a block of runs that is diagnosed, or what the networks make of what they are passed at once if that is
-    more; a TPU pads every array.
+    The batch, the rollout, the state with its gradients, the plasticity task, environments of evaluations. On a CPU
+    also a second batch where an update follows the one before a log point, and the copy that a checkpoint is written
+    from. On an accelerator also its part of a block of runs that is diagnosed, or what the networks make of what they
+    are passed at once if that is more; a TPU pads every array.
     """
     config, learner = group.config, make_learner(group.config)
     hparams, key = group.runs[0].hparams, jax.eval_shape(lambda: jax.random.key(0))
@@ -110,6 +111,8 @@ def estimate_run(group: Group) -> int:
     size = bytes_of(batch) + bytes_of(rollout) + 3 * bytes_of(state)
     if config.measures_plasticity:
         size += bytes_of(jax.eval_shape(lambda key: make_task(learner, HyperParams(), key), key))
+    if config.num_evaluation_episodes:
+        size += 2 * bytes_of(jax.eval_shape(lambda key: begin(learner, config.num_evaluation_episodes, key), key))
     if jax.default_backend() == "cpu":
         size += bytes_of(batch) * (config.updates_per_log > 1) + _HOST_COPIES * bytes_of(state)
         return int(1.2 * size)

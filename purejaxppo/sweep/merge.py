@@ -25,8 +25,8 @@ _OF_RUNS = "run_index"  # in a file of policies, or of states: the places of its
 def merge(sources: Sequence[str | Path], out: str | Path) -> xr.Dataset:
     """Write the directory of the sweep that finished ones make together, and return its dataset; see `concat`.
 
-    Where they do not make a whole product of points and seeds, runs are missing, and `extend` computes them. Policies
-    and final states come along, and where each is from. `out` is new or empty.
+    Where they do not make a whole product of points and seeds, runs are missing, and `extend` computes them. Policies,
+    snapshots and final states come along, and where each is from. `out` is new or empty.
     Raises ConfigError for a directory that is not finished, for what `concat` refuses, and for `out` as `create` does.
     """
     folders, target = [Path(source) for source in sources], Path(out)
@@ -67,9 +67,18 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> xr.Dataset:
     return store.load_results(target)
 
 
-def carry(source: Path, target: Path, places: Mapping[int, int], prefix: str = "") -> None:
-    """Copy policies and final states of a directory to another in which its runs have other places, old -> new."""
-    for folder in (store.POLICIES, store.STATES):
+def carry(
+    source: Path,
+    target: Path,
+    places: Mapping[int, int],
+    prefix: str = "",
+    folders: Sequence[str] = (store.POLICIES, store.STATES, store.SNAPSHOTS),
+) -> None:
+    """Copy what a directory has of some runs to another in which they have other places, old -> new.
+
+    folders: of policies, final states and snapshots.
+    """
+    for folder in folders:
         for path in sorted((source / folder).glob("*.npz")):
             with store.opened(path) as content:
                 indices = content[_OF_RUNS].tolist()

@@ -108,8 +108,7 @@ class GroupProgram:
 
     def __init__(self, group: Group, width: int | None = None, devices: list[Any] | None = None):
         self.group = group
-        devices = jax.local_devices() if devices is None else devices
-        devices = devices[: min(len(devices), width or len(group.runs))]
+        devices = (devices or jax.local_devices())[: width or len(group.runs)]
         self.width = width or -(-len(group.runs) // len(devices)) * len(devices)
         while self.width % len(devices):  # a width laid down for other devices
             devices = devices[:-1]
@@ -163,6 +162,7 @@ class GroupProgram:
         self._init = split(init, 3)
         self._tasks = split(tasks, 3)
         self._plasticity = split(plasticity, 3)
+        self._evaluation = split(lambda state: map_runs(trainer.evaluation, state, runs_at_once(config, state)), 1)
         self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
         self._compiled: dict[str, Any] = {}
 
@@ -211,12 +211,14 @@ class GroupProgram:
         return jax.device_put(state, self.sharding, may_alias=False)
 
     def compile(self, runs: Arguments) -> None:
-        """Compile segment and plasticity ahead of time, so that progress can tell compiling from running."""
+        """Compile what is computed at log points ahead of time, so that progress can tell compiling from running."""
         if "segment" in self._compiled:
             return
         # LLVM's second level of optimisation compiles for half as long again, and makes nothing faster here.
         options = {"xla_backend_optimization_level": 1} if is_cpu() else {}
-        names = ["segment", "plasticity"] if self.group.config.measures_plasticity else ["segment"]
+        config = self.group.config
+        is_on = {"plasticity": config.measures_plasticity, "evaluation": config.num_evaluation_episodes > 0}
+        names = ["segment", *(name for name, is_measured in is_on.items() if is_measured)]
         lowered = {name: self.lower(name, runs) for name in names}
         self._compiled |= {name: program.compile(compiler_options=options) for name, program in lowered.items()}
         self.needed_memory = max(needed_memory(self._compiled[name], self.num_devices) for name in lowered)
@@ -229,7 +231,7 @@ class GroupProgram:
         return self._compiled.get(name)
 
     def lower(self, name: str, runs: Arguments) -> Any:
-        """One of the programs init, tasks, segment and plasticity, traced for runs or their arguments' shapes.
+        """init, tasks, segment, plasticity or evaluation, traced for runs or their arguments' shapes.
 
         It is what is compiled, also for devices that are only described (`jax.experimental.topologies`).
         """
@@ -240,6 +242,8 @@ class GroupProgram:
         state = self._on_devices(self.shapes(runs))
         if name == "segment":
             return self._segment.lower(runs.hparams, state, self._epochs(runs))
+        if name == "evaluation":
+            return self._evaluation.lower(state)
         return self._plasticity.lower(runs.hparams, state, self._task_shapes(runs))
 
     def _task_shapes(self, runs: Arguments) -> Any:
@@ -263,6 +267,10 @@ class GroupProgram:
     def plasticity(self, runs: Arguments, state: RunState, tasks: PlasticityTask) -> Metrics:
         """The plasticity losses of all runs as they are now."""
         return self._compiled["plasticity"](runs.hparams, state, tasks)
+
+    def evaluation(self, state: RunState) -> Metrics:
+        """Returns of whole episodes that the policies of all runs play as they are now."""
+        return self._compiled["evaluation"](state)
 
     def _epochs(self, runs: Arguments) -> np.ndarray:
         return runs.num_epochs[0] if self._is_epochs_shared else runs.num_epochs

@@ -6,6 +6,7 @@
     parts/CHUNK/00000.npz   metrics of a chunk at log point 0, before training; written as they come (parts.py)
     checkpoints/CHUNK/00012.npz  complete state of a chunk after its first 12 log points (checkpoints.py)
     policies/CHUNK.npz      final parameters of a chunk (policies.py); a chunk that has them is done
+    snapshots/CHUNK-00012.npz  networks of a chunk at log point 12, where num_snapshots says so (snapshots.py)
     states/CHUNK.npz        complete final state of a chunk, from which an extension goes on
     extension/              the larger sweep that this one becomes, while it is computed (extend.py)
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
@@ -47,7 +48,7 @@ except ImportError:  # Windows
 
 SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.json", "results.nc"
 PARTS, CHECKPOINTS, POLICIES, STATES, LOCK = "parts", "checkpoints", "policies", "states", ".lock-"
-EXTENSION, KEPT = "extension", "kept.json"
+SNAPSHOTS, EXTENSION, KEPT = "snapshots", "extension", "kept.json"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
 PASSING = (
     "created",
@@ -314,7 +315,9 @@ def clean(out: Path) -> None:
     """Delete what results.nc replaces, and what a killed process left half written."""
     for folder in (PARTS, CHECKPOINTS):
         shutil.rmtree(out / folder, ignore_errors=True)
-    litter = [*out.glob(".*.tmp"), *out.glob(".*.partial"), *(out / POLICIES).glob(".*.tmp"), *out.glob(f"{LOCK}*")]
+    litter = [*out.glob(".*.tmp"), *out.glob(".*.partial"), *out.glob(f"{LOCK}*")]
+    for folder in (POLICIES, SNAPSHOTS):
+        litter += (out / folder).glob(".*.tmp")
     for path in litter:
         path.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.rewards import normalize_rewards
 from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
-from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner
+from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner, origin_of
 from purejaxppo.ppo.update import nothing_like, update_networks
-from purejaxppo.training import plasticity
+from purejaxppo.training import evaluation, plasticity
 from purejaxppo.training.diagnosis import diagnose_update, diagnosed_together
 from purejaxppo.training.freeze import freeze_if_diverged
 
@@ -42,12 +42,14 @@ class Trainer(NamedTuple):
     `config.num_logs` of them make a run. With `num_epochs=0` nothing is learned: what it measures from the initial
     state is log point 0, and its state is thrown away. Another `num_epochs` stands for the configuration's, so that one
     compiled program serves several. `plasticity(hparams, state, task)` measures the plasticity loss, for whoever owns
-    its cadence; `config.is_plasticity_point` tells it, `plasticity.make_task` makes the task.
+    its cadence; `config.is_plasticity_point` tells it, `plasticity.make_task` makes the task. `evaluation(state)` plays
+    whole episodes, where `config.is_evaluation_point`.
     """
 
     init: Callable[..., RunState]
     segment: Callable[..., tuple[RunState, Metrics]]
     plasticity: Callable[[HyperParams, RunState, plasticity.PlasticityTask], Metrics]
+    evaluation: Callable[[RunState], Metrics]
 
 
 @struct.dataclass(kw_only=True)
@@ -79,18 +81,28 @@ def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResul
         state = trainer.init(hparams, key)
         task = plasticity.make_task(learner, hparams, key) if config.measures_plasticity else None
 
-        def with_plasticity(state: RunState, metrics: Metrics, is_due: Array | bool) -> Metrics:
-            if task is None:
-                return metrics
-            measure = partial(trainer.plasticity, hparams, state, task)
-            return metrics.joined(jax.lax.cond(is_due, measure, lambda: nothing_like(measure)))
+        def with_sparse(state: RunState, metrics: Metrics, is_due: dict[str, Any]) -> Metrics:
+            """Together with what is measured at some log points only: NaN at the others."""
+            measures: dict[str, Callable[[], Metrics]] = {}
+            if task is not None:
+                measures["plasticity"] = partial(trainer.plasticity, hparams, state, task)
+            if config.num_evaluation_episodes:
+                measures["evaluation"] = partial(trainer.evaluation, jax.lax.stop_gradient(state))
+            for name, measure in measures.items():
+                metrics = metrics.joined(jax.lax.cond(is_due[name], measure, partial(nothing_like, measure)))
+            return metrics
 
-        def log_point(state: RunState, is_plasticity_point: Array) -> tuple[RunState, Metrics]:
+        def log_point(state: RunState, is_due: dict[str, Array]) -> tuple[RunState, Metrics]:
             state, metrics = trainer.segment(hparams, state)
-            return state, with_plasticity(state, metrics, is_plasticity_point)
+            return state, with_sparse(state, metrics, is_due)
 
-        initial = with_plasticity(state, trainer.segment(hparams, state, num_epochs=0)[1], True)
-        due = jnp.asarray([config.is_plasticity_point(log) for log in range(1, config.num_logs + 1)])
+        rules = {"plasticity": config.is_plasticity_point}
+        if config.num_evaluation_episodes:
+            rules["evaluation"] = config.is_evaluation_point
+        first = trainer.segment(hparams, state, num_epochs=0)[1]
+        initial = with_sparse(state, first, dict.fromkeys(rules, True))
+        logs = range(1, config.num_logs + 1)
+        due = {name: jnp.asarray([is_point(log) for log in logs]) for name, is_point in rules.items()}
         state, metrics = jax.lax.scan(log_point, state, due)
         metrics = jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), initial, metrics)
         return TrainResult(state=state, metrics=metrics)
@@ -114,6 +126,7 @@ def trainer_of(learner: Learner) -> Trainer:
         init=exactly(lambda hparams, key, choices=None: init_run(learner, key, choices)),
         segment=exactly(partial(segment, learner)),
         plasticity=exactly(partial(plasticity.measure, learner)),
+        evaluation=exactly(partial(evaluation.measure, learner)),
     )
 
 
@@ -138,17 +151,23 @@ def segment(
     return freeze_if_diverged(learner, state, after, metrics, num_epochs)
 
 
-def iterate(
-    learner: Learner, hparams: HyperParams, num_epochs: Array | int, state: RunState, is_measured: Array
-) -> tuple[RunState, Iteration]:
-    """One iteration of PPO: collect, values and advantages, epochs."""
-    key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
-    after, rollout = collect(learner, state, key_collect)
+def collect_batch(learner: Learner, hparams: HyperParams, state: RunState, key: Array) -> tuple[RunState, Batch]:
+    """A rollout, and what the update sees of it: values and advantages of the rewards to learn from."""
+    after, rollout = collect(learner, state, key)
     if after.reward_statistics is not None:
         done = rollout.terminated | rollout.truncated
         statistics, reward = normalize_rewards(after.reward_statistics, rollout.reward, done, hparams.gamma)
         after, rollout = replace(after, reward_statistics=statistics), replace(rollout, reward=reward)
-    batch = prepare_batch(learner, hparams, state, rollout)
+    return after, prepare_batch(learner, hparams, state, rollout)
+
+
+def iterate(
+    learner: Learner, hparams: HyperParams, num_epochs: Array | int, state: RunState, is_measured: Array
+) -> tuple[RunState, Iteration]:
+    """One iteration of PPO: collect, values and advantages, epochs."""
+    origin, state = origin_of(learner, state), replace(state, origin=None)
+    key_collect, key_update = jax.random.split(jax.random.fold_in(state.key, state.update))
+    after, batch = collect_batch(learner, hparams, state, key_collect)
     after, minibatches = update_networks(learner, hparams, after, batch, key_update, num_epochs, is_measured)
     if learner.config.normalize_observations == "running":  # fixed within an update, so that phi_old stays phi_old
         assert after.observation_statistics is not None
@@ -157,4 +176,5 @@ def iterate(
         after = replace(after, observation_statistics=seen)
     unread = dict.fromkeys(("env_state", "obs", "episodes", "reward_statistics"))  # by any diagnosis
     before = replace(state, optimizer={}, **unread)
-    return replace(after, update=after.update + 1), Iteration(before=before, batch=batch, minibatches=minibatches)
+    after = replace(after, update=after.update + 1, origin=origin)
+    return after, Iteration(before=before, batch=batch, minibatches=minibatches)
