@@ -194,7 +194,7 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
                 seeds=np.asarray([place[run].seed for run in runs]),
                 swept={name: [place[run].point[name] for run in runs] for name in place[runs[0]].point},
                 status=np.zeros(len(runs), np.int32),
-                run_index=runs,
+                run_index=np.asarray(runs),
             )
         )
     attributes = dict(load_results(out).attrs)
@@ -205,9 +205,9 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
 
 def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:
     """Rows of the runs whose snapshots were taken at the same steps."""
-    steps = table.groupby("run")["env_steps"].agg(tuple)
-    for at in dict.fromkeys(steps):
-        yield at, table[table["run"].map(steps) == at]
+    steps: dict[int, tuple[int, ...]] = {run: tuple(rows["env_steps"]) for run, rows in table.groupby("run")}
+    for at in dict.fromkeys(steps.values()):
+        yield at, table.loc[[steps[run] == at for run in table["run"]]]
 
 
 def _notes(table: pd.DataFrame) -> str:

@@ -65,7 +65,7 @@ def discard(out: Path, chunk: Chunk) -> None:
 def marked(metrics: Metrics, *, is_kept: bool) -> Metrics:
     """The host metrics of a log point, and in which runs its networks are kept: not in one that has diverged."""
     is_snapshot = np.where(metrics["status"] == 0, np.float32(is_kept), np.float32(0))
-    values = np.concatenate([metrics.values, is_snapshot[:, None]], axis=1)
+    values: Any = np.concatenate([metrics.values, is_snapshot[:, None]], axis=1)
     return Metrics(names=(*metrics.names, "is_snapshot"), values=values, spectra=metrics.spectra)
 
 
