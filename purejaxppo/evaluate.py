@@ -205,7 +205,7 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
 
 def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:
     """Rows of the runs whose snapshots were taken at the same steps."""
-    steps: dict[int, tuple[int, ...]] = {run: tuple(rows["env_steps"]) for run, rows in table.groupby("run")}
+    steps: dict[Any, tuple[int, ...]] = {run: tuple(rows["env_steps"]) for run, rows in table.groupby("run")}
     for at in dict.fromkeys(steps.values()):
         yield at, table.loc[[steps[run] == at for run in table["run"]]]
 
