@@ -184,8 +184,8 @@ show("policy_dead_neurons", "policy_dormant_neurons")
 
 # %% [markdown]
 # **Policy variance**: how differently the policy acts in different states. **Collinearity**: the
-# mean cosine between the features of two states. *Healthy:* variance above 0, collinearity below
-# 1. *Dying:* variance at 0, the policy does the same thing everywhere; collinearity at 1, all
+# mean cosine between the features of two states. *Healthy:* variance above 0, collinearity
+# below 1. *Dying:* variance at 0, the policy does the same thing everywhere; collinearity at 1, all
 # states look alike but for their size. Read collinearity beside rank and dead neurons: outputs of a
 # ReLU are never negative, so healthy networks are above 0 too, and one whose units are all dead
 # reads 0. A run can be low in rank and still act differently in different states: then it is the

@@ -47,7 +47,7 @@ WIDTH = 64
 #
 # Four matrices of 1000 samples and 64 features: independent features, a matrix of rank 3 with a
 # little noise, one where all samples point the same way, and one with half of its units dead.
-# NumPy arrays will do, whatever they come from: PyTorch, a file, a microscope.
+# NumPy arrays will do, from PyTorch or from a file.
 
 # %%
 rng = np.random.default_rng(0)
@@ -107,9 +107,9 @@ class Classifier(nnx.Module):
 
 
 # %% [markdown]
-# The data: 1024 points in 16 dimensions, and ten classes drawn at random. Nothing can be
-# understood here, only memorised, and every task draws the labels anew. So every task is as hard
-# as the first one, and a network that gets worse from task to task has lost something.
+# The data: 1024 points in 16 dimensions with labels of ten classes drawn at random. They can only
+# be memorised, and every task draws them anew. So every task is as hard as the first one, and a
+# network that gets worse from task to task has lost something.
 
 # %%
 inputs = jax.random.normal(jax.random.key(1), (1024, 16))
