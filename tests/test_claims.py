@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from purejaxppo import HyperParams, TrainConfig
+from purejaxppo import HyperParams, OwnHyperParams, TrainConfig
 from purejaxppo.claims.effects import change_at
 from purejaxppo.claims.environment import student
 from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, has_dense_reward, paper_steps, setups
@@ -77,7 +77,7 @@ def sweep(make, points=({},), seeds=8, config=None, hparams=None, status=None, s
         name="made-up",
         seeds=tuple(range(seeds)),
         config=TrainConfig(**(config or {})),
-        hparams=HyperParams(**(hparams or {})),
+        hparams=OwnHyperParams(**(hparams or {})),
         points=tuple(points),
     )
     pairs = [(point, seed) for point in points for seed in plan.seeds]
