@@ -17,7 +17,9 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, layer_weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-DIAGNOSED_BYTES = 2**30  # bytes of what is diagnosed at a time on an accelerator
+# On an accelerator: bytes of what is diagnosed at a time, and as many runs at least, so that a library call gets 64
+# matrices of 512 units and more, too.
+DIAGNOSED_BYTES, _LEAST_TOGETHER = 2**30, 16
 
 
 def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, after: RunState, batch: Batch) -> Metrics:
@@ -84,7 +86,7 @@ def diagnosed_together(learner: Learner) -> int:
     config = learner.config
     widths = (config.hidden_sizes,) if config.share_trunk else (config.hidden_sizes, config.critic_sizes)
     a_sample = 4 * 2 * sum(sum(sizes) + sizes[-1] for sizes in widths)
-    return max(DIAGNOSED_BYTES // (a_sample * config.batch_size), 1)
+    return max(DIAGNOSED_BYTES // (a_sample * config.batch_size), _LEAST_TOGETHER)
 
 
 def snapshot(learner: Learner, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput], key: Array) -> Snapshot:

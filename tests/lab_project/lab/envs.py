@@ -29,7 +29,8 @@ class Corridor(pjp.envs.Environment):
 
     def reset(self, key):
         position = jnp.int32(LENGTH // 2)
-        return self.observe(position), (position, jnp.int32(0))
+        nothing = jnp.zeros((0, 3))  # as MuJoCo's states have, for what a model has none of
+        return self.observe(position), (position, jnp.int32(0), nothing)
 
     def step(self, key, state, action):
         position, age = state[0] + 2 * action - 1, state[1] + 1
@@ -38,7 +39,7 @@ class Corridor(pjp.envs.Environment):
             self.reset,
             key,
             obs=self.observe(position),
-            state=(position, age),
+            state=(position, age, state[2]),
             reward=is_right.astype(jnp.float32),
             terminated=(position == 0) | is_right,
             truncated=age >= self.max_episode_steps,
