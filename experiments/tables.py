@@ -24,6 +24,7 @@ from benchmark_tables import accelerator_table, brax_table, device_table, floor_
 from purejaxppo.claims.table import HEADER, cells, filled
 from purejaxppo.envs.suites import SUITES
 from purejaxppo.plots.channels import bundled_fields, point_names, varying_fields
+from purejaxppo.presets import PRESETS
 from purejaxppo.statistics.estimates import exact_interval
 from purejaxppo.statistics.tables import (
     compact,
@@ -199,6 +200,8 @@ def plans_table() -> str:
     """The sweeps at the paper's settings, as planned."""
     rows = []
     for path in sorted((HERE / "configs").glob("*_brax.toml")) + sorted((HERE / "configs").glob("*_minatar.toml")):
+        if path.stem in PRESETS:  # the settings of a peer, not the paper's
+            continue
         sweep = read_sweep(path.stem)
         groups, points = make_groups(sweep), list(sweep.points)
         bundle = bundled_fields(points)

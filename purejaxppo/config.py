@@ -6,6 +6,7 @@ that may differ between runs of one program are in `hyperparams.py`. This file i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -283,6 +284,9 @@ class TrainConfig:
         names = [name for name, _ in self.env_params]
         if len(set(names)) < len(names):
             raise ConfigError(f"env_params names {', '.join(names)}, but must name nothing twice.")
+        for name, value in self.env_params:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"env_params has {name} = {value}, but must be a finite number.")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps is {self.max_episode_steps}, but must be at least 1.")
         if self.convolutions and self.torso != "mlp":

@@ -27,7 +27,7 @@ from purejaxppo.statistics.tables import (
     format_value,
 )
 from purejaxppo.sweep.plan import MAX_SEED, Run, make_groups
-from purejaxppo.sweep.policies import check_fit, each_snapshot, load_policies
+from purejaxppo.sweep.policies import check_fit, each_snapshot, find_snapshots, load_policies
 from purejaxppo.sweep.store import load_results, read_sweep
 from purejaxppo.training.evaluation import EVALUATION, Episodes, choose_action, play
 
@@ -93,6 +93,8 @@ def evaluate(
                 steps = policies.env_steps[some].tolist()
                 own = [_with_snapshot(row, number, at) for row, at in zip(own, steps, strict=True)]
             rows += own
+    if snapshots:
+        rows += _of_diverged(out, rows)
     table = pd.DataFrame(rows).sort_values(["run", "snapshot"] if snapshots else "run", ignore_index=True)
     there = set(table["run"])
     planned = [run.index for group in make_groups(read_sweep(Path(out).expanduser())) for run in group.runs]
@@ -193,7 +195,7 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
                 env_steps=np.asarray(steps),
                 seeds=np.asarray([place[run].seed for run in runs]),
                 swept={name: [place[run].point[name] for run in runs] for name in place[runs[0]].point},
-                status=np.zeros(len(runs), np.int32),
+                status=np.asarray(columns["diverged"].to_numpy(bool).any(axis=1), np.int32),
                 run_index=np.asarray(runs),
             )
         )
@@ -216,7 +218,7 @@ def _notes(table: pd.DataFrame) -> str:
         "Final policies in fresh episodes; the summary table has the last 5 % of training, whose policies still change."
     )
     if "snapshot" in table:
-        notes = "Policies along training, in the same fresh episodes each; a run that diverged has none after that."
+        notes = "Policies along training, in the same fresh episodes each; after it diverged a run counts as the worst."
     missing = table.attrs.get("missing", [])
     if not missing:
         return f"{notes}\n"
@@ -246,11 +248,29 @@ def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> 
 
 
 def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
-    """Mean return of each run; of one that diverged the lowest of the others in its environment, NaN without any."""
+    """Mean return of each run; of one that diverged the lowest of the others in its environment (and of the
+    same snapshot), NaN without any."""
     is_diverged = table["diverged"].to_numpy(dtype=bool)
     returns = np.where(is_diverged, np.nan, table["return_mean"].to_numpy())
-    environments = table["env"].to_numpy() if "env" in table else np.zeros(len(table))
-    return np.where(is_diverged, pd.Series(returns).groupby(environments).transform("min"), returns)
+    among = table.filter(["env", "snapshot"]).assign(returns=returns)
+    others = among.groupby(["env"] * ("env" in table) + ["snapshot"] * ("snapshot" in table) or np.zeros(len(table)))
+    return np.where(is_diverged, others["returns"].transform("min"), returns)
+
+
+def _of_diverged(out: str | Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the snapshots of runs that had diverged by then: marked, and of no return."""
+    out, nothing = (
+        Path(out).expanduser(),
+        dict.fromkeys(("return_mean", "return_low", "return_high", "length_mean"), np.nan),
+    )
+    steps = {run.index: run.config.steps_per_log for group in make_groups(read_sweep(out)) for run in group.runs}
+    lost, found = find_snapshots(out, is_diverged=True), []
+    for _, own in pd.DataFrame(rows).groupby("run", sort=False):
+        first = own.iloc[0].to_dict()
+        for number, place in enumerate(lost[first["run"]], len(own)):
+            about = {"snapshot": number, "env_steps": place.log_point * steps[first["run"]], "cut": 0, "diverged": True}
+            found.append(first | nothing | about)
+    return found
 
 
 def _with_snapshot(row: dict[str, Any], number: int, env_steps: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, Origin, RunState, make_learner
+from purejaxppo.sweep.brought import own_rows
 from purejaxppo.sweep.policies import each_snapshot, find_snapshots
 from purejaxppo.sweep.snapshots import read_origin
 from purejaxppo.training.diagnosis import diagnose_update
@@ -74,6 +75,7 @@ def rediagnose(
 @cache
 def _program(config: TrainConfig) -> tuple[Learner, Callable[..., Metrics]]:
     learner = make_learner(config)
+    own_rows(learner, {})  # no name is taken
     return learner, jax.jit(partial(_diagnose, learner))
 
 

@@ -123,7 +123,13 @@ def make(
     on an observation that is not a flat float vector, and for `sticky_actions` without discrete actions.
     """
     check_options(name, brax_backend=brax_backend, max_episode_steps=max_episode_steps)
-    env = _make(name, brax_backend, max_episode_steps, dict(env_params))
+    try:
+        env = _make(name, brax_backend, max_episode_steps, dict(env_params))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        if not env_params:
+            raise
+        given = ", ".join(f"{name} = {value!r}" for name, value in env_params)
+        raise own.failure(f"env {name} cannot be made with env_params {given}", error) from error
     if sticky_actions or frame_stack > 1 or time_aware:
         from purejaxppo.envs.wrappers import FrameStack, StickyActions, TimeAware
 

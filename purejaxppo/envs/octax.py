@@ -18,6 +18,7 @@ from octax.environments import create_environment
 
 from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset, strongly_typed
 from purejaxppo.envs.params import checked_limit, checked_params, keywords
+from purejaxppo.errors import ConfigError
 
 PARAMETERS = ("frame_skip", "instruction_frequency", "fps")
 
@@ -33,8 +34,8 @@ def _lenient() -> Iterator[None]:
 class OctaxEnvironment(Environment):
     """The game `octax/{name}`; where a name ends in a number, that is its level.
 
-    Observations are the screen's latest frames, one for each of octax's skipped ones, as bool [32, 64, 4]: the height
-    first, unlike octax. The emulator's memory at the start is always the same; its random numbers are not.
+    Observations are the screen's latest frames, as many as the frames of a step (frame_skip, 4), as bool [32, 64, 4]:
+    the height first, unlike octax. The emulator's memory at the start is always the same; its random numbers are not.
 
     Raises ConfigError for a limit above octax's own, 4500, and for parameters other than `PARAMETERS`.
     """
@@ -46,6 +47,8 @@ class OctaxEnvironment(Environment):
         self.name = f"octax/{name}"
         known = {name: x for name, x in keywords(OctaxEnv).items() if name in PARAMETERS}
         given = checked_params(self.name, params, known)
+        if small := [name for name, value in given.items() if type(value) is int and value < 1]:
+            raise ConfigError(f"env_params has {small[0]} = {given[small[0]]}, but must be at least 1.")
         with jax.ensure_compile_time_eval(), _lenient():
             self._env: Any = create_environment(name, render_mode=None, **given)[0]
         self.max_episode_steps = checked_limit(self.name, self._env.max_num_steps_per_episodes, max_episode_steps)

@@ -125,7 +125,7 @@ class FrameStack(Environment):
     """The latest k observations [..., C] side by side along the last axis, [..., k * C], the oldest first.
 
     After a reset the first observation fills all k places (Mnih et al. 2015 as in gymnasium's FrameStackObservation).
-    The true last observation of an episode has those before it beside it, those after it a new episode's first alone.
+    The true last observation is stacked with those of its own episode; after a reset only the new one's first counts.
     """
 
     def __init__(self, env: Environment, num_frames: int):

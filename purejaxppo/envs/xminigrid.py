@@ -18,6 +18,7 @@ from xminigrid.types import StepType, TimeStep
 
 from purejaxppo.envs.base import Discrete, Environment, Step, one_hot_layers, reset_where_over, strongly_typed
 from purejaxppo.envs.params import checked_limit, checked_params
+from purejaxppo.errors import ConfigError
 
 _xminigrid: Any = xminigrid  # without the package, a type checker takes this file for it
 
@@ -44,6 +45,10 @@ class XMiniGridEnvironment(Environment):
         self._env: Any = env
         known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
         given = checked_params(self.name, params, {name: x for name, x in known.items() if name in PARAMETERS})
+        if (view := given.get("view_size", 3)) < 3 or view % 2 == 0:
+            raise ConfigError(
+                f"env_params has view_size = {view}, but must be odd and at least 3: the agent is its middle."
+            )
         self._params: Any = defaults.replace(**given)
         self.max_episode_steps = checked_limit(self.name, int(self._params.max_steps), max_episode_steps)
         self.action_space = Discrete(env.num_actions(self._params))

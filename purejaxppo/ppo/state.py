@@ -169,7 +169,8 @@ class Learner:
         """Observations as the networks see them: float32, normalised where the configuration says so, pixels to 1."""
         obs = obs.astype("float32")
         if statistics is None:
-            return obs if self.env.observation_scale == 1 else obs / self.env.observation_scale
+            scale = getattr(self.env, "observation_scale", 1)  # a learner of batches alone has no environment
+            return obs if scale == 1 else obs / scale
         return statistics.normalize(obs, self.config.normalize_observations)
 
     def updated_statistics(self, statistics: ObservationStatistics, obs: Array) -> ObservationStatistics:

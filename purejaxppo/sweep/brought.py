@@ -34,16 +34,26 @@ def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
                     "call it otherwise."
                 )
             taken.update(intervention.strengths)
-        for path, name, row in _rows(learner):
-            if name in METRICS or givers.setdefault(name, path) != path:
-                giver = givers.get(name, "ours")
-                raise ConfigError(f"{path!r} gives a metric {name}, which is {giver} already; call it otherwise.")
-            rows[name] = row
+        rows |= own_rows(learner, givers)
         if learner.diagnostics or learner.interventions:
             _trace(learner, group)
     given = list(strengths_of(groups[0].runs[0].hparams))
     if unknown := [name for name in given if name not in taken]:
         raise unknown_name("[hparams] field", unknown[0], [*TRACED, *sorted(taken)])
+    return rows
+
+
+def own_rows(learner: Learner, givers: dict[str, str]) -> dict[str, Row]:
+    """The rows of the metrics that the user's own functions give; `givers`, who gives which, is added to.
+
+    Raises ConfigError for a name that is taken.
+    """
+    rows: dict[str, Row] = {}
+    for path, name, row in _rows(learner):
+        if name in METRICS or givers.setdefault(name, path) != path:
+            giver = givers.get(name, "ours")
+            raise ConfigError(f"{path!r} gives a metric {name}, which is {giver} already; call it otherwise.")
+        rows[name] = row
     return rows
 
 

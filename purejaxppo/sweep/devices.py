@@ -120,10 +120,12 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     impatience = threading.Timer(_JOINING_SECONDS, _give_up, (num_processes, coordinator))
     impatience.daemon = True
     impatience.start()
-    jax.distributed.initialize(
-        coordinator, num_processes, process_index, initialization_timeout=int(_JOINING_SECONDS) + 60
-    )
-    impatience.cancel()
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_index, initialization_timeout=int(_JOINING_SECONDS) + 60
+        )
+    finally:
+        impatience.cancel()
 
 
 def _give_up(num_processes: int, coordinator: str) -> None:

@@ -24,7 +24,7 @@ from purejaxppo.sweep.store import Chunk
 # What the time goes into, and the fields that change it.
 FIELDS = {
     "rollouts": "total_steps; of equal steps, fewer and larger ones: num_envs",
-    "epochs": "num_epochs, minibatch_size, hidden_sizes",
+    "epochs": "num_epochs, minibatch_size, hidden_sizes, critic_hidden_sizes",
     "diagnostics": "num_log_points; none with diagnostics = false",
     "plasticity": "num_plasticity_points (0: none), num_plasticity_rollouts, num_plasticity_epochs",
     "evaluation": "num_evaluation_episodes, num_evaluation_points; less where episodes end before their limit",

@@ -24,6 +24,9 @@ from purejaxppo.sweep.program import learner_of
 
 SMALLER = "smaller"
 """Folder of what was drawn and written of a sweep before it was extended."""
+_PICTURES = (".pdf", ".png", ".svg")
+# How the names of the tables and pages begin that commands write into a sweep's directory.
+_TABLES = ("summary", "compare", "claims", "evaluation", "rediagnosed", "report")
 
 
 def extend_sweep(
@@ -116,11 +119,21 @@ def adopt(out: Path) -> None:
 
 
 def _set_aside(out: Path) -> None:
-    """Pictures, tables and reports of the smaller sweep go to DIR/smaller, where none is taken for the larger one's."""
-    for path in out.iterdir():
-        if path.is_file() and path.suffix in (".csv", ".html", ".md", ".pdf", ".png", ".svg", ".tex"):
-            (out / SMALLER).mkdir(exist_ok=True)
-            os.replace(path, out / SMALLER / path.name)
+    """Pictures, tables and reports of the smaller sweep go to DIR/smaller, where none is taken for the larger one's.
+
+    What an earlier extension has left there goes into a folder of the same name in it.
+    """
+    files = [path for path in out.iterdir() if path.is_file()]
+    written = [path for path in files if path.suffix in _PICTURES or path.name.startswith(_TABLES)]
+    if not written:
+        return
+    if (out / SMALLER).is_dir():
+        os.replace(out / SMALLER, out / f".{SMALLER}")
+    (out / SMALLER).mkdir()
+    if (out / f".{SMALLER}").is_dir():
+        os.replace(out / f".{SMALLER}", out / SMALLER / SMALLER)
+    for path in written:
+        os.replace(path, out / SMALLER / path.name)
 
 
 def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], facts: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ RULES = (
         lambda p: (
             not any(a == b for name in ("hidden_sizes", "critic_hidden_sizes") for a, b in itertools.pairwise(p[name]))
         ),
-        "hidden_sizes has no two equal widths in a row",
+        "hidden_sizes (critic_hidden_sizes) has no two equal widths in a row",
     ),
     Rule(("brax_backend",), lambda p: not p["env"].startswith("brax/"), "env is {env}, which is not of brax"),
     Rule(

@@ -201,10 +201,11 @@ def _of_snapshot(out: Path, runs: Sequence[int] | None, wanted: set[int], number
     return {run: (files[place.path], place.row) for run, place in chosen.items()}
 
 
-def find_snapshots(out: Path) -> dict[int, list[Place]]:
+def find_snapshots(out: Path, *, is_diverged: bool = False) -> dict[int, list[Place]]:
     """The snapshots of each run of a directory, in the order of training.
 
-    Those of a run that diverged end with its last good log point. Raises ConfigError where there are none.
+    Those of a run that diverged end with its last good log point; the others, `is_diverged`, hold what it was then.
+    Raises ConfigError where there are none.
     """
     found: dict[int, list[Place]] = {}
     for path in sorted((out / store.SNAPSHOTS).glob("*.npz")):
@@ -212,7 +213,7 @@ def find_snapshots(out: Path) -> dict[int, list[Place]]:
             rows = [content[name].tolist() for name in (_RUN_INDEX, _STATUS, LOG_POINT)]
         for row, (run, status, log_point) in enumerate(zip(*rows, strict=True)):
             own = found.setdefault(run, [])
-            if status == 0:
+            if (status != 0) is is_diverged:
                 own.append(Place(path=path, row=row, log_point=log_point))
     if not found:
         store.read_sweep(out)
@@ -228,6 +229,8 @@ def each_snapshot(out: str | Path, runs: Sequence[int] | None = None) -> Iterato
         wanted = runs if number == 0 and runs is not None else having  # the first one all runs must have
         if wanted:
             yield number, load_policies(out, wanted, number)
+        elif number == 0:
+            raise ConfigError(f"runs is {list(runs or ())}, but must name runs that have snapshots.")
 
 
 def load_policy(out: str | Path, run: int, snapshot: int | None = None) -> Policy:

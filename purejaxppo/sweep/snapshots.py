@@ -8,6 +8,7 @@ again, so that diagnostics can be computed anew. What an optimiser needs is not 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +74,19 @@ def read_origin(learner: Learner, place: Place) -> Origin:
     """Where the last update before a run's snapshot began; raises ConfigError for a damaged file."""
     shapes = jax.eval_shape(lambda: init_run(learner, jax.random.key(0))).origin
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    with store.opened(place.path) as content:
-        found = [content[ORIGIN + jax.tree_util.keystr(path)][place.row] for path, _ in leaves]
+    arrays = _origins(place.path, place.path.stat().st_mtime_ns)
+    found = [arrays[ORIGIN + jax.tree_util.keystr(path)][place.row] for path, _ in leaves]
     keys = [is_key(shape) for _, shape in leaves]
     return jax.tree.unflatten(
         structure, [jax.random.wrap_key_data(x) if key else x for x, key in zip(found, keys, strict=True)]
     )
+
+
+@lru_cache(maxsize=1)  # run after run is asked for, out of one file
+def _origins(path: Path, written_at: int) -> dict[str, np.ndarray]:
+    del written_at
+    with store.opened(path) as content:
+        return {name: content[name] for name in content if name.startswith(ORIGIN)}
 
 
 def bytes_of_runs(learner: Learner, num_runs: int) -> int:

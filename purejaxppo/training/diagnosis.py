@@ -17,9 +17,9 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, layer_weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
-# On an accelerator: bytes of what is diagnosed at a time, and as many runs at least, so that a library call gets 64
+# On an accelerator: bytes of what is diagnosed at a time, and as many runs at least, so that a library call gets 80
 # matrices of 512 units and more, too.
-DIAGNOSED_BYTES, _LEAST_TOGETHER = 2**30, 16
+DIAGNOSED_BYTES, _LEAST_TOGETHER = 2**30, 20
 
 
 def diagnose_update(learner: Learner, hparams: HyperParams, before: RunState, after: RunState, batch: Batch) -> Metrics:
