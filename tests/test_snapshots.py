@@ -15,7 +15,7 @@ import pytest
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError
-from purejaxppo.evaluate import evaluate, format_evaluation
+from purejaxppo.evaluate import _worst_for_diverged, along_training, evaluate, format_evaluation
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import RunState, make_learner
 from purejaxppo.sweep import engine, snapshots, store
@@ -223,16 +223,34 @@ def test_evaluations_are_those_of_environments_played_one_by_one(whole: Path) ->
 
 def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(whole: Path) -> None:
     table = evaluate(whole, episodes=4, snapshots=True)
-    assert table[["run", "snapshot", "env_steps"]].to_numpy().tolist() == [
-        *([run, number, at * 128] for run in SOUND for number, at in enumerate(AT)),
-        *([run, 0, 0] for run in DIVERGED),
+    assert table[["run", "snapshot", "env_steps", "diverged"]].to_numpy().tolist() == [
+        [run, number, at * 128, run in DIVERGED and number > 0]
+        for run in [*SOUND, *DIVERGED]
+        for number, at in enumerate(AT)
     ]
+    assert table["return_mean"].isna().tolist() == table["diverged"].tolist()
+    worst = table[~table["diverged"]].groupby("snapshot")["return_mean"].min()
+    for number, counted in zip(table["snapshot"], _worst_for_diverged(table), strict=True):
+        assert counted >= worst[number]
+    assert _worst_for_diverged(table)[-1] == worst[2]  # not as if it were absent
     final = evaluate(whole, episodes=4, runs=SOUND)
-    last = table[table["snapshot"] == 2]
+    last = table[(table["snapshot"] == 2) & ~table["diverged"]]
     assert last["return_mean"].tolist() == final["return_mean"].tolist()
     assert table.attrs["missing"] == []
     lines = [line.split() for line in format_evaluation(table).splitlines()]
-    assert lines[2] == ["learning_rate", "snapshot", "env_steps", "runs", "collapsed", "return", "length", "cut"]
+    drawn = along_training(whole, table)
+    assert (drawn["status"].values != 0).tolist() == [run in DIVERGED for run in drawn["run_index"].values]
+    assert lines[2] == [
+        "learning_rate",
+        "snapshot",
+        "env_steps",
+        "runs",
+        "collapsed",
+        "diverged",
+        "return",
+        "length",
+        "cut",
+    ]
     assert [line[1:4] for line in lines[3:7]] == [
         ["0", "0", "2"],
         ["1", "256", "2"],
