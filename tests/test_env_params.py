@@ -10,6 +10,7 @@ from test_envs import play
 import purejaxppo as pjp
 from purejaxppo import envs
 from purejaxppo.config import TrainConfig
+from purejaxppo.envs.names import CUSTOM
 from purejaxppo.envs.params import checked_params
 from purejaxppo.errors import ConfigError
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
@@ -101,12 +102,20 @@ def test_mistakes_are_one_sentence(env, params, sentence) -> None:
     [
         ({"gravity": [1.0]}, r"^env_params is .*, but must be a table of names and their values"),
         (7, r"^env_params is 7, but must be a table of names and their values"),
+        ({"gravity": float("nan")}, r"^env_params has gravity = nan, but must be a finite number\.$"),
         ([["gravity", 1.0], ["gravity", 2.0]], r"^env_params names gravity, gravity, but must name nothing twice"),
     ],
 )
 def test_what_is_no_table_is_refused(value, sentence) -> None:
     with pytest.raises(ConfigError, match=sentence):
         TrainConfig(env_params=value).validate()
+
+
+def test_an_environment_of_ones_own_that_takes_no_parameters_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CUSTOM, "mine/Still", lambda max_episode_steps: None)
+    sentence = r"^env mine/Still cannot be made with env_params gravity = 1\.0: TypeError: .*unexpected keyword"
+    with pytest.raises(ConfigError, match=sentence):
+        envs.make("mine/Still", env_params=[("gravity", 1.0)])
 
 
 def test_types_are_those_of_the_environments_own_values() -> None:

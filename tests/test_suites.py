@@ -372,3 +372,25 @@ def test_without_sprites_a_sentence_says_who_installs_them(tmp_path, monkeypatch
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=r"^env jaxtari/pong needs its sprites, .* install-sprites asks whether"):
         envs.make("jaxtari/pong")
+
+
+@pytest.mark.parametrize(
+    ("env", "params", "sentence"),
+    [
+        pytest.param(
+            *(
+                "xminigrid/MiniGrid-EmptyRandom-5x5",
+                {"view_size": 4},
+                r"^env_params has view_size = 4, but must be odd",
+            ),
+            marks=needs("xminigrid"),
+        ),
+        pytest.param(
+            *("octax/target_shooter1", {"frame_skip": 0}, r"^env_params has frame_skip = 0, but must be at least 1"),
+            marks=needs("octax"),
+        ),
+    ],
+)
+def test_parameters_under_which_a_suite_would_be_wrong_are_refused(env, params, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        envs.make(env, env_params=params.items())
