@@ -53,8 +53,8 @@ def evaluate(
     """Play fresh episodes with every trained policy of a sweep's directory; one row per run.
 
     With `snapshots` in place of the final policies those along training, with the same random numbers: one row per run
-    and snapshot, and columns snapshot (from 0, the initial policy) and env_steps. Those of a run that diverged end
-    before it did.
+    and snapshot, and columns snapshot (from 0, the initial policy) and env_steps. After a run diverged its rows are
+    marked and have no return.
 
     Each run plays exactly `episodes` episodes with its own random numbers, in the environment it was trained in:
     sampled actions, or the mode of the distribution if `is_deterministic`. Episodes longer than `max_steps` are cut
@@ -248,8 +248,10 @@ def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> 
 
 
 def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
-    """Mean return of each run; of one that diverged the lowest of the others in its environment (and of the
-    same snapshot), NaN without any."""
+    """Mean return of each run; of one that diverged the lowest of the others, NaN without any.
+
+    Others are those of its environment, and of the same snapshot.
+    """
     is_diverged = table["diverged"].to_numpy(dtype=bool)
     returns = np.where(is_diverged, np.nan, table["return_mean"].to_numpy())
     among = table.filter(["env", "snapshot"]).assign(returns=returns)
@@ -259,10 +261,8 @@ def _worst_for_diverged(table: pd.DataFrame) -> np.ndarray:
 
 def _of_diverged(out: str | Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the snapshots of runs that had diverged by then: marked, and of no return."""
-    out, nothing = (
-        Path(out).expanduser(),
-        dict.fromkeys(("return_mean", "return_low", "return_high", "length_mean"), np.nan),
-    )
+    out = Path(out).expanduser()
+    nothing = dict.fromkeys(("return_mean", "return_low", "return_high", "length_mean"), np.nan)
     steps = {run.index: run.config.steps_per_log for group in make_groups(read_sweep(out)) for run in group.runs}
     lost, found = find_snapshots(out, is_diverged=True), []
     for _, own in pd.DataFrame(rows).groupby("run", sort=False):

@@ -211,6 +211,16 @@ def test_eight_seeds_extended_to_sixteen_are_sixteen_also_after_a_kill(
     pjp.extend_sweep(copy, seeds=16, is_quiet=True)
 
 
+def test_what_an_earlier_extension_set_aside_stays(tmp_path: Path) -> None:
+    for runs in ("eight", "sixteen"):
+        (tmp_path / "claims.csv").write_text(runs)
+        (tmp_path / "notes.txt").write_text("the user's own")
+        extend._set_aside(tmp_path)
+    assert (tmp_path / "smaller" / "claims.csv").read_text() == "sixteen"
+    assert (tmp_path / "smaller" / "smaller" / "claims.csv").read_text() == "eight"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "smaller"]
+
+
 def test_more_steps_go_on_from_the_final_states_to_the_bits_of_a_longer_sweep(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
