@@ -28,7 +28,7 @@ from purejaxppo.ppo.rollout import collect, prepare_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.results.registry import METRICS
-from purejaxppo.training.diagnosis import diagnose_update
+from purejaxppo.training.diagnosis import diagnose_update, diagnosed_together
 
 RUNS, SAMPLES, ACTIONS, CLIP_EPS = 3, 64, 4, 0.2
 DIAGNOSED = {
@@ -423,3 +423,11 @@ def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_upd
             lambda after, learner=other: diagnose_update(learner, hparams, after, after, batch), state
         )
         assert set(names) == set(DIAGNOSED)
+
+
+@pytest.mark.parametrize(("units", "runs"), [(128, 32), (512, 20)])
+def test_an_accelerator_diagnoses_a_gibibyte_at_a_time_and_at_least_twenty_runs(units: int, runs: int) -> None:
+    """8,192 samples of two networks with one hidden layer: features and pre-activations, before and after."""
+    config = TrainConfig(num_envs=64, num_steps=128, minibatch_size=2048, hidden_sizes=(units,))
+    assert diagnosed_together(make_learner(config)) == runs
+    assert 4 * runs >= 64  # matrices of one kind in a library call, with which it counts as parallel
