@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from purejaxppo.sweep.plan import Sweep
     from purejaxppo.sweep.policies import load_policy
     from purejaxppo.sweep.store import load_results
-    from purejaxppo.training.train import TrainResult, make_train, make_trainer
+    from purejaxppo.training.train import make_trainer
+    from purejaxppo.training.whole import TrainResult, make_train
 
 _HOME = {
     "ConfigError": "errors",
@@ -38,7 +39,7 @@ _HOME = {
     "OwnHyperParams": "ppo.state",
     "Sweep": "sweep.plan",
     "TrainConfig": "config",
-    "TrainResult": "training.train",
+    "TrainResult": "training.whole",
     "after_step": "own",
     "concat": "results.concat",
     "diagnostic": "own",
@@ -46,7 +47,7 @@ _HOME = {
     "import_metrics": "results.foreign",
     "load_policy": "sweep.policies",
     "load_results": "sweep.store",
-    "make_train": "training.train",
+    "make_train": "training.whole",
     "make_trainer": "training.train",
     "merge": "sweep.merge",
     "penalty": "own",

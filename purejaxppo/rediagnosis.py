@@ -19,13 +19,13 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.evaluate import cell
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
+from purejaxppo.ppo.rollout import collect_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, Origin, RunState, make_learner
 from purejaxppo.sweep.brought import own_rows
 from purejaxppo.sweep.policies import each_snapshot, find_snapshots
 from purejaxppo.sweep.snapshots import read_origin
 from purejaxppo.training.diagnosis import diagnose_update
-from purejaxppo.training.train import collect_batch
 
 if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams

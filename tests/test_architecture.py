@@ -96,6 +96,10 @@ def test_files_of_a_room_import_in_one_direction(name: str) -> None:
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
+def test_the_algorithm_fits_on_a_page_or_two() -> None:
+    assert len((FOLDER / "training" / "train.py").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 def test_imports_are_found_wherever_they_are() -> None:
     """The test above is worth nothing if these are not seen: a plain import, one in a function, one for types."""
     assert "config" in imports("presets")

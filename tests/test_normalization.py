@@ -19,7 +19,8 @@ from purejaxppo.ppo import start
 from purejaxppo.ppo.start import init_run, random_play
 from purejaxppo.ppo.state import RunState, make_learner
 from purejaxppo.results.registry import METRICS
-from purejaxppo.training.train import Iteration, iterate, make_train
+from purejaxppo.training.train import Iteration, iterate
+from purejaxppo.training.whole import make_train
 
 KEY, HPARAMS = jax.random.key(4), HyperParams(learning_rate=1e-2)
 CONFIG = pjp.TrainConfig(

@@ -140,11 +140,13 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "statistics_never_updated": ("replace(after, observation_statistics=seen)", "replace(after)", "[squashed]"),
         "fixed_statistics_updated": ('observations == "running"', 'observations != "off"', "[fixed]"),
         "one_key_for_rollout_and_epochs": ("batch, key_update,", "batch, key_collect,", "[squashed]"),
-        "log_point_0_learns": ("state, num_epochs=0)", "state)", "normalization"),
         "episodes_of_all_time": (".reset_interval()", "", "[cartpole]"),
         "first_update_of_an_interval_measured": ("== learner.config.updates_per_log - 1", "== 0", "[corridor]"),
         "origin_after_the_update": ("1, origin=origin)", "1, origin=origin_of(learner, after))",
             "snapshots::diagnostics_of_snapshots_are_those_that_were_logged"),
+    },
+    "training/whole.py": {
+        "log_point_0_learns": ("state, num_epochs=0)", "state)", "normalization"),
     },
     "training/evaluation.py": {
         "evaluated_beyond_the_first_episode": ("jnp.where(episodes.is_over, 0.0, transition.reward)",

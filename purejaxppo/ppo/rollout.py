@@ -15,6 +15,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.ppo.advantages import gae
 from purejaxppo.ppo.interventions.proximity import pfo_representation
 from purejaxppo.ppo.losses import normalize_advantage
+from purejaxppo.ppo.rewards import normalize_rewards
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 Carry = tuple[RunState, Array, Array]
@@ -88,6 +89,17 @@ def _as_learned(learner: Learner, state: RunState, transition: Step) -> tuple[Ar
     reward = transition.reward
     reward = learner.choose(state.choices, "sign_reward", lambda is_sign: sign_reward(reward) if is_sign else reward)
     return reward, *learner.choose(state.choices, "time_limit", ends)
+
+
+def collect_batch(learner: Learner, hparams: HyperParams, state: RunState, key: Array) -> tuple[RunState, Batch]:
+    """A rollout, and what the update sees of it: values and advantages of the rewards to learn from."""
+    after, rollout = collect(learner, state, key)
+    if after.reward_statistics is not None:
+        done = rollout.terminated | rollout.truncated
+        statistics, reward = normalize_rewards(after.reward_statistics, rollout.reward, done, hparams.gamma)
+        after = dataclasses.replace(after, reward_statistics=statistics)
+        rollout = dataclasses.replace(rollout, reward=reward)
+    return after, prepare_batch(learner, hparams, state, rollout)
 
 
 def prepare_batch(learner: Learner, hparams: HyperParams, state: RunState, rollout: Rollout) -> Batch:

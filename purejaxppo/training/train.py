@@ -3,8 +3,8 @@
     log point 0: the initial networks are diagnosed, on rollouts from which nothing is learned
     for each log point:
         for each update:                                                   (iterate)
-            collect a rollout with pi_old                                  (rollout.collect)
-            values, old log-probabilities, phi_old, advantages             (rollout.prepare_batch)
+            collect a rollout with pi_old; values, old log-probabilities,
+                phi_old, advantages                                        (rollout.collect_batch)
             epochs of shuffled minibatches: PPO-Clip + value + PFO          (update.update_networks)
         diagnose the last update: networks before against after it, on its whole rollout
 The cadence is a nested scan, not a condition: under vmap both branches of a condition would always run.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,7 @@ from purejaxppo import blas
 from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
-from purejaxppo.ppo.rewards import normalize_rewards
-from purejaxppo.ppo.rollout import collect, prepare_batch
+from purejaxppo.ppo.rollout import collect_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState, make_learner, origin_of
 from purejaxppo.ppo.update import nothing_like, update_networks
@@ -53,14 +52,6 @@ class Trainer(NamedTuple):
 
 
 @struct.dataclass(kw_only=True)
-class TrainResult:
-    """End of a run: its last state, and metrics by name, [1 + L] each (spectra [1 + L, D]), log point 0 first."""
-
-    state: RunState
-    metrics: Metrics
-
-
-@struct.dataclass(kw_only=True)
 class Iteration:
     """What one iteration leaves for the diagnosis: the state it began with, its batch, its minibatches' metrics."""
 
@@ -69,49 +60,8 @@ class Iteration:
     minibatches: Metrics
 
 
-def make_train(config: TrainConfig) -> Callable[[HyperParams, Array], TrainResult]:
-    """A whole run as one pure function of (hparams, key): jit, vmap and grad it as you like.
-
-    Raises ConfigError for an impossible configuration, before anything is compiled.
-    """
-    learner = make_learner(config)
-    trainer = trainer_of(learner)
-
-    def train(hparams: HyperParams, key: Array) -> TrainResult:
-        state = trainer.init(hparams, key)
-        task = plasticity.make_task(learner, hparams, key) if config.measures_plasticity else None
-
-        def with_sparse(state: RunState, metrics: Metrics, is_due: dict[str, Any]) -> Metrics:
-            """Together with what is measured at some log points only: NaN at the others."""
-            measures: dict[str, Callable[[], Metrics]] = {}
-            if task is not None:
-                measures["plasticity"] = partial(trainer.plasticity, hparams, state, task)
-            if config.num_evaluation_episodes:
-                measures["evaluation"] = partial(trainer.evaluation, jax.lax.stop_gradient(state))
-            for name, measure in measures.items():
-                metrics = metrics.joined(jax.lax.cond(is_due[name], measure, partial(nothing_like, measure)))
-            return metrics
-
-        def log_point(state: RunState, is_due: dict[str, Array]) -> tuple[RunState, Metrics]:
-            state, metrics = trainer.segment(hparams, state)
-            return state, with_sparse(state, metrics, is_due)
-
-        rules = {"plasticity": config.is_plasticity_point}
-        if config.num_evaluation_episodes:
-            rules["evaluation"] = config.is_evaluation_point
-        first = trainer.segment(hparams, state, num_epochs=0)[1]
-        initial = with_sparse(state, first, dict.fromkeys(rules, True))
-        logs = range(1, config.num_logs + 1)
-        due = {name: jnp.asarray([is_point(log) for log in logs]) for name, is_point in rules.items()}
-        state, metrics = jax.lax.scan(log_point, state, due)
-        metrics = jax.tree.map(lambda first, others: jnp.concatenate([first[None], others]), initial, metrics)
-        return TrainResult(state=state, metrics=metrics)
-
-    return train
-
-
 def make_trainer(config: TrainConfig) -> Trainer:
-    """The same run in segments; raises as `make_train` does."""
+    """A run in segments; raises ConfigError for an impossible configuration, before anything is compiled."""
     return trainer_of(make_learner(config))
 
 
@@ -149,16 +99,6 @@ def segment(
         diagnose = blas.in_blocks(partial(diagnose_update, learner), diagnosed_together(learner))
         metrics = metrics.joined(diagnose(*jax.lax.stop_gradient((hparams, last.before, after, last.batch))))
     return freeze_if_diverged(learner, state, after, metrics, num_epochs)
-
-
-def collect_batch(learner: Learner, hparams: HyperParams, state: RunState, key: Array) -> tuple[RunState, Batch]:
-    """A rollout, and what the update sees of it: values and advantages of the rewards to learn from."""
-    after, rollout = collect(learner, state, key)
-    if after.reward_statistics is not None:
-        done = rollout.terminated | rollout.truncated
-        statistics, reward = normalize_rewards(after.reward_statistics, rollout.reward, done, hparams.gamma)
-        after, rollout = replace(after, reward_statistics=statistics), replace(rollout, reward=reward)
-    return after, prepare_batch(learner, hparams, state, rollout)
 
 
 def iterate(
