@@ -23,6 +23,7 @@ from benchmark_tables import accelerator_table, brax_table, device_table, floor_
 
 from purejaxppo.claims.table import HEADER, cells, filled
 from purejaxppo.envs.suites import SUITES
+from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.plots.channels import bundled_fields, point_names, varying_fields
 from purejaxppo.presets import PRESETS
 from purejaxppo.statistics.estimates import exact_interval
@@ -177,6 +178,15 @@ def studies_table() -> str:
     return markdown(["study", "environment", "runs x steps", "seeds", "minutes", "day", "commit"], rows)
 
 
+def interventions_table() -> str:
+    """Every intervention of the package: where it acts, what it does, its fields, the switch first, its source."""
+    rows = [
+        [x.name, x.acts, f"`{x.formula}`", ", ".join(f"`{field}`" for field in x.fields), x.source]
+        for x in sorted(INTERVENTIONS, key=lambda x: x.acts)
+    ]
+    return markdown(["what", "acts on", "what it does", "fields", "source"], rows).replace(" ---: ", " --- ")
+
+
 def suites_table() -> str:
     """Suites of environments that are extras, and how many environments of each there are."""
     told = pd.read_csv(HERE / "suites.csv", dtype=str)
@@ -219,6 +229,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "claims": claims_table,
     "verdicts": verdicts_table,
     "studies": studies_table,
+    "interventions": interventions_table,
     "suites": suites_table,
     "plans": plans_table,
     "peers": peers_table,

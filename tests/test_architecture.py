@@ -16,7 +16,7 @@ import pytest
 
 import purejaxppo
 
-WITHOUT_JAX = {"errors", "own", "fields", "config", "hyperparams", "presets", "_lazy"}
+WITHOUT_JAX = {"errors", "own", "fields", "config", "hyperparams", "presets", "interventions", "_lazy"}
 GROUND = WITHOUT_JAX | {"metrics", "blas", "envs", "networks", "distributions"}
 COMPUTING = {
     "ppo": GROUND,

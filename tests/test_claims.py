@@ -15,11 +15,12 @@ from scipy import stats
 from purejaxppo import HyperParams, OwnHyperParams, TrainConfig
 from purejaxppo.claims.effects import change_at
 from purejaxppo.claims.environment import student
-from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, has_dense_reward, paper_steps, setups
+from purejaxppo.claims.interventions import DEFAULTS, has_dense_reward, paper_steps, setups
 from purejaxppo.claims.table import format_claims
 from purejaxppo.claims.verdicts import evaluate_claims
 from purejaxppo.envs.names import all_names
 from purejaxppo.errors import ConfigError
+from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
 from purejaxppo.statistics.estimates import exact_interval, probability_of_improvement
 from purejaxppo.sweep.plan import Sweep, to_json
@@ -735,6 +736,15 @@ def test_an_axis_overrides_the_base():
 def test_every_field_of_an_intervention_exists():
     names = {field.name for cls in (TrainConfig, HyperParams) for field in dataclasses.fields(cls)}
     assert {field for intervention in INTERVENTIONS for field in intervention.fields} <= names
+
+
+@pytest.mark.parametrize("intervention", INTERVENTIONS, ids=lambda x: x.fields[0])
+def test_an_intervention_is_on_where_the_table_says_so_and_is_the_only_one(intervention):
+    """Plain PPO has none; what a row says switches it on is a field of it, and switches on no other."""
+    assert not intervention.is_on(DEFAULTS)
+    assert intervention.on.keys() <= set(intervention.fields)
+    on = [other.name for other in INTERVENTIONS if other.is_on(DEFAULTS | dict(intervention.on))]
+    assert on == [intervention.name]
 
 
 def test_what_the_paper_does_not_name_has_no_part_in_its_claim():

@@ -14,7 +14,9 @@ from test_update import make_batch, make_learner, make_state, minibatch_loss, mi
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import field_names
 from purejaxppo.hyperparams import HyperParams
+from purejaxppo.interventions import INTERVENTIONS, Fields
 from purejaxppo.networks import ACTIVATIONS, NetworkOutput
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.interventions import penalties, proximity
@@ -28,22 +30,20 @@ EPS = 0.2
 KEY = jax.random.key(0)
 examples = settings(deadline=None, max_examples=25, derandomize=True)
 
-SWITCHES: dict[str, dict[str, Any]] = {
-    "spo": {"policy_objective": "spo"},
+# Of the package's table every one that has a switch (a shared trunk and PFO are everywhere below), and further values.
+SWITCHES: dict[str, Fields] = {
+    x.fields[0]: x.on
+    for x in INTERVENTIONS
+    if x.on.keys() <= set(field_names(pjp.TrainConfig)) and x.fields[0] != "share_trunk"
+} | {
     "unclipped": {"policy_objective": "unclipped"},
     "pfo_features": {"pfo_features": "features"},
     "pfo_all_features": {"pfo_features": "features", "pfo_layers": "all", "pfo_distance": "cosine"},
     "pfo_clip": {"pfo_mode": "clip"},
     "pfo_clip_all": {"pfo_mode": "clip", "pfo_layers": "all", "pfo_distance": "cosine"},
-    "reset_optimizer": {"reset_optimizer": True},
-    "kl_penalty": {"kl_penalty": True},
-    "kl_stop": {"kl_stop": True},
     "ppo_kl_with_stop": {"kl_penalty": True, "kl_stop": True, "policy_objective": "unclipped"},
-    "weight_spectral": {"weight_spectral": True},
-    "feature_spectral": {"feature_spectral": True},
-    "layer_norm": {"layer_norm": True},
 }
-EVERYTHING = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
+EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
 FLOATS = (
     *("pfo_limit", "kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit"),
     *("weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import xarray as xr
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
+from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.results.dataset import swept_fields
 from purejaxppo.statistics.tables import format_value
 
@@ -22,61 +22,7 @@ Fields = dict[str, Any]
 DEFAULTS: Fields = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(HyperParams())
 
 
-@dataclass(frozen=True)
-class Intervention:
-    """A departure from plain PPO: the fields that say how, whether they turn it on, and whether it is one of claim C6.
-
-    `is_papers` is asked only where it is on.
-    """
-
-    fields: tuple[str, ...]
-    is_on: Callable[[Fields], bool]
-    is_papers: Callable[[Fields], bool] = lambda fields: False
-
-
 _BETAS = ("adam_beta1", "adam_beta2")
-
-# A falling learning rate is none: the paper's settings have it both ways.
-INTERVENTIONS = (
-    # The paper's coefficients are 1 and 10, on pre-activations, as a penalty on the squared distance.
-    Intervention(
-        (
-            "pfo_coef",
-            "critic_pfo_coef",
-            "pfo_layers",
-            "pfo_features",
-            "pfo_distance",
-            "pfo_mode",
-            "pfo_limit",
-        ),
-        lambda run: run["pfo_coef"] > 0 or run["critic_pfo_coef"] > 0 or run["pfo_mode"] == "clip",
-        lambda run: (
-            1 <= run["pfo_coef"] <= 10
-            and (run["pfo_mode"], run["pfo_features"], run["pfo_distance"]) == ("penalty", "preactivations", "l2")
-        ),
-    ),
-    Intervention(("share_trunk",), lambda run: run["share_trunk"], lambda run: True),
-    Intervention(("reset_optimizer",), lambda run: run["reset_optimizer"], lambda run: True),
-    Intervention(
-        _BETAS,
-        lambda run: run["adam_beta1"] == run["adam_beta2"],
-        lambda run: run["adam_beta1"] == 0.9,
-    ),
-    Intervention(("layer_norm",), lambda run: run["layer_norm"]),
-    Intervention(("policy_objective",), lambda run: run["policy_objective"] != "clip"),
-    Intervention(("kl_penalty", "kl_coef", "kl_target", "kl_increment", "kl_decrement"), lambda run: run["kl_penalty"]),
-    Intervention(("kl_stop", "kl_stop_limit"), lambda run: run["kl_stop"]),
-    Intervention(
-        ("weight_spectral", "weight_spectral_coef"),
-        lambda run: run["weight_spectral"] and run["weight_spectral_coef"] > 0,
-    ),
-    Intervention(
-        ("feature_spectral", "feature_spectral_coef", "critic_feature_spectral_coef"),
-        lambda run: (
-            run["feature_spectral"] and max(run["feature_spectral_coef"], run["critic_feature_spectral_coef"]) > 0
-        ),
-    ),
-)
 _FIELDS = tuple(field for intervention in INTERVENTIONS for field in intervention.fields)
 
 # Environments that pay at most steps, and differently for better and for worse. The paper says itself that a shared

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS
+from purejaxppo.claims.interventions import DEFAULTS
+from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.claims.interventions import DEFAULTS, INTERVENTIONS, own_strengths
+from purejaxppo.claims.interventions import DEFAULTS, own_strengths
 from purejaxppo.fields import unknown_name
+from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.plots.boxes import box_plots
 from purejaxppo.plots.channels import describe
 from purejaxppo.plots.curves import draw_curves, overview

@@ -82,6 +82,8 @@ class RunState:
     """Memory of kl_penalty and kl_stop; None without either."""
     power_vectors: dict[str, Array] | None = None
     """With weight_spectral: of every weight matrix W, the vector v [fan_out] whose |W v| is about its spectral norm."""
+    memory: dict[str, Any] = struct.field(default_factory=dict)
+    """What interventions remember between gradient steps, by name; empty where none does."""
     reward_statistics: RewardStatistics | None = None
     """What `normalize_rewards` divides by; None without."""
     origin: Origin | None = None
