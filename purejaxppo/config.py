@@ -168,6 +168,12 @@ class TrainConfig:
     feature_spectral: bool = False
     """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
+    unit_resets: Literal["off", "redo", "regrama"] = "off"
+    """Hidden units (of convolutions: channels) that are made anew, with fresh weights to them and none from them: those
+    whose mean |activation| is small beside their layer's (`redo`), or whose mean |gradient of the loss| is (`regrama`),
+    both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval."""
+    reset_interval: int = 10
+    """With unit_resets redo or regrama: updates from one reset to the next (Plasticine's PPO: 10)."""
     interventions: tuple[str, ...] = ()
     """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
@@ -273,6 +279,7 @@ class TrainConfig:
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
         sizes += ("frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        sizes += ("reset_interval",)
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
@@ -320,6 +327,7 @@ class TrainConfig:
             "num_evaluation_episodes": self.num_evaluation_episodes,
             "num_evaluation_points": self.num_evaluation_points,
             "num_snapshots": self.num_snapshots,
+            "reset_interval": self.reset_interval,
             "max_episode_steps": self.max_episode_steps or 1,
         }
         for name, count in counts.items():
@@ -364,11 +372,16 @@ class TrainConfig:
             )
 
     def _validate_network(self) -> None:
-        """What a network of the user's own cannot have: its layers are its own."""
+        """What a network of the user's own cannot have: its layers are its own; nor one with skip connections."""
+        if self.residual and self.unit_resets != "off":
+            raise ConfigError(
+                f"unit_resets is {self.unit_resets!r}, but must be 'off' with residual, whose skip connections lead "
+                "away from units without weights that could be set to 0."
+            )
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm"):
+        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "unit_resets"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "

@@ -66,6 +66,9 @@ class HyperParams:
     """With feature_spectral: coefficient of the concentration of the policy's feature spectrum."""
     critic_feature_spectral_coef: float = 0.0
     """With feature_spectral: the same for the critic's features."""
+    reset_threshold: float = 0.025
+    """With unit_resets redo or regrama: the share of its layer's mean up to which a unit's activity (its gradient) is
+    too small (ReDo: 0.025; code by others for ReGraMa has 0 to 0.05)."""
     adam_beta1: float = 0.9
     """Adam's decay of the first moment."""
     adam_beta2: float = 0.999

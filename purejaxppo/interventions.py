@@ -146,4 +146,23 @@ INTERVENTIONS = (
         "ours",
         _switched("feature_spectral", "feature_spectral_coef", "critic_feature_spectral_coef"),
     ),
+    Intervention(
+        "ReDo",
+        "reset",
+        ("unit_resets", "reset_interval", "reset_threshold"),
+        {"unit_resets": "redo"},
+        "every reset_interval rollouts, units with mean |h| <= reset_threshold (layer's mean): weights to them fresh, "
+        "from them 0",
+        "Sokar et al. 2023, arXiv 2302.12902",
+        lambda run: run["unit_resets"] == "redo",
+    ),
+    Intervention(
+        "ReGraMa",
+        "reset",
+        ("unit_resets", "reset_interval", "reset_threshold"),
+        {"unit_resets": "regrama"},
+        "as ReDo, by mean |gradient of the loss with respect to h|",
+        "Liu et al. 2025, arXiv 2505.24061",
+        lambda run: run["unit_resets"] == "regrama",
+    ),
 )

@@ -32,7 +32,7 @@ examples = settings(deadline=None, max_examples=25, derandomize=True)
 
 # Of the package's table every one that has a switch (a shared trunk and PFO are everywhere below), and further values.
 SWITCHES: dict[str, Fields] = {
-    x.fields[0]: x.on
+    "_".join(name if value is True else str(value) for name, value in x.on.items()): x.on
     for x in INTERVENTIONS
     if x.on.keys() <= set(field_names(pjp.TrainConfig)) and x.fields[0] != "share_trunk"
 } | {

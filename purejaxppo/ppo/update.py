@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
-from purejaxppo.ppo import losses
-from purejaxppo.ppo.interventions import optimizers, owned, penalties, proximity
+from purejaxppo.ppo import losses, units
+from purejaxppo.ppo.interventions import optimizers, owned, penalties, proximity, resets
 from purejaxppo.ppo.interventions.objectives import learned_advantage, policy_loss, value_loss
 from purejaxppo.ppo.interventions.optimizers import Rates, Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
@@ -74,6 +74,9 @@ def update_networks(
     state, first, last = _repeat_epochs(learner, epoch, state, num_epochs)
     state = dataclasses.replace(state, params=unravel(state.params))
     metrics = corners(first[0], last[0])
+    if learner.config.unit_resets != "off":
+        state = reset_at_interval(learner, hparams, state, batch, key, num_epochs)
+        metrics = metrics.joined(Metrics.of(resets.reset_metrics(state)))
     if state.kl_control is not None:
         num_steps = num_epochs * config.num_minibatches
         control, of_kl = proximity.finish_rollout(learner, hparams, state, last[1], num_steps)
@@ -115,6 +118,28 @@ def gradient_step(
                 lambda old, new: jnp.where(is_stopped, old, new), (state.params, state.optimizer), (weights, optimizer)
             )
     return dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control), norms, outputs
+
+
+def reset_at_interval(
+    learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array, num_epochs: Array | int
+) -> RunState:
+    """ReDo or ReGraMa, where it is due after this update, by as many random samples as a minibatch has.
+
+    `state.params` is nested. Every run computes it in every update: under vmap a condition would do so, too.
+    """
+    key_fresh, key_samples, key_loss = resets.child_keys(key)
+    rows = _rows(batch, shuffled_indices(key_samples, learner.config.batch_size)[: learner.config.minibatch_size])
+
+    def loss(outputs: Outputs) -> Array:
+        return sum_of_terms(learner, loss_terms(learner, hparams, state, outputs, rows, key_loss))
+
+    if learner.config.unit_resets == "redo":
+        activity = units.activity(learner, state, learner.both(state, rows.obs))
+    else:
+        activity = units.gradient_activity(learner, state, rows.obs, loss)
+    is_due = resets.is_due(learner, state, num_epochs)
+    chosen = jax.tree.map(lambda x: x & is_due, resets.is_inactive(hparams, activity))
+    return resets.reset_units(learner, state, chosen, learner.networks.init(key_fresh))
 
 
 def loss_terms(

@@ -275,6 +275,13 @@ _UPDATE_PHASE: dict[str, Row] = {
         PAPER,
     ),
 }
+_UNITS_RESET: Row = (
+    "resets of {network} units",
+    "neurons",
+    "with unit_resets: number of resets of the {network} network's hidden units (convolutions: channels; with "
+    "share_trunk: the shared network's) since the start of training",
+    "",
+)
 _MOMENTS = {
     "": "last minibatch of the last epoch",
     "_first_epoch_first": "first minibatch of the first epoch",
@@ -477,7 +484,11 @@ def _minibatch() -> list[Metric]:
         for name, row in rows.items()
         for full_name, described in at_moments(name, row).items()
     ]
-    return metrics + [_metric(name, row, "minibatch") for name, row in _UPDATE_PHASE.items()]
+    metrics += [_metric(name, row, "minibatch") for name, row in _UPDATE_PHASE.items()]
+    for network in NETWORKS:
+        long_name, units, definition, source = (text.format(network=network) for text in _UNITS_RESET)
+        metrics.append(_metric(f"{network}_units_reset", (long_name, units, definition, source), "neuron"))
+    return metrics
 
 
 def _table() -> dict[str, Metric]:

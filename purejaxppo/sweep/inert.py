@@ -51,6 +51,11 @@ RULES = (
         lambda p: not p["feature_spectral"],
         "feature_spectral is false",
     ),
+    Rule(
+        ("reset_interval", "reset_threshold"),
+        lambda p: p["unit_resets"] not in ("redo", "regrama"),
+        "unit_resets is {unit_resets}",
+    ),
     Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
     Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
     Rule(

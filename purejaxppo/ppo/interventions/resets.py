@@ -1,0 +1,79 @@
+"""Resets of single units: which ones, when, and what is done with their weights and with Adam's moments of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.networks import Params
+from purejaxppo.ppo import units
+from purejaxppo.ppo.interventions.optimizers import owners
+from purejaxppo.ppo.state import Array, Learner, RunState
+from purejaxppo.ppo.units import Units
+
+AT_INTERVALS = ("redo", "regrama")
+_RESETS = 0x72657365  # folded into an update's key, whose other children are its epochs' numbers
+
+
+def init_resets(learner: Learner) -> dict[str, Any]:
+    """What a run remembers for `unit_resets`: units_reset, the number of resets so far [] of each network."""
+    if learner.config.unit_resets == "off":
+        return {}
+    return {"units_reset": {name: jnp.zeros(()) for name in units.built_in(learner)}}
+
+
+def child_keys(key: Array) -> tuple[Array, Array, Array]:
+    """Of an update's key, for fresh networks, for the samples that units are judged on, and for the loss of these."""
+    key_fresh, key_samples, key_loss = jax.random.split(jax.random.fold_in(key, _RESETS), 3)
+    return key_fresh, key_samples, key_loss
+
+
+def is_due(learner: Learner, state: RunState, num_epochs: Array | int) -> Array:
+    """Whether units are reset after this update, the last one of `reset_interval`; never where nothing is learned."""
+    return ((state.update + 1) % learner.config.reset_interval == 0) & (num_epochs > 0)
+
+
+def is_inactive(hparams: HyperParams, activity: Units) -> Units:
+    """Which units' activity is at most `reset_threshold` times the mean of their layer; of a layer of zeros all are."""
+    return jax.tree.map(lambda x: x <= hparams.reset_threshold * x.mean(), activity)
+
+
+def reset_units(learner: Learner, state: RunState, chosen: Units, fresh: Params) -> RunState:
+    """The chosen units made anew, `state.params` being nested: fresh weights to them, none from them, no moments.
+
+    Weights and bias that lead to a unit become those of `fresh`, a normalisation's gain and bias with them; weights
+    that lead away from it become 0, also to a unit that is made anew as well; Adam's moments of all of these become 0,
+    its number of steps stays (Sokar et al. 2023, arXiv 2302.12902, and their code, which sets biases to 0).
+    """
+    params, touched = {}, {}
+    for name, network in units.built_in(learner).items():
+        entering, leaving = units.marked_weights(network, state.params[name], chosen[name])
+        params[name] = jax.tree.map(
+            lambda old, new, to, away: jnp.where(away, 0.0, jnp.where(to, new, old)),
+            state.params[name],
+            fresh[name],
+            entering,
+            leaving,
+        )
+        touched[name] = ravel_pytree(jax.tree.map(jnp.logical_or, entering, leaving))[0]
+    optimizer = dict(state.optimizer)
+    for owner, (name, _) in owners(learner, state.params).items():
+        mask = touched[name]
+        optimizer[owner] = jax.tree.map(
+            lambda x, mask=mask: jnp.where(mask, 0.0, x) if x.shape == mask.shape else x, optimizer[owner]
+        )
+    before = state.memory["units_reset"]
+    counts = {name: before[name] + sum(x.sum(dtype=jnp.float32) for x in of.values()) for name, of in chosen.items()}
+    memory = state.memory | {"units_reset": counts}
+    return replace(state, params=params, optimizer=optimizer, memory=memory)
+
+
+def reset_metrics(state: RunState) -> dict[str, Array]:
+    """Resets of units so far, by network; a shared trunk's under both names."""
+    counts = state.memory["units_reset"]
+    return {f"{name}_units_reset": counts.get(name, counts.get("shared")) for name in ("policy", "critic")}

@@ -1,0 +1,326 @@
+"""Resets of units: which units, which of their weights and moments, when; against NumPy in float64 and loops."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from test_interventions import FAST, train
+from test_update import KEY, make_batch, make_learner, make_state, random, update
+
+import purejaxppo as pjp
+from purejaxppo.diagnostics.neurons import dead_neurons
+from purejaxppo.errors import ConfigError
+from purejaxppo.hyperparams import HyperParams
+from purejaxppo.networks import NetworkOutput
+from purejaxppo.ppo.interventions import resets
+from purejaxppo.ppo.interventions.optimizers import init_optimizers, owners
+from purejaxppo.ppo.state import Batch, Learner, RunState
+from purejaxppo.ppo.state import make_learner as make_whole_learner
+from purejaxppo.ppo.update import loss_terms, reset_at_interval, sum_of_terms
+
+SMALL = {"num_envs": 4, "num_steps": 8, "minibatch_size": 32, "reset_interval": 3}
+CASES: dict[str, dict[str, Any]] = {
+    "mlp": {"env": "gymnax/CartPole-v1", "hidden_sizes": (7, 5), "critic_hidden_sizes": (6,), "activation": "tanh"},
+    "conv": {
+        "env": "gymnax/Breakout-MinAtar", "convolutions": ((3, 3, 2), (4, 2, 1)), "hidden_sizes": (6, 5),
+        "initialization": "orthogonal",
+    },
+    "shared": {
+        "env": "gymnax/Pendulum-v1", "hidden_sizes": (7, 5), "share_trunk": True, "trunk_optimizers": "two",
+        "layer_norm": True, "action_distribution": "normal",
+    },
+}  # fmt: skip
+
+
+# --- The networks once more, in float64, a layer at a time
+
+
+def patches(xp: Any, x: Any, size: int, stride: int) -> Any:
+    """Of images [N, H, W, C] what a kernel sees at each of its places: [N, H', W', size * size * C], channels last."""
+    places = range(0, x.shape[1] - size + 1, stride)
+    rows = [[x[:, i : i + size, j : j + size].reshape(len(x), -1) for j in places] for i in places]
+    return xp.stack([xp.stack(row, axis=1) for row in rows], axis=1)
+
+
+def steps_of(learner: Learner, network: str) -> list[str]:
+    config = learner.config
+    widths = config.critic_sizes if network == "critic" else config.hidden_sizes
+    return [f"conv_{i}" for i in range(len(config.convolutions))] + [f"hidden_{i}" for i in range(len(widths))]
+
+
+def preactivation(xp: Any, learner: Learner, layers: Any, name: str, h: Any) -> Any:
+    """z = g (W h + b - mean) / std + c of one layer, [N, D] or [N, H, W, D]; without LayerNorm only W h + b."""
+    kernel, bias = np.asarray(layers[name]["kernel"], np.float64), np.asarray(layers[name]["bias"], np.float64)
+    if name.startswith("conv"):
+        h = patches(xp, h, *learner.config.convolutions[int(name[-1])][1:])
+    else:
+        h = h.reshape(len(h), -1)
+    z = h @ kernel + bias.reshape((1,) * (h.ndim - 1) + (-1,))
+    if f"{name}_norm" not in layers:
+        return z
+    gain, offset = (np.asarray(layers[f"{name}_norm"][part], np.float64)[None] for part in ("scale", "bias"))
+    axes = tuple(range(1, z.ndim))
+    return gain * (z - z.mean(axes, keepdims=True)) / xp.sqrt(z.var(axes, keepdims=True) + 1e-6) + offset
+
+
+def hidden(xp: Any, learner: Learner, layers: Any, network: str, x: Any, start: int = 0) -> tuple[list[Any], list[Any]]:
+    """All z and all h from a layer on, whose input x is."""
+    act = {"relu": lambda z: xp.where(z > 0, z, 0.0), "tanh": xp.tanh}[learner.config.activation]
+    zs, hs = [], [x]
+    for name in steps_of(learner, network)[start:]:
+        zs.append(preactivation(xp, learner, layers, name, hs[-1]))
+        hs.append(act(zs[-1]))
+    return zs, hs[1:]
+
+
+def head(layers: Any, name: str, h: Any) -> Any:
+    y = h @ np.asarray(layers[f"{name}_head"]["kernel"], np.float64)
+    y = y + np.asarray(layers[f"{name}_head"]["bias"], np.float64)[None]
+    if name == "policy" and "log_scale" in layers:
+        y = jnp.concatenate([y, jnp.broadcast_to(np.asarray(layers["log_scale"], np.float64), y.shape)], axis=-1)
+    return y
+
+
+def outputs_of(layers: Any, name: str, zs: list[Any], hs: list[Any]) -> NetworkOutput:
+    flat = tuple(z.reshape(len(z), -1) for z in zs)
+    return NetworkOutput(outputs=head(layers, name, hs[-1]), features=hs[-1], preactivations=flat)
+
+
+# --- What a reset must do, by loops over units
+
+
+def is_in_kernel(kernel: np.ndarray, layer: str, reader: str, unit: int, num_units: int) -> np.ndarray:
+    """Rows of a reader's kernel that read a unit: of a channel one at every place, of a neuron one."""
+    places = kernel.shape[0] // num_units if layer.startswith("conv") else 1
+    assert places * num_units == kernel.shape[0], (layer, reader)
+    return np.array([row % num_units == unit for row in range(kernel.shape[0])])
+
+
+def expected_reset(learner: Learner, params: Any, fresh: Any, chosen: Any) -> tuple[Any, Any]:
+    """Parameters after the reset, and marks of all that were touched."""
+    params = jax.tree.map(np.array, params)
+    marks = jax.tree.map(lambda x: np.zeros(x.shape, bool), params)
+    for network, layers in params.items():
+        names = steps_of(learner, network)
+        for name in names:
+            for unit in np.flatnonzero(chosen[network][name]):
+                for part in (name, f"{name}_norm"):
+                    for leaf, x in layers.get(part, {}).items():
+                        x[..., unit] = fresh[network][part][leaf][..., unit]
+                        marks[network][part][leaf][..., unit] = True
+        for i, name in enumerate(names):
+            readers = [names[i + 1]] if i + 1 < len(names) else [x for x in layers if x.endswith("_head")]
+            for unit in np.flatnonzero(chosen[network][name]):
+                for reader in readers:
+                    kernel = layers[reader]["kernel"]
+                    rows = is_in_kernel(kernel, name, reader, unit, len(chosen[network][name]))
+                    kernel[rows] = 0
+                    marks[network][reader]["kernel"][rows] = True
+    return params, marks
+
+
+def prepare(case: str, **fields: Any) -> tuple[Learner, RunState, Batch]:
+    """A learner, a state with random weights (some units dead) and moments, and a random batch [32, ...]."""
+    learner = make_whole_learner(pjp.TrainConfig(**SMALL, **CASES[case], **fields))
+    params = jax.jit(learner.networks.init)(jax.random.key(5))
+    for layers in params.values():
+        for name in steps_of(learner, "critic" if layers is params.get("critic") else "policy"):
+            part = layers.get(f"{name}_norm", layers[name])
+            part["bias"] = part["bias"].at[1].add(-100.0) if learner.config.activation == "relu" else part["bias"]
+    optimizer = init_optimizers(learner, params)
+    every = owners(learner, params)
+    for name, adam in optimizer.items():
+        mask = every[name][1]
+        mu, nu = (random(seed, *adam.mu.shape) ** 2 + 0.1 for seed in (1, 2))
+        mu, nu = (x if mask is None else jnp.where(mask, x, 0.0) for x in (mu, nu))
+        optimizer[name] = adam._replace(count=jnp.int32(7), mu=mu, nu=nu)
+    state = RunState(
+        params=params, optimizer=optimizer, env_state=None, obs=jnp.zeros(()), episodes=None,
+        observation_statistics=None, key=KEY, update=jnp.int32(2), status=jnp.int32(0),
+        memory=resets.init_resets(learner),
+    )  # fmt: skip
+    obs = random(3, 32, *learner.env.observation_shape)
+    obs = obs > 0.5 if case == "conv" else obs
+    policy, critic = jax.jit(learner.both)(state, obs)
+    is_discrete = hasattr(learner.distribution, "num_actions")
+    action = jnp.arange(32) % 2 if is_discrete else random(4, 32, 1)
+    batch = Batch(
+        obs=obs, action=action, log_prob=learner.distribution.log_prob(policy.outputs, action) + 0.1 * random(6, 32),
+        policy_outputs=policy.outputs, policy_phi=policy.preactivations[-1] + 0.1, advantage=random(7, 32),
+        critic_phi=critic.preactivations[-1], value_target=critic.outputs[:, 0] + random(8, 32),
+    )  # fmt: skip
+    return learner, state, batch
+
+
+def activity(learner: Learner, state: RunState, batch: Batch) -> dict[str, dict[str, np.ndarray]]:
+    """Mean |h| of each unit, in float64."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for network, layers in state.params.items():
+        _, hs = hidden(np, learner, layers, network, np.asarray(batch.obs, np.float64))
+        sizes = [np.abs(h).reshape(-1, h.shape[-1]).mean(0) for h in hs]
+        found[network] = dict(zip(steps_of(learner, network), sizes, strict=True))
+    return found
+
+
+def gradient_activity(
+    learner: Learner, hparams: HyperParams, state: RunState, batch: Batch
+) -> dict[str, dict[str, np.ndarray]]:
+    """Mean |dL/dh| of each unit: the rest of the network as a function of one layer's h, differentiated by JAX."""
+    names = {name: name if name in state.params else "shared" for name in ("policy", "critic")}
+
+    def loss(every: dict[str, list[Any]], network: str, start: int, h: Any) -> Any:
+        """With h as what a layer of a network gives, and of all other layers before it the h that are given."""
+        outputs = []
+        for head, of in names.items():
+            at, x = (start, h) if of == network else (0, every[of][0])
+            before = hidden(jnp, learner, state.params[of], of, every[of][0])
+            zs, hs = hidden(jnp, learner, state.params[of], of, x, at)
+            outputs.append(outputs_of(state.params[of], head, before[0][:at] + zs, [*before[1][:at], x, *hs]))
+        return sum_of_terms(learner, loss_terms(learner, hparams, state, tuple(outputs), batch, KEY))
+
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with jax.enable_x64(True):
+        batch = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == jnp.float32 else x, batch)
+        every: dict[str, list[Any]] = {}
+        for network, layers in state.params.items():
+            x = np.asarray(batch.obs, np.float64)
+            every[network] = [x, *hidden(np, learner, layers, network, x)[1]]
+        for network in state.params:
+            starts = range(1, len(every[network]))
+            slopes = jax.jit(lambda n=network, s=starts: [jax.grad(partial(loss, every, n, i))(every[n][i]) for i in s])
+            sizes = [np.abs(np.asarray(x)).reshape(-1, x.shape[-1]).mean(0) for x in slopes()]
+            found[network] = dict(zip(steps_of(learner, network), sizes, strict=True))
+    return found
+
+
+HPARAMS = {"redo": HyperParams(reset_threshold=0.9), "regrama": HyperParams(reset_threshold=0.9, pfo_coef=0.3)}
+
+
+@pytest.mark.parametrize("score", ["redo", "regrama"])
+@pytest.mark.parametrize("case", CASES)
+def test_exactly_the_units_that_numpy_names_are_reset(case: str, score: str) -> None:
+    """Weights to them are the fresh ones, from them 0, Adam's moments of both 0; every other number keeps its bits."""
+    learner, state, batch = prepare(case, unit_resets=score)
+    hparams = HPARAMS[score]
+    scores = activity(learner, state, batch) if score == "redo" else gradient_activity(learner, hparams, state, batch)
+    chosen = jax.tree.map(lambda x: x <= hparams.reset_threshold * x.mean(), scores)
+    near = jax.tree.map(lambda x: np.abs(x - hparams.reset_threshold * x.mean()).min() / x.mean(), scores)
+    assert min(jax.tree.leaves(near)) > 1e-4  # no unit that float32 might judge otherwise
+    number = {name: sum(int(x.sum()) for x in of.values()) for name, of in chosen.items()}
+    assert all(0 < number[name] < sum(x.size for x in chosen[name].values()) for name in number)
+    found = jax.jit(lambda s, b: reset_at_interval(learner, hparams, s, b, KEY, 1))(state, batch)
+    fresh = jax.jit(learner.networks.init)(resets.child_keys(KEY)[0])
+    params, marks = expected_reset(learner, state.params, fresh, chosen)
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    for owner, (network, _) in owners(learner, state.params).items():
+        mask, adam = ravel_pytree(marks[network])[0].astype(bool), found.optimizer[owner]
+        for part in ("mu", "nu"):
+            before = getattr(state.optimizer[owner], part)
+            np.testing.assert_array_equal(getattr(adam, part), np.where(mask, 0, before))
+        assert adam.count == 7
+    assert found.memory == {"units_reset": {name: float(n) for name, n in number.items()}}
+
+
+def test_a_layer_of_zeros_is_reset_as_a_whole_and_a_threshold_of_0_resets_dead_units_alone() -> None:
+    scores = {"policy": {"hidden_0": jnp.zeros(3), "hidden_1": jnp.array([0.0, 1e-9, 5.0])}}
+    found = resets.is_inactive(HyperParams(reset_threshold=0.0), scores)["policy"]
+    assert found["hidden_0"].tolist() == [True, True, True]
+    assert found["hidden_1"].tolist() == [True, False, False]
+    found = resets.is_inactive(HyperParams(), {"policy": {"hidden_0": jnp.array([0.0, 0.025, 0.026, 2.949])}})
+    assert found["policy"]["hidden_0"].tolist() == [True, False, False, False]
+
+
+def test_resets_come_after_the_last_update_of_an_interval_and_not_where_nothing_is_learned() -> None:
+    learner, state = make_learner(unit_resets="redo", reset_interval=3), make_state(make_learner())
+    due = [bool(resets.is_due(learner, state.replace(update=jnp.int32(u)), 2)) for u in range(7)]
+    assert due == [False, False, True, False, False, True, False]
+    assert not resets.is_due(learner, state.replace(update=jnp.int32(2)), jnp.int32(0))
+
+
+def test_units_are_judged_by_random_samples_of_the_rollout_as_many_as_a_minibatch_has() -> None:
+    """Only one sample of eight makes the unit active: over keys it is seen as often as minibatches of four have it."""
+    learner = make_learner(unit_resets="redo", reset_interval=1, hidden_sizes=(2,))
+    state = make_state(learner).replace(memory=resets.init_resets(learner))
+    batch = make_batch(learner, state)
+    batch = batch.replace(obs=jnp.zeros((8, 3)).at[5, 0].set(1.0))
+    layer = {"kernel": jnp.zeros((3, 2)).at[0, 0].set(1.0), "bias": jnp.array([0.0, 1.0])}
+    state = state.replace(params={name: of | {"hidden_0": layer} for name, of in state.params.items()})
+    hparams = HyperParams(reset_threshold=0.0)
+
+    def resets_of(key: jax.Array) -> jax.Array:
+        return reset_at_interval(learner, hparams, state, batch, key, 1).memory["units_reset"]["policy"]
+
+    counts = jax.jit(jax.vmap(resets_of))(jax.random.split(KEY, 200))
+    assert set(np.unique(counts)) == {0.0, 1.0}
+    assert 0.35 < counts.mean() < 0.65
+
+
+def test_a_dead_network_comes_alive() -> None:
+    """No gradient reaches the hidden layers of dead networks; after a reset it does, from the second step on."""
+    on = make_learner(unit_resets="redo", reset_interval=1, num_epochs=1, hidden_sizes=(16, 16))
+    off = make_learner(num_epochs=3, hidden_sizes=(16, 16))
+    state = make_state(on)
+    for layers in state.params.values():
+        layers["hidden_0"]["bias"] -= 1e3
+        layers["hidden_1"]["bias"] -= 1e3
+    state = state.replace(memory=resets.init_resets(on))
+    batch = make_batch(on, state)
+    still, _ = update(off, FAST, state.replace(memory={}), batch)
+    jax.tree.map(np.testing.assert_array_equal, still.params["policy"]["hidden_0"], state.params["policy"]["hidden_0"])
+    alive, metrics = update(on, FAST, state, batch)
+    assert metrics["policy_units_reset"] == metrics["critic_units_reset"] == 32
+    assert dead_neurons(on.networks.policy(alive.params, batch.obs).features, "relu") < 16
+    np.testing.assert_array_equal(alive.params["policy"]["policy_head"]["kernel"], 0)
+    moved, _ = update(off, FAST, alive.replace(memory={}), batch)
+    assert (moved.params["policy"]["hidden_0"]["kernel"] != alive.params["policy"]["hidden_0"]["kernel"]).any()
+
+
+def test_a_reset_that_finds_no_unit_changes_nothing_else() -> None:
+    """Neither order of samples nor any other random number: the update is that of plain PPO."""
+    on, off = (make_learner(unit_resets=kind, reset_interval=1, num_epochs=2) for kind in ("regrama", "off"))
+    state = make_state(on)
+    batch, never = make_batch(on, state), dataclasses.replace(FAST, reset_threshold=-1.0)
+    found, metrics = update(on, never, state.replace(memory=resets.init_resets(on)), batch)
+    expected, plain = update(off, never, state, batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found.params, expected.params)
+    assert set(metrics) - set(plain) == {"policy_units_reset", "critic_units_reset"}
+    assert metrics["policy_units_reset"] == 0
+    assert expected.memory == {}
+
+
+def test_resets_in_a_whole_program_by_interval_and_by_threshold() -> None:
+    """Four updates, a reset after every second one; in one program runs that reset nothing, some units, and all 32."""
+    points = [dataclasses.replace(FAST, reset_threshold=value) for value in (-1.0, 0.5, 1e9)]
+    result = train(points, unit_resets="redo", reset_interval=2)
+    counts = result.metrics["policy_units_reset"]
+    np.testing.assert_array_equal(counts[0], 0)
+    np.testing.assert_array_equal(counts[2], [0, 32, 32, 64])
+    assert counts[1, 0] == 0 < counts[1, 1] == counts[1, 2] < counts[1, 3] < 64
+    kernels = result.state.params["policy"]["policy_head"]["kernel"]
+    assert (kernels[0] != 0).all()
+    np.testing.assert_array_equal(kernels[2], 0)
+    assert (result.state.optimizer["policy"].mu[2] != 0).sum() <= 2  # the head's biases
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"residual": True, "hidden_sizes": (8, 8)},
+            r"^unit_resets is 'redo', but must be 'off' with residual, [^.]*\.$",
+        ),
+        (
+            {"network": "lab.nets:Torso"},
+            r"^unit_resets is 'redo', but must be 'off' with network 'lab\.nets:Torso', [^.]*\.$",
+        ),
+        ({"reset_interval": 0}, r"^reset_interval is 0, but must be at least 1\.$"),
+    ],
+)
+def test_impossible_resets_are_refused_in_a_sentence(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pjp.TrainConfig(unit_resets="redo", **fields).validate()
