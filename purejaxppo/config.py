@@ -168,10 +168,11 @@ class TrainConfig:
     feature_spectral: bool = False
     """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
-    unit_resets: Literal["off", "redo", "regrama"] = "off"
+    unit_resets: Literal["off", "redo", "regrama", "continual_backprop"] = "off"
     """Hidden units (of convolutions: channels) that are made anew, with fresh weights to them and none from them: those
     whose mean |activation| is small beside their layer's (`redo`), or whose mean |gradient of the loss| is (`regrama`),
-    both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval."""
+    both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval; or, step
+    by step, a small share of the units that are old and contribute least (`continual_backprop`)."""
     reset_interval: int = 10
     """With unit_resets redo or regrama: updates from one reset to the next (Plasticine's PPO: 10)."""
     interventions: tuple[str, ...] = ()

@@ -69,6 +69,13 @@ class HyperParams:
     reset_threshold: float = 0.025
     """With unit_resets redo or regrama: the share of its layer's mean up to which a unit's activity (its gradient) is
     too small (ReDo: 0.025; code by others for ReGraMa has 0 to 0.05)."""
+    replacement_rate: float = 1e-4
+    """With unit_resets continual_backprop: the share of a layer's mature units that is replaced in a gradient step."""
+    maturity_threshold: float = 1e4
+    """With unit_resets continual_backprop: gradient steps that a unit is spared for after its reset (the authors' PPO:
+    10,000)."""
+    utility_decay: float = 0.99
+    """With unit_resets continual_backprop: decay, in a gradient step, of the running mean of a unit's contribution."""
     adam_beta1: float = 0.9
     """Adam's decay of the first moment."""
     adam_beta2: float = 0.999
@@ -103,8 +110,8 @@ def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> Hype
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
 _POSITIVE = ("value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
-_UNIT = ("gamma", "gae_lambda")
-_BELOW_ONE = ("adam_beta1", "adam_beta2")
+_UNIT = ("gamma", "gae_lambda", "replacement_rate")
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "utility_decay")
 
 
 def validate_hyperparams(hparams: HyperParams) -> HyperParams:

@@ -165,4 +165,13 @@ INTERVENTIONS = (
         "Liu et al. 2025, arXiv 2505.24061",
         lambda run: run["unit_resets"] == "regrama",
     ),
+    Intervention(
+        "continual backpropagation",
+        "reset",
+        ("unit_resets", "replacement_rate", "maturity_threshold", "utility_decay"),
+        {"unit_resets": "continual_backprop"},
+        "every step, replacement_rate of the units older than maturity_threshold: those of least mean |h| sum |w_out|",
+        "Dohare et al. 2024, Nature 632",
+        lambda run: run["unit_resets"] == "continual_backprop" and run["replacement_rate"] != 0,
+    ),
 )

@@ -17,11 +17,11 @@ from purejaxppo.diagnostics.neurons import dead_neurons
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput
-from purejaxppo.ppo.interventions import resets
+from purejaxppo.ppo.interventions import proximity, resets
 from purejaxppo.ppo.interventions.optimizers import init_optimizers, owners
 from purejaxppo.ppo.state import Batch, Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
-from purejaxppo.ppo.update import loss_terms, reset_at_interval, sum_of_terms
+from purejaxppo.ppo.update import flattened, gradient_step, loss_terms, reset_at_interval, sum_of_terms
 
 SMALL = {"num_envs": 4, "num_steps": 8, "minibatch_size": 32, "reset_interval": 3}
 CASES: dict[str, dict[str, Any]] = {
@@ -213,8 +213,8 @@ def test_exactly_the_units_that_numpy_names_are_reset(case: str, score: str) -> 
     assert min(jax.tree.leaves(near)) > 1e-4  # no unit that float32 might judge otherwise
     number = {name: sum(int(x.sum()) for x in of.values()) for name, of in chosen.items()}
     assert all(0 < number[name] < sum(x.size for x in chosen[name].values()) for name in number)
-    found = jax.jit(lambda s, b: reset_at_interval(learner, hparams, s, b, KEY, 1))(state, batch)
     fresh = jax.jit(learner.networks.init)(resets.child_keys(KEY)[0])
+    found = jax.jit(partial(reset_at_interval, learner, hparams))(state, batch, KEY, 1, fresh)
     params, marks = expected_reset(learner, state.params, fresh, chosen)
     jax.tree.map(np.testing.assert_array_equal, found.params, params)
     for owner, (network, _) in owners(learner, state.params).items():
@@ -253,7 +253,7 @@ def test_units_are_judged_by_random_samples_of_the_rollout_as_many_as_a_minibatc
     hparams = HyperParams(reset_threshold=0.0)
 
     def resets_of(key: jax.Array) -> jax.Array:
-        return reset_at_interval(learner, hparams, state, batch, key, 1).memory["units_reset"]["policy"]
+        return reset_at_interval(learner, hparams, state, batch, key, 1, state.params).memory["units_reset"]["policy"]
 
     counts = jax.jit(jax.vmap(resets_of))(jax.random.split(KEY, 200))
     assert set(np.unique(counts)) == {0.0, 1.0}
@@ -305,6 +305,142 @@ def test_resets_in_a_whole_program_by_interval_and_by_threshold() -> None:
     assert (kernels[0] != 0).all()
     np.testing.assert_array_equal(kernels[2], 0)
     assert (result.state.optimizer["policy"].mu[2] != 0).sum() <= 2  # the head's biases
+
+
+# --- Continual backpropagation
+
+
+def loop(activity: np.ndarray, outgoing: np.ndarray, hparams: HyperParams) -> tuple[list[list[int]], np.ndarray]:
+    """Units replaced in each step, and the ages afterwards, of activities and weights [steps, D]."""
+    eta, num_units = hparams.utility_decay, activity.shape[1]
+    utility, age, due, replaced = [0.0] * num_units, [0] * num_units, 0.0, []
+    for h, w in zip(activity, outgoing, strict=True):
+        for i in range(num_units):
+            age[i] += 1
+            utility[i] = eta * utility[i] + (1 - eta) * h[i] * w[i]
+        mature = [i for i in range(num_units) if age[i] > hparams.maturity_threshold]
+        due += hparams.replacement_rate * len(mature)
+        worst = sorted(mature, key=lambda i: utility[i] / (1 - eta ** age[i]))[: int(due)]
+        due -= int(due)
+        for i in worst:
+            utility[i], age[i] = 0.0, 0
+        replaced.append(sorted(worst))
+    return replaced, np.array(age)
+
+
+def test_continual_backprop_replaces_what_a_loop_replaces_in_every_one_of_400_steps() -> None:
+    hparams = HyperParams(replacement_rate=0.03, maturity_threshold=12.0, utility_decay=0.9)
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.5, 2.0, 20)
+    activity, outgoing = rng.exponential(scale, (400, 20)), rng.uniform(0.5, 1.5, (400, 20))
+    expected, age = loop(activity, outgoing, hparams)
+    start = resets.Utility(utility=jnp.zeros(20), age=jnp.zeros(20), due=jnp.zeros(()))
+    memory, chosen = jax.jit(
+        lambda *x: jax.lax.scan(lambda memory, x: resets.judge(hparams, memory, *x), start, x)
+    )(jnp.float32(activity), jnp.float32(outgoing))  # fmt: skip
+    assert [np.flatnonzero(mask).tolist() for mask in chosen] == expected
+    np.testing.assert_array_equal(memory.age, age)
+    numbers = [len(units) for units in expected]
+    assert set(numbers) == {0, 1}
+    assert sum(numbers) > 100  # 0.03 x 400 steps x the mature ones of 20
+    assert len({unit for units in expected for unit in units}) >= 10
+
+
+def test_more_than_one_unit_that_is_due_is_replaced_at_once_and_the_rest_stays_due() -> None:
+    memory = resets.Utility(utility=jnp.zeros(5), age=jnp.full(5, 9.0).at[1].set(0.0), due=jnp.float32(0.25))
+    hparams = HyperParams(replacement_rate=0.5, maturity_threshold=9.0, utility_decay=0.0)
+    kept, chosen = resets.judge(hparams, memory, jnp.array([3.0, 0.0, 1.0, 4.0, 2.0]), jnp.ones(5))
+    assert chosen.tolist() == [False, False, True, False, True]  # unit 1 is the least, but too young
+    np.testing.assert_allclose(kept.due, 0.25)
+    np.testing.assert_array_equal(kept.age, [10, 1, 0, 10, 0])
+    np.testing.assert_array_equal(kept.utility, [3, 0, 0, 4, 0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_after_a_gradient_step_the_unit_of_least_contribution_is_replaced(case: str) -> None:
+    """|h| from before the step, |outgoing w| from after it; one unit of each layer, and nothing else changes."""
+    learner, state, batch = prepare(case, unit_resets="continual_backprop")
+    off = dataclasses.replace(learner, config=dataclasses.replace(learner.config, unit_resets="off"))
+    hparams = HyperParams(replacement_rate=0.0, maturity_threshold=5.0, learning_rate=1e-2)
+    utility = jax.tree.map(
+        lambda of: of.replace(age=of.age + 9, due=of.due + 1),
+        state.memory["unit_utility"],
+        is_leaf=lambda x: isinstance(x, resets.Utility),
+    )
+    state = state.replace(memory=state.memory | {"unit_utility": utility})
+    fresh = jax.jit(learner.networks.init)(jax.random.key(9))
+    weights, unravel = flattened(state.params)
+    rates = dict.fromkeys(state.optimizer, jnp.float32(1e-2))
+
+    def step(learner: Learner) -> RunState:
+        def one(state: RunState) -> RunState:
+            flat = state.replace(params=weights)
+            after = gradient_step(learner, hparams, rates, unravel, flat, batch, KEY, fresh)[0]
+            return after.replace(params=unravel(after.params))
+
+        return jax.jit(one)(state)
+
+    plain, found = step(off), step(learner)
+    chosen: dict[str, dict[str, np.ndarray]] = {}
+    for network, layers in activity(learner, state, batch).items():
+        chosen[network], params, names = {}, jax.tree.map(np.float64, plain.params[network]), list(layers)
+        for i, (name, size) in enumerate(layers.items()):
+            readers = [names[i + 1]] if i + 1 < len(names) else [x for x in params if x.endswith("_head")]
+            utility = np.zeros(len(size))
+            for unit in range(len(size)):
+                for reader in readers:
+                    kernel = params[reader]["kernel"]
+                    utility[unit] += np.abs(kernel[is_in_kernel(kernel, name, reader, unit, len(size))]).sum()
+            utility *= size
+            chosen[network][name] = np.arange(len(size)) == utility.argmin()
+    params, marks = expected_reset(learner, plain.params, fresh, chosen)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), found.params, params)
+    jax.tree.map(lambda x, y, m: np.testing.assert_array_equal(np.asarray(x)[m], y[m]), found.params, params, marks)
+    for owner, (network, _) in owners(learner, state.params).items():
+        mask = ravel_pytree(marks[network])[0].astype(bool)
+        expected = np.where(mask, 0, plain.optimizer[owner].mu)
+        np.testing.assert_allclose(found.optimizer[owner].mu, expected, rtol=1e-5, atol=1e-9)
+    for network, of in found.memory["unit_utility"].items():
+        for name, utility in of.items():
+            np.testing.assert_array_equal(utility.age, np.where(chosen[network][name], 0, 10))
+            assert utility.due == 0
+
+
+def test_stopped_steps_age_no_unit_and_replace_none() -> None:
+    """The first minibatch of this rollout goes too far, and is the only one that counts."""
+    learner = make_learner(unit_resets="continual_backprop", kl_stop=True, minibatch_size=8, num_epochs=5)
+    state = make_state(learner)
+    state = state.replace(memory=resets.init_resets(learner), kl_control=proximity.init_kl_control(learner))
+    batch = make_batch(learner, state)
+    batch = batch.replace(policy_outputs=batch.policy_outputs + 3 * random(1, *batch.policy_outputs.shape))
+    hparams = HyperParams(kl_stop_limit=1e-6, replacement_rate=0.1, maturity_threshold=0.0)
+    after, metrics = update(learner, hparams, state, batch)
+    np.testing.assert_allclose(metrics["minibatches_done_fraction"], 0.2, rtol=1e-6)
+    for layer in after.memory["unit_utility"]["policy"].values():
+        np.testing.assert_array_equal(layer.age, 1)
+        np.testing.assert_allclose(layer.due, 0.1 * layer.age.size, rtol=1e-5)
+    assert metrics["policy_units_reset"] == 0
+
+
+def test_continual_backprop_in_a_whole_program_by_its_rate_and_its_maturity() -> None:
+    """16 steps an update; how many units are mature, and so replaced, does not depend on which these were."""
+    pairs = [(0.0, 1e4), (0.02, 20.0), (0.02, 1e4)]
+    points = [dataclasses.replace(FAST, replacement_rate=rate, maturity_threshold=maturity) for rate, maturity in pairs]
+    result = train(points, unit_resets="continual_backprop")
+    ones = np.random.default_rng(0).uniform(size=(64, 16))
+    replaced, age = loop(ones, ones, points[1])
+    total = 2 * np.cumsum([len(units) for units in replaced])[15::16]  # two layers of 16
+    np.testing.assert_array_equal(result.metrics["policy_units_reset"], [np.zeros(4), total, np.zeros(4)])
+    assert total[-1] > 10
+    found = result.state.memory["unit_utility"]["critic"]["hidden_1"].age
+    np.testing.assert_array_equal(found[0], 64)
+    assert found[1].min() == age.min() < found[1].max()
+    first, second, third = (jax.tree.map(lambda x, i=i: x[i], result.state.params) for i in range(3))
+    jax.tree.map(np.testing.assert_array_equal, first, third)
+    assert (second["policy"]["hidden_0"]["kernel"] != first["policy"]["hidden_0"]["kernel"]).any()
+
+
+# --- Mistakes
 
 
 @pytest.mark.parametrize(

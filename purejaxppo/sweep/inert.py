@@ -56,6 +56,12 @@ RULES = (
         lambda p: p["unit_resets"] not in ("redo", "regrama"),
         "unit_resets is {unit_resets}",
     ),
+    Rule(
+        ("replacement_rate", "maturity_threshold", "utility_decay"),
+        lambda p: p["unit_resets"] != "continual_backprop",
+        "unit_resets is {unit_resets}",
+    ),
+    Rule(("maturity_threshold", "utility_decay"), lambda p: p["replacement_rate"] == 0, "replacement_rate is 0"),
     Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
     Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
     Rule(

@@ -59,7 +59,7 @@ def weight_change(before: Params, after: Params) -> dict[str, Array]:
     """L2 norm [] of the change of all of each network's parameters; a shared network's under both names."""
     moves = jax.tree.map(jnp.subtract, after, before)
     norms = {name: jnp.linalg.norm(ravel_pytree(network)[0]) for name, network in moves.items()}
-    return {f"{name}_weight_change": norms.get(name, norms.get("shared")) for name in _NETWORKS}
+    return {f"{name}_weight_change": norms["shared" if "shared" in norms else name] for name in _NETWORKS}
 
 
 def feature_gradients(
@@ -92,7 +92,7 @@ def feature_gradients(
         kernel = layer_weights(state.params, name)[-1]
         # A scale that does not depend on the state has outputs of its own, after the head's.
         slopes[name] = jnp.matmul(of_head[:, : kernel.shape[1]], kernel.T, precision=jax.lax.Precision.HIGHEST)
-    return dict.fromkeys(slopes, sum(slopes.values())) if learner.config.share_trunk else slopes
+    return dict.fromkeys(slopes, slopes["policy"] + slopes["critic"]) if learner.config.share_trunk else slopes
 
 
 Moment = tuple[RunState, tuple[NetworkOutput, NetworkOutput]]
