@@ -25,7 +25,6 @@ WAITING = {
     "gradual_breakout_conv",
     "gradual_breakout_paper_rate",
     "gradual_spaceinvaders",
-    "pfo_ablation_acrobot",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 
