@@ -123,8 +123,8 @@ def write(out: Path, num_runs: int, num_logs: int, features: int) -> None:
     store.write_layout(out, lay_out(groups, None), None)
     seconds = []
     for chunk in store.read_layout(out) or []:
-        rng, config = np.random.default_rng(chunk.first), groups[chunk.group].config
-        walk = np.ones((chunk.stop - chunk.first, len(METRICS)), np.float32)
+        rng, config = np.random.default_rng(chunk.indices[0]), groups[chunk.group].config
+        walk = np.ones((chunk.num_runs, len(METRICS)), np.float32)
         for log_point in range(1 + config.num_logs):
             walk += 0.03 * rng.standard_normal(walk.shape, np.float32)
             metrics = metrics_of(np.abs(walk), features, config.is_plasticity_point(log_point))
