@@ -17,7 +17,7 @@ from purejaxppo.fields import EnvParams, check_types, coerce, hints_of
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
 Initialization = Literal["uniform", "orthogonal"]
-PolicyObjective = Literal["clip", "spo", "unclipped"]
+PolicyObjective = Literal["clip", "spo", "dpo", "unclipped"]
 Normalization = Literal["off", "fixed", "running"]
 AdvantageNormalization = Literal["minibatch", "batch", "off"]
 ActionDistribution = Literal["tanh_normal", "normal"]
@@ -97,6 +97,9 @@ class TrainConfig:
     layer_norm: bool = False
     """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
     map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
+    rms_norm: bool = False
+    """Whether every hidden layer is divided by its root mean square before its activation, over the same units as with
+    layer_norm, with learned gain (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     matmul_precision: Literal["highest", "high", "default"] = "highest"
     """Precision of the networks' matrix products, in JAX's terms: float32 on every platform (`highest`), as in the
     paper, PyTorch's default; or what the platform is quickest at (`default`: TF32 on a GPU, bfloat16 on a TPU, where a
@@ -140,9 +143,12 @@ class TrainConfig:
     """Whether the critic's Adam has a learning rate of its own, critic_learning_rate, under the same schedule."""
     reset_optimizer: bool = False
     """Whether Adam's moments and step count are zero again at the start of every update phase."""
+    adam_rel: bool = False
+    """Whether Adam's step count, by which it corrects the bias of its moments, is zero again at the start of every
+    update phase, while the moments are kept."""
     policy_objective: PolicyObjective = "clip"
-    """What the policy maximises: PPO-Clip, SPO, r A - |A| (r - 1)^2 / (2 clip_eps), or the bare r A (`unclipped`), as
-    in PPO-KL."""
+    """What the policy maximises: PPO-Clip, SPO, r A - |A| (r - 1)^2 / (2 clip_eps), DPO (discovered policy
+    optimisation), r A less a drift, or the bare r A (`unclipped`), as in PPO-KL."""
     advantage_normalization: AdvantageNormalization = "minibatch"
     """Advantages of mean 0 and deviation 1 over each minibatch (the paper), over the whole rollout (`batch`), or as
     they are (`off`)."""
@@ -168,6 +174,20 @@ class TrainConfig:
     feature_spectral: bool = False
     """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
+    l2_init: bool = False
+    """Whether l2_init_coef times the squared distance of all weights from the initial ones is added to the loss."""
+    parseval: bool = False
+    """Whether parseval_coef times the sum over all hidden layers of ||W W^T - parseval_scale I||^2 is added to the
+    loss."""
+    weight_decay: bool = False
+    """Whether every gradient step also takes learning rate x weight_decay_rate of all weights away, as AdamW does."""
+    shrink_and_perturb: Literal["off", "soft"] = "off"
+    """Whether all weights move towards freshly initialised ones: by perturbation after every gradient step (`soft`)."""
+    weight_clipping: bool = False
+    """Whether, after every gradient step, weights and biases are clipped to +-weight_clip_scale / sqrt(fan_in)."""
+    weight_projection: bool = False
+    """Whether, after every gradient step, every hidden layer's weight matrix is scaled to the Frobenius norm that it
+    had at the start; for networks with layer_norm or rms_norm."""
     interventions: tuple[str, ...] = ()
     """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
@@ -352,6 +372,8 @@ class TrainConfig:
                 f"initial_log_std is {self.initial_log_std}, but must be between -{_LARGEST_LOG_STD} and "
                 f"{_LARGEST_LOG_STD}."
             )
+        if self.adam_rel and self.reset_optimizer:
+            raise ConfigError("adam_rel is True, but must be False with reset_optimizer, which resets the moments too.")
         sizes = list(self.critic_hidden_sizes)
         if min(self.critic_sizes) < 1:
             raise ConfigError(f"critic_hidden_sizes is {sizes}, but must be a list of widths of at least 1.")
@@ -364,11 +386,18 @@ class TrainConfig:
             )
 
     def _validate_network(self) -> None:
-        """What a network of the user's own cannot have: its layers are its own."""
+        """What goes together, and what a network of the user's own cannot have: its layers are its own."""
+        if self.layer_norm and self.rms_norm:
+            raise ConfigError("rms_norm is True, but must be False with layer_norm: a layer has one normalisation.")
+        if self.weight_projection and not (self.layer_norm or self.rms_norm):
+            raise ConfigError(
+                "weight_projection is True, but must be False without layer_norm or rms_norm: only there a layer does "
+                "without the norm of its weights."
+            )
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm"):
+        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "rms_norm"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "

@@ -102,9 +102,15 @@ def owned(vector: Array, mask: Array | None) -> Array:
 
 
 def start_update(learner: Learner, state: RunState) -> dict[str, optax.OptState]:
-    """Adam's moments at the start of an update phase: as they are, or zero with `reset_optimizer`."""
+    """Adam's moments at the start of an update phase: as they are, or zero with `reset_optimizer`.
+
+    With `adam_rel` only their number of steps t is zero, so that the bias is corrected anew, m / (1 - beta1^t), though
+    the moments have none any more (Ellis et al. 2024, arXiv 2412.17113).
+    """
 
     def moments(is_reset: bool) -> dict[str, optax.OptState]:
+        if learner.config.adam_rel:
+            return optax.tree_utils.tree_set(state.optimizer, count=jnp.zeros((), jnp.int32))
         return jax.tree.map(jnp.zeros_like, state.optimizer) if is_reset else state.optimizer
 
     return learner.choose(state.choices, "reset_optimizer", moments)
