@@ -100,6 +100,10 @@ class TrainConfig:
     rms_norm: bool = False
     """Whether every hidden layer is divided by its root mean square before its activation, over the same units as with
     layer_norm, with learned gain (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    crelu: bool = False
+    """Whether every hidden layer gives both relu(z) and relu(-z) of its pre-activations z, as in CReLU (Shang et al.
+    2016, arXiv 1603.05201), and has half as many of them, so that it is as wide as hidden_sizes says; "pre-activations"
+    are then (z, -z). With activation relu and even widths only."""
     matmul_precision: Literal["highest", "high", "default"] = "highest"
     """Precision of the networks' matrix products, in JAX's terms: float32 on every platform (`highest`), as in the
     paper, PyTorch's default; or what the platform is quickest at (`default`: TF32 on a GPU, bfloat16 on a TPU, where a
@@ -143,6 +147,9 @@ class TrainConfig:
     """Whether the critic's Adam has a learning rate of its own, critic_learning_rate, under the same schedule."""
     reset_optimizer: bool = False
     """Whether Adam's moments and step count are zero again at the start of every update phase."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Adam (the paper), or Muon, which orthogonalises the momentum of every weight matrix, of heads too, and steps the
+    other weights by Nesterov's Adam. The learning rate of both is the same; Muon's are usually larger than Adam's."""
     adam_rel: bool = False
     """Whether Adam's step count, by which it corrects the bias of its moments, is zero again at the start of every
     update phase, while the moments are kept."""
@@ -374,6 +381,15 @@ class TrainConfig:
             )
         if self.adam_rel and self.reset_optimizer:
             raise ConfigError("adam_rel is True, but must be False with reset_optimizer, which resets the moments too.")
+        if self.optimizer == "muon" and self.adam_rel:
+            raise ConfigError(
+                "adam_rel is True, but must be False with optimizer 'muon', which counts no steps of Adam."
+            )
+        if self.optimizer == "muon" and self.share_trunk and self.trunk_optimizers == "two":
+            raise ConfigError(
+                "optimizer is 'muon', but must be 'adam' with share_trunk and trunk_optimizers 'two': a matrix that is "
+                "stepped twice does not move by an orthogonal one."
+            )
         sizes = list(self.critic_hidden_sizes)
         if min(self.critic_sizes) < 1:
             raise ConfigError(f"critic_hidden_sizes is {sizes}, but must be a list of widths of at least 1.")
@@ -394,10 +410,12 @@ class TrainConfig:
                 "weight_projection is True, but must be False without layer_norm or rms_norm: only there a layer does "
                 "without the norm of its weights."
             )
+        if self.crelu:
+            self._validate_crelu()
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "rms_norm"):
+        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "rms_norm", "crelu"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
@@ -407,6 +425,21 @@ class TrainConfig:
             raise ConfigError(
                 f"pfo_features is 'features' with pfo_layers 'all', but must be 'preactivations' with network "
                 f"{self.network!r}: of features it gives the last ones only."
+            )
+
+    def _validate_crelu(self) -> None:
+        """What CReLU takes: halves of layers, and the ReLU."""
+        if self.activation != "relu":
+            raise ConfigError(f"activation is {self.activation!r}, but must be 'relu' with crelu.")
+        if self.residual:
+            raise ConfigError("residual is True, but must be False with crelu, whose pre-activations are (z, -z).")
+        channels = tuple(layer[0] for layer in self.convolutions)
+        for name, widths in (("hidden_sizes", self.hidden_sizes), ("critic_hidden_sizes", self.critic_hidden_sizes)):
+            if any(width % 2 for width in widths):
+                raise ConfigError(f"{name} is {list(widths)}, but must have even widths with crelu.")
+        if any(width % 2 for width in channels):
+            raise ConfigError(
+                f"convolutions is {self.convolutions}, but must have even numbers of channels with crelu."
             )
 
     def _validate_paths(self) -> None:

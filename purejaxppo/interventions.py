@@ -93,6 +93,15 @@ INTERVENTIONS = (
         _switched("adam_rel"),
     ),
     Intervention(
+        "Muon",
+        "optimizer",
+        ("optimizer",),
+        {"optimizer": "muon"},
+        "W <- W - learning_rate sqrt(max(1, fan_out / fan_in)) U V^T, U S V^T being about the gradient's momentum",
+        "Jordan et al. 2024, kellerjordan.github.io/posts/muon",
+        lambda run: run["optimizer"] == "muon",
+    ),
+    Intervention(
         "equal decays of Adam's moments",
         "optimizer",
         ("adam_beta1", "adam_beta2"),
@@ -119,6 +128,15 @@ INTERVENTIONS = (
         "z <- g z / sqrt(mean z^2), before every activation",
         "Zhang and Sennrich 2019, arXiv 1910.07467",
         _switched("rms_norm"),
+    ),
+    Intervention(
+        "CReLU",
+        "network",
+        ("crelu",),
+        {"crelu": True},
+        "h = (relu(z), relu(-z)), of half as many units",
+        "Shang et al. 2016, arXiv 1603.05201; Abbas et al. 2023, arXiv 2303.07507",
+        _switched("crelu"),
     ),
     Intervention(
         "residual connections",

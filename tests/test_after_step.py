@@ -379,6 +379,53 @@ def test_adam_rel_is_adam_whose_steps_are_counted_from_the_rollout() -> None:
     assert moments["critic"].count == 4
 
 
+# --- Muon
+
+
+def newton_schulz(x: np.ndarray) -> np.ndarray:
+    """Five times X <- a X + b (X X^T) X + c (X X^T)^2 X from X / |X|, with the coefficients of Jordan et al. 2024."""
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+    return x
+
+
+def test_muon_orthogonalizes_the_momentum_of_matrices_and_steps_the_rest_by_adam() -> None:
+    """Two steps; momentum 0.95 m + 0.05 g without its bias, looked ahead by one step, as optax's Nesterov has it."""
+    learner, state = prepare(optimizer="muon", share_trunk=True)
+    hparams, rng = HyperParams(max_grad_norm=1e9), np.random.default_rng(0)
+    flat, unravel = ravel_pytree(state.params["shared"])
+    weights, moments, rates = {"shared": flat}, state.optimizer, {"shared": jnp.float32(0.1)}
+    adam = optax.nadam(0.1)
+    theirs, momentum = adam.init(flat), 0.0
+    for t in (1, 2):
+        gradient = jnp.asarray(rng.normal(size=flat.shape), jnp.float32)
+        before = float64(unravel(weights["shared"]))
+        weights, moments, _ = optimizers.step_weights(
+            learner, hparams, rates, lambda w: {"shared": unravel(w["shared"])}, weights, {"shared": gradient}, moments
+        )
+        step, theirs = adam.update(gradient, theirs)
+        momentum = 0.95 * momentum + 0.05 * np.float64(gradient)
+        ahead = 0.95 * momentum / (1 - 0.95 ** (t + 1)) + 0.05 * np.float64(gradient) / (1 - 0.95**t)
+        after, ahead, by_adam = unravel(weights["shared"]), unravel(ahead), unravel(step)
+        for name, layer in after.items():
+            fan_in, fan_out = layer["kernel"].shape
+            change = (np.float64(layer["kernel"]) - before[name]["kernel"]) / (0.1 * max(1, fan_out / fan_in) ** 0.5)
+            np.testing.assert_allclose(change, -newton_schulz(np.float64(ahead[name]["kernel"])), rtol=1e-3, atol=1e-3)
+            sigma = np.linalg.svd(change, compute_uv=False)
+            assert 0.6 < sigma.min() <= sigma.max() < 1.3
+            bias = np.float64(layer["bias"]) - before[name]["bias"]
+            np.testing.assert_allclose(bias, by_adam[name]["bias"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_reset_muon_is_a_fresh_one() -> None:
+    learner, state = prepare(optimizer="muon", reset_optimizer=True)
+    used = jax.tree.map(lambda x: x + 1, state.optimizer)
+    found = optimizers.start_update(learner, state.replace(optimizer=used))
+    jax.tree.map(np.testing.assert_array_equal, found, state.optimizer)
+    assert any(x.any() for x in jax.tree.leaves(found))  # the coefficients of its iteration
+
+
 # --- DPO
 
 
@@ -440,6 +487,34 @@ def test_rms_norm_divides_a_layer_by_its_root_mean_square(torso: Any) -> None:
         np.testing.assert_allclose(networks.policy(params, obs).preactivations[0], z, rtol=1e-4, atol=1e-5)
 
 
+# --- CReLU
+
+
+@pytest.mark.parametrize("torso", ["mlp", "minatar_conv"])
+def test_crelu_gives_both_signs_of_half_as_many_units(torso: Any) -> None:
+    """Layers are as wide as without it. Juliani and Ash's code (CReLu) halves widths as well, so that they stay."""
+    fields = {"env": "gymnax/Breakout-MinAtar", "torso": torso, "hidden_sizes": (8, 6), "crelu": True}
+    networks = make_actor_critic(pjp.TrainConfig(**fields), (10, 10, 4), 3, state_independent_scale=False)
+    params, obs = networks.init(KEY), jax.random.normal(KEY, (5, 10, 10, 4))
+    policy, critic = networks.both(params, obs)
+    assert [z.shape[-1] for z in policy.preactivations] == [*([8 * 8 * 16] if torso == "minatar_conv" else []), 8, 6]
+    x = np.float64(obs).reshape(5, -1)
+    if torso == "minatar_conv":
+        z = np.float64(policy.preactivations[0]).reshape(5, 8, 8, 16)
+        np.testing.assert_array_equal(z[..., 8:], -z[..., :8])
+        kernel, bias = (np.float64(params["policy"]["conv_0"][part]) for part in ("kernel", "bias"))
+        patch = np.float64(obs)[:, 2:5, 3:6].reshape(5, -1)
+        np.testing.assert_allclose(z[:, 2, 3, :8], patch @ kernel + bias, rtol=1e-4, atol=1e-5)
+        x = np.maximum(z, 0).reshape(5, -1)
+    for layer in ("hidden_0", "hidden_1", "policy_head"):
+        z = x @ np.float64(params["policy"][layer]["kernel"]) + np.float64(params["policy"][layer]["bias"])
+        x = np.concatenate([np.maximum(z, 0), np.maximum(-z, 0)], axis=1) if layer != "policy_head" else z
+        if layer == "hidden_1":
+            np.testing.assert_allclose(policy.features, x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(policy.outputs, x, rtol=1e-4, atol=1e-5)
+    assert critic.features.shape == (5, 6)
+
+
 # --- What is refused
 
 
@@ -449,6 +524,17 @@ def test_rms_norm_divides_a_layer_by_its_root_mean_square(torso: Any) -> None:
         ({"weight_projection": True}, "weight_projection is True, but must be False without layer_norm or rms_norm"),
         ({"layer_norm": True, "rms_norm": True}, "rms_norm is True, but must be False with layer_norm"),
         ({"adam_rel": True, "reset_optimizer": True}, "adam_rel is True, but must be False with reset_optimizer"),
+        ({"adam_rel": True, "optimizer": "muon"}, "adam_rel is True, but must be False with optimizer 'muon'"),
+        (
+            {"optimizer": "muon", "share_trunk": True, "trunk_optimizers": "two"},
+            "optimizer is 'muon', but must be 'adam' with share_trunk and trunk_optimizers 'two'",
+        ),
+        ({"crelu": True, "activation": "tanh"}, "activation is 'tanh', but must be 'relu' with crelu"),
+        ({"crelu": True, "residual": True}, "residual is True, but must be False with crelu"),
+        ({"crelu": True, "hidden_sizes": (4, 3)}, "hidden_sizes is [4, 3], but must have even widths with crelu"),
+        ({"crelu": True, "critic_hidden_sizes": (5,)}, "critic_hidden_sizes is [5], but must have even widths"),
+        ({"crelu": True, "convolutions": ((3, 2, 1),)}, "convolutions is ((3, 2, 1),), but must have even numbers of"),
+        ({"network": "a:B", "crelu": True}, "crelu is True, but must be False with network 'a:B'"),
         ({"network": "a:B", "rms_norm": True}, "rms_norm is True, but must be False with network 'a:B'"),
         ({"shrink_and_perturb": "hardest"}, "shrink_and_perturb is 'hardest', but must be"),
     ],

@@ -46,7 +46,7 @@ SWITCHES: dict[str, Fields] = {
     "ppo_kl_with_stop": {"kl_penalty": True, "kl_stop": True, "policy_objective": "unclipped"},
 }
 EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
-EVERYTHING |= {"rms_norm": False, "adam_rel": False}  # which exclude others
+EVERYTHING |= {"rms_norm": False, "adam_rel": False, "optimizer": "adam", "residual": False}  # which exclude others
 FLOATS = (
     *("pfo_limit", "kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit"),
     *("weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"),
@@ -475,11 +475,12 @@ def test_every_float_of_an_intervention_matters_once_it_is_on() -> None:
     fields = {**EVERYTHING, "policy_objective": "clip"}
     hparams = dataclasses.replace(
         FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=0.009, weight_spectral_coef=0.1, feature_spectral_coef=0.1,
-        weight_clip_scale=0.5,
+        weight_clip_scale=0.9,
     )  # fmt: skip
     points = [dataclasses.replace(hparams, **{name: 1.3 * getattr(hparams, name) + 0.01}) for name in FLOATS]
     result = train([hparams, *points], **fields)
-    weights = np.concatenate([np.asarray(x).reshape(len(FLOATS) + 1, -1) for x in jax.tree.leaves(result.state)[:8]], 1)
+    leaves = jax.tree.leaves(result.state.params)
+    weights = np.concatenate([np.asarray(x).reshape(len(FLOATS) + 1, -1) for x in leaves], 1)
     factors = np.asarray(result.state.kl_control.factor)
     for number, name in enumerate(FLOATS, 1):
         assert (weights[number] != weights[0]).any() or factors[number] != factors[0], name

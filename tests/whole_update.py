@@ -174,8 +174,9 @@ class Oracle:
     def __init__(self, config: Any, hparams: Any, state: Any):
         assert (config.pfo_layers, config.pfo_features, config.pfo_distance) == ("last", "preactivations", "l2")
         assert (config.pfo_mode, config.torso, config.shrink_and_perturb) == ("penalty", "mlp", "off")
-        assert config.policy_objective in ("clip", "dpo")
-        assert not any((config.layer_norm, config.rms_norm, config.weight_spectral, config.feature_spectral))
+        assert (config.policy_objective in ("clip", "dpo"), config.optimizer) == (True, "adam")
+        assert not any((config.layer_norm, config.rms_norm, config.crelu, config.residual))
+        assert not any((config.weight_spectral, config.feature_spectral))
         self.config = config
         # As the package sees them: 1 - beta2 differs by 1e-5 between 0.999 and its float32.
         self.hparams = SimpleNamespace(**{k: float(np.float32(x)) for k, x in vars(hparams).items()})
