@@ -188,8 +188,9 @@ class TrainConfig:
     loss."""
     weight_decay: bool = False
     """Whether every gradient step also takes learning rate x weight_decay_rate of all weights away, as AdamW does."""
-    shrink_and_perturb: Literal["off", "soft"] = "off"
-    """Whether all weights move towards freshly initialised ones: by perturbation after every gradient step (`soft`)."""
+    shrink_and_perturb: Literal["off", "soft", "hard"] = "off"
+    """Whether all weights move towards freshly initialised ones: by perturbation after every gradient step (`soft`), or
+    to shrink times themselves plus perturb times fresh ones after the last update of reset_interval (`hard`)."""
     weight_clipping: bool = False
     """Whether, after every gradient step, weights and biases are clipped to +-weight_clip_scale / sqrt(fan_in)."""
     weight_projection: bool = False
@@ -201,7 +202,8 @@ class TrainConfig:
     both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval; or, step
     by step, a small share of the units that are old and contribute least (`continual_backprop`)."""
     reset_interval: int = 10
-    """With unit_resets redo or regrama: updates from one reset to the next (Plasticine's PPO: 10)."""
+    """With unit_resets redo or regrama, or shrink_and_perturb hard: updates from one reset to the next (Plasticine's
+    PPO: 10)."""
     interventions: tuple[str, ...] = ()
     """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
@@ -305,14 +307,16 @@ class TrainConfig:
         Raises ConfigError with one sentence naming the field, the value and what is allowed.
         """
         check_types(self)
-        sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        sizes += (
+        sizes = (
+            "total_steps",
+            "num_envs",
+            "num_steps",
+            "num_epochs",
+            "minibatch_size",
+            "num_log_points",
             "frame_stack",
-            "reset_interval",
-            "num_plasticity_rollouts",
-            "num_plasticity_epochs",
-            "num_evaluation_points",
         )
+        sizes += ("num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points", "reset_interval")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")

@@ -75,7 +75,12 @@ class HyperParams:
     weight_decay_rate: float = 1e-3
     """With weight_decay: the share of a weight that a gradient step takes away, over the learning rate."""
     perturbation: float = 1e-6
-    """With shrink_and_perturb: the share of a weight that is replaced by that of a freshly initialised one."""
+    """With shrink_and_perturb soft: the share of a weight that is replaced by that of a freshly initialised one."""
+    shrink: float = 0.4
+    """With shrink_and_perturb hard: what weights are multiplied by (the authors' code: 0.4)."""
+    perturb: float = 0.1
+    """With shrink_and_perturb hard: what freshly initialised weights are multiplied by before they are added (the
+    authors' code: 0.1)."""
     weight_clip_scale: float = 3.0
     """With weight_clipping: the largest size of a weight, in units of 1 / sqrt(fan_in)."""
     reset_threshold: float = 0.025

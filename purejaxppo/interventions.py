@@ -235,7 +235,7 @@ INTERVENTIONS = (
         {"shrink_and_perturb": "soft"},
         "theta <- (1 - perturbation) theta + perturbation theta_fresh",
         "Juliani and Ash 2024, arXiv 2405.19153",
-        lambda run: run["shrink_and_perturb"] != "off" and run["perturbation"] != 0,
+        lambda run: run["shrink_and_perturb"] == "soft" and run["perturbation"] != 0,
     ),
     Intervention(
         "weight clipping",
@@ -283,5 +283,14 @@ INTERVENTIONS = (
         "every step, replacement_rate of the units older than maturity_threshold: those of least mean |h| sum |w_out|",
         "Dohare et al. 2024, Nature 632",
         lambda run: run["unit_resets"] == "continual_backprop" and run["replacement_rate"] != 0,
+    ),
+    Intervention(
+        "hard shrink and perturb",
+        "reset",
+        ("shrink_and_perturb", "reset_interval", "shrink", "perturb"),
+        {"shrink_and_perturb": "hard"},
+        "every reset_interval rollouts: theta <- shrink theta + perturb theta_fresh",
+        "Ash and Adams 2020, arXiv 1910.08475",
+        lambda run: run["shrink_and_perturb"] == "hard" and (run["shrink"], run["perturb"]) != (1, 0),
     ),
 )

@@ -440,6 +440,27 @@ def test_continual_backprop_in_a_whole_program_by_its_rate_and_its_maturity() ->
     assert (second["policy"]["hidden_0"]["kernel"] != first["policy"]["hidden_0"]["kernel"]).any()
 
 
+# --- Hard shrink and perturb
+
+
+def test_hard_shrink_and_perturb_comes_at_intervals_with_its_two_strengths_and_leaves_the_moments() -> None:
+    """theta <- shrink theta + perturb theta_fresh; with 1 and 0 the update is that of plain PPO."""
+    learner = make_learner(shrink_and_perturb="hard", reset_interval=2, num_epochs=1)
+    state = make_state(learner)
+    batch, hparams = make_batch(learner, state), dataclasses.replace(FAST, shrink=0.4, perturb=0.1)
+    plain, _ = update(learner, dataclasses.replace(FAST, shrink=1.0, perturb=0.0), state, batch)
+    fresh = jax.jit(learner.networks.init)(resets.child_keys(KEY)[0])
+    for number, is_due in ((0, False), (1, True), (2, False)):
+        found, metrics = update(learner, hparams, state.replace(update=jnp.int32(number)), batch)
+        expected = jax.tree.map(lambda x, y: 0.4 * x + 0.1 * y, plain.params, fresh) if is_due else plain.params
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), found.params, expected)
+        jax.tree.map(np.testing.assert_array_equal, found.optimizer, plain.optimizer)
+    assert found.memory == {}
+    assert "policy_units_reset" not in metrics
+    off, _ = update(make_learner(num_epochs=1), FAST, state, batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), plain.params, off.params)
+
+
 # --- Mistakes
 
 
@@ -454,6 +475,8 @@ def test_continual_backprop_in_a_whole_program_by_its_rate_and_its_maturity() ->
             {"network": "lab.nets:Torso"},
             r"^unit_resets is 'redo', but must be 'off' with network 'lab\.nets:Torso', [^.]*\.$",
         ),
+        ({"crelu": True}, r"^unit_resets is 'redo', but must be 'off' with crelu, [^.]*\.$"),
+        ({"optimizer": "muon"}, r"^unit_resets is 'redo', but must be 'off' with optimizer 'muon', [^.]*\.$"),
         ({"reset_interval": 0}, r"^reset_interval is 0, but must be at least 1\.$"),
     ],
 )

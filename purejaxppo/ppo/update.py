@@ -45,7 +45,8 @@ def update_networks(
     state = dataclasses.replace(state, optimizer=optimizers.start_update(learner, state), kl_control=control)
     weights, unravel = flattened(state.params)
     # The same for all resets of an update: a unit is replaced twice in it only if it is mature that soon.
-    fresh = None if config.unit_resets == "off" else learner.networks.init(resets.child_keys(key)[0])
+    is_reset = config.unit_resets != "off" or config.shrink_and_perturb == "hard"
+    fresh = learner.networks.init(resets.child_keys(key)[0]) if is_reset else None
 
     def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, tuple[Metrics, Array | None]]:
         indices, key, is_corner = step
@@ -78,8 +79,8 @@ def update_networks(
     state = dataclasses.replace(state, params=unravel(state.params))
     metrics = corners(first[0], last[0])
     if fresh is not None:
-        if config.unit_resets != "continual_backprop":
-            state = reset_at_interval(learner, hparams, state, batch, key, num_epochs, fresh)
+        state = reset_at_interval(learner, hparams, state, batch, key, num_epochs, fresh)
+    if config.unit_resets != "off":
         metrics = metrics.joined(Metrics.of(resets.reset_metrics(state)))
     if state.kl_control is not None:
         num_steps = num_epochs * config.num_minibatches
@@ -152,23 +153,33 @@ def reset_at_interval(
     num_epochs: Array | int,
     fresh: Params,
 ) -> RunState:
-    """ReDo or ReGraMa, where it is due after this update, by as many random samples as a minibatch has.
+    """Resets where they are due after this update: ReDo or ReGraMa, then hard shrink and perturb.
 
     `state.params` is nested. Every run computes it in every update: under vmap a condition would do so, too.
     """
+    config, is_due = learner.config, resets.is_due(learner, state, num_epochs)
+    if config.unit_resets in ("redo", "regrama"):
+        activity = unit_activity(learner, hparams, state, batch, key)
+        chosen = jax.tree.map(lambda x: x & is_due, resets.is_inactive(hparams, activity))
+        state = resets.reset_units(learner, state, chosen, fresh)
+    if config.shrink_and_perturb == "hard":
+        moved = resets.shrink_and_perturb(hparams, state.params, fresh)
+        params = jax.tree.map(lambda old, new: jnp.where(is_due, new, old), state.params, moved)
+        state = dataclasses.replace(state, params=params)
+    return state
+
+
+def unit_activity(learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array) -> units.Units:
+    """What ReDo or ReGraMa judge units by, on as many random samples of the rollout as a minibatch has."""
     _, key_samples, key_loss = resets.child_keys(key)
     rows = _rows(batch, shuffled_indices(key_samples, learner.config.batch_size)[: learner.config.minibatch_size])
+    if learner.config.unit_resets == "redo":
+        return units.activity(learner, state, learner.both(state, rows.obs))
 
     def loss(outputs: Outputs) -> Array:
         return sum_of_terms(learner, loss_terms(learner, hparams, state, outputs, rows, key_loss))
 
-    if learner.config.unit_resets == "redo":
-        activity = units.activity(learner, state, learner.both(state, rows.obs))
-    else:
-        activity = units.gradient_activity(learner, state, rows.obs, loss)
-    is_due = resets.is_due(learner, state, num_epochs)
-    chosen = jax.tree.map(lambda x: x & is_due, resets.is_inactive(hparams, activity))
-    return resets.reset_units(learner, state, chosen, fresh)
+    return units.gradient_activity(learner, state, rows.obs, loss)
 
 
 def loss_terms(

@@ -140,6 +140,15 @@ def reset_units(learner: Learner, state: RunState, chosen: Units, fresh: Params)
     return replace(state, params=params, optimizer=optimizer, memory=memory)
 
 
+def shrink_and_perturb(hparams: HyperParams, params: Params, fresh: Params) -> Params:
+    """theta <- shrink theta + perturb theta_fresh, of all weights, biases and gains of all networks.
+
+    Ash and Adams 2020 (arXiv 1910.08475), whose code has 0.4 and 0.1, and networks of the initialiser as the noise.
+    Adam's moments stay: `reset_optimizer` is a switch of its own.
+    """
+    return jax.tree.map(lambda old, new: hparams.shrink * old + hparams.perturb * new, params, fresh)
+
+
 def reset_metrics(state: RunState) -> dict[str, Array]:
     """Resets of units so far, by network; a shared trunk's under both names."""
     counts = state.memory["units_reset"]
