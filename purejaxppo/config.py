@@ -307,16 +307,9 @@ class TrainConfig:
         Raises ConfigError with one sentence naming the field, the value and what is allowed.
         """
         check_types(self)
-        sizes = (
-            "total_steps",
-            "num_envs",
-            "num_steps",
-            "num_epochs",
-            "minibatch_size",
-            "num_log_points",
-            "frame_stack",
-        )
-        sizes += ("num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points", "reset_interval")
+        sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
+        sizes += ("num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        sizes += ("frame_stack", "reset_interval")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
