@@ -16,7 +16,7 @@ import pandas as pd
 from purejaxppo.config import TrainConfig
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
-from purejaxppo.evaluate import cell
+from purejaxppo.fields import scalar
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
 from purejaxppo.ppo.rollout import collect_batch
@@ -63,7 +63,7 @@ def rediagnose(
                 origin, hparams = read_origin(learner, place), jax.tree.map(np.float32, run.hparams)
                 key = jax.random.key(np.uint32(run.seed))
                 found = diagnose(hparams, key, np.int32(place.log_point), origin, params, statistics)
-                about = {"run": run.index} | {name: cell(value) for name, value in run.point.items()}
+                about = {"run": run.index} | {name: scalar(value) for name, value in run.point.items()}
                 about |= {"seed": run.seed, "snapshot": number, "log_point": place.log_point}
                 about |= {"env_steps": int(policies.env_steps[i])}
                 rows.append(about | dict(zip(found.names, np.asarray(found.values).tolist(), strict=True)))
