@@ -76,8 +76,8 @@ def evaluate(
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
     rows, programs = [], {}
-    numbered = each_snapshot(out, runs) if snapshots else [(None, load_policies(out, runs))]
-    for number, policies in ((number, policies) for number, everything in numbered for policies in everything):
+    numbered = each_snapshot(out, runs) if snapshots else [(None, {}, load_policies(out, runs))]
+    for number, policies in ((number, policies) for number, _, everything in numbered for policies in everything):
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
         learner = make_learner(policies.config)
         check_fit(learner, policies.params, len(policies.runs))
