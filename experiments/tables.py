@@ -194,6 +194,13 @@ def suites_table() -> str:
     return markdown(list(told.columns), [[f"`{suite}/`", *rest] for suite, *rest in told.to_numpy().tolist()])
 
 
+def presets_table() -> str:
+    """Returns that peers have published with the settings of our presets, and what those give here."""
+    told = pd.read_csv(HERE / "peers_returns.csv", dtype=str).fillna("")
+    files = [f"`{file}`" if file else "" for file in told["file"]]
+    return markdown(list(told.columns), told.assign(file=files).to_numpy().tolist()).replace(" ---: ", " --- ")
+
+
 def read_sweep(name: str) -> Sweep:
     return Sweep.from_toml(HERE / "configs" / f"{name}.toml")
 
@@ -231,6 +238,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "studies": studies_table,
     "interventions": interventions_table,
     "suites": suites_table,
+    "presets": presets_table,
     "plans": plans_table,
     "peers": peers_table,
     "brax": brax_table,
