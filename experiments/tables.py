@@ -53,8 +53,6 @@ BEFORE = {
     "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
     "gradual_spaceinvaders": ("6272a3b", "2026-11-23", 28, "200 to 207"),
     "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
-    "pfo_ablation_acrobot": ("f0127df", "2026-11-23", 20, "0 to 7"),
-    "gradual_acrobot": ("29326db", "2026-11-23", 20, "200 to 207"),
 }
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),

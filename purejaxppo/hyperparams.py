@@ -66,6 +66,18 @@ class HyperParams:
     """With feature_spectral: coefficient of the concentration of the policy's feature spectrum."""
     critic_feature_spectral_coef: float = 0.0
     """With feature_spectral: the same for the critic's features."""
+    l2_init_coef: float = 1e-2
+    """With l2_init: coefficient of the squared distance of all weights from the initial ones."""
+    parseval_coef: float = 1e-3
+    """With parseval: coefficient of the sum of ||W W^T - parseval_scale I||^2."""
+    parseval_scale: float = 2.0
+    """With parseval: what the squared norm of a unit's incoming weights is to be (2: sqrt(2) is ReLU's gain)."""
+    weight_decay_rate: float = 1e-3
+    """With weight_decay: the share of a weight that a gradient step takes away, over the learning rate."""
+    perturbation: float = 1e-6
+    """With shrink_and_perturb: the share of a weight that is replaced by that of a freshly initialised one."""
+    weight_clip_scale: float = 3.0
+    """With weight_clipping: the largest size of a weight, in units of 1 / sqrt(fan_in)."""
     adam_beta1: float = 0.9
     """Adam's decay of the first moment."""
     adam_beta2: float = 0.999
@@ -100,7 +112,8 @@ def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> Hype
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
 _POSITIVE = ("value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
-_UNIT = ("gamma", "gae_lambda")
+_POSITIVE += ("weight_clip_scale",)
+_UNIT = ("gamma", "gae_lambda", "perturbation")
 _BELOW_ONE = ("adam_beta1", "adam_beta2")
 
 

@@ -146,6 +146,17 @@ CASES = {
         },
         {"learning_rate": 5e-3, "critic_learning_rate": 1e-2, "value_clip_eps": 0.05},
     ),
+    "regularised": (  # the trunk decays twice, at two rates; some weights are clipped
+        {
+            **PENDULUM, "share_trunk": True, "trunk_optimizers": "two", "action_distribution": "normal",
+            "separate_learning_rates": True, "policy_objective": "dpo", "adam_rel": True, "l2_init": True,
+            "parseval": True, "weight_decay": True, "weight_clipping": True,
+        },
+        {
+            "learning_rate": 5e-3, "critic_learning_rate": 2e-3, "value_coef": 0.05, "l2_init_coef": 0.1,
+            "parseval_coef": 0.01, "parseval_scale": 1.5, "weight_decay_rate": 0.7, "weight_clip_scale": 1.05,
+        },
+    ),
 }  # fmt: skip
 
 

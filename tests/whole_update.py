@@ -173,8 +173,10 @@ class Oracle:
 
     def __init__(self, config: Any, hparams: Any, state: Any):
         assert (config.pfo_layers, config.pfo_features, config.pfo_distance) == ("last", "preactivations", "l2")
-        assert (config.pfo_mode, config.policy_objective, config.torso) == ("penalty", "clip", "mlp")
-        assert not any((config.layer_norm, config.weight_spectral, config.feature_spectral))
+        assert (config.pfo_mode, config.torso, config.shrink_and_perturb) == ("penalty", "mlp", "off")
+        assert (config.policy_objective in ("clip", "dpo"), config.optimizer) == (True, "adam")
+        assert not any((config.layer_norm, config.rms_norm, config.crelu, config.residual))
+        assert not any((config.weight_spectral, config.feature_spectral))
         self.config = config
         # As the package sees them: 1 - beta2 differs by 1e-5 between 0.999 and its float32.
         self.hparams = SimpleNamespace(**{k: float(np.float32(x)) for k, x in vars(hparams).items()})
@@ -185,6 +187,7 @@ class Oracle:
         is_squashed = config.action_distribution == "tanh_normal"
         self.distribution = Gaussian(space, is_squashed) if hasattr(space, "low") else Categorical(space.n)
         self.params, self.key, self.env_state = float64(state.params), state.key, state.env_state
+        self.initial = self.params
         self.num_updates_done, self.kl_factor = 0, 1.0
         self.lengths = np.zeros(config.num_envs, int)  # of the episodes under way
         self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward after its sign
@@ -298,7 +301,8 @@ class Oracle:
         L = -E min(r A, clip(r, 1 +- eps) A) - c_ent E H + c_v E (V - target)^2 + c_pfo E |phi - phi_old|^2 / D
             + c_critic_pfo (the same of the critic) + beta E KL(old || new),   A normalised, r = pi / pi_old
 
-        with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2.
+        with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2; with
+        l2_init c_init |theta - theta_0|^2, with parseval c_parseval sum |W W^T - s I|^2 of hidden layers W [units, in].
         """
         hparams = self.hparams
         policy, critic = both(xp, params, batch["x"], self.config.activation)
@@ -317,7 +321,7 @@ class Oracle:
         entropy = self.distribution.entropy(xp, policy.outputs, noise).mean()
         kl = self.distribution.kl(xp, batch["old_outputs"], policy.outputs).mean()
         terms = {
-            "policy_loss": -(limited * a).mean(),
+            "policy_loss": -(limited * a if self.config.policy_objective == "clip" else dpo(xp, r, a)).mean(),
             "entropy_loss": -entropy,
             "value_loss": errors.mean(),
             "pfo_loss": ((policy.preactivations[-1] - batch["old_policy_phi"]) ** 2).mean(),
@@ -327,6 +331,16 @@ class Oracle:
         total = sum(coef * term for coef, term in zip(coefs, terms.values(), strict=True))
         if self.config.kl_penalty:
             terms["kl_loss"], total = kl, total + kl_coef * kl
+        layers = [(name, layer) for network in params.values() for name, layer in network.items()]
+        if self.config.l2_init:
+            pairs = zip(jax.tree.leaves(params), jax.tree.leaves(self.initial), strict=True)
+            terms["l2_init_loss"] = sum(((x - y) ** 2).sum() for x, y in pairs)
+            total = total + hparams.l2_init_coef * terms["l2_init_loss"]
+        if self.config.parseval:
+            terms["parseval_loss"] = 0.0
+            for w in [layer["kernel"].T for name, layer in layers if name.startswith("hidden_")]:
+                terms["parseval_loss"] += ((w @ w.T - hparams.parseval_scale * np.eye(len(w))) ** 2).sum()
+            total = total + hparams.parseval_coef * terms["parseval_loss"]
         clip_fraction = (limited * a < r * a).mean()
         return total, terms | {"minibatch_kl": kl, "minibatch_entropy": entropy, "clip_fraction": clip_fraction}
 
@@ -360,8 +374,11 @@ class Oracle:
             norms[name] = (norm, norm * scale)
         return norms
 
-    def adam(self, name: str, grads: dict[str, Any], learning_rate: float) -> None:
-        """One step of an optimiser, in place: -rate m' / (sqrt(v') + eps), m', v' the moments without their bias."""
+    def adam(self, name: str, grads: dict[str, Any], learning_rate: float, before: dict[str, Any]) -> None:
+        """One step of an optimiser, in place: -rate m' / (sqrt(v') + eps), m', v' the moments without their bias.
+
+        With weight_decay also - rate x weight_decay_rate x the weights before all steps.
+        """
         (network, _), moments, hparams = self.parts()[name], self.moments[name], self.hparams
         gradient, weights = flat(self.part(grads, name)), self.part(self.params, name)
         b1, b2 = hparams.adam_beta1, hparams.adam_beta2
@@ -370,6 +387,8 @@ class Oracle:
         moments["nu"] = b2 * moments["nu"] + (1 - b2) * gradient**2
         m, v = moments["mu"] / (1 - b1 ** moments["count"]), moments["nu"] / (1 - b2 ** moments["count"])
         step = -learning_rate * m / (np.sqrt(v) + hparams.adam_eps)
+        if self.config.weight_decay:
+            step -= learning_rate * hparams.weight_decay_rate * flat(self.part(before, name))
         self.params = self.params | {network: self.params[network] | unflat(flat(weights) + step, weights)}
 
     def minibatch(
@@ -381,7 +400,9 @@ class Oracle:
             grads = float64(self.gradient(self.params, batch, noise, kl_coef))
         norms, before = self.clip(grads), self.params
         for name in () if is_stopped else self.parts():
-            self.adam(name, grads, rates["critic" if name == "critic" else "policy"])
+            self.adam(name, grads, rates["critic" if name == "critic" else "policy"], before)
+        if self.config.weight_clipping and not is_stopped:
+            self.params = clipped(self.params, self.hparams.weight_clip_scale)
         found = terms | {"learning_rate": rates["policy"]}
         for name in self.parts():
             for network in ("policy", "critic") if name == "shared" else (name,):
@@ -401,6 +422,9 @@ class Oracle:
             rates = {name: rate * share for name, rate in rates.items()}
         if config.reset_optimizer:
             self.reset_moments()
+        if config.adam_rel:
+            for moments in self.moments.values():
+                moments["count"] = 0
         history, num_steps_done, is_stopped = [], 0, False
         for epoch in range(config.num_epochs):
             key_shuffle, key_loss = jax.random.split(jax.random.fold_in(key, epoch))
@@ -484,6 +508,23 @@ class Oracle:
 def normalized(xp: Any, a: Array) -> Array:
     """Advantages [N] of mean 0 and deviation 1, unless all are equal."""
     return (a - a.mean()) / xp.maximum(a.std(), 1e-6)
+
+
+def dpo(xp: Any, r: Array, a: Array) -> Array:
+    """r A - max(0, x - c tanh(x / c)): x = (r - 1) A, c = 2 where A >= 0; x = log(r) A, c = 0.6 where A < 0."""
+    x, c = xp.where(a >= 0, (r - 1) * a, xp.log(r) * a), xp.where(a >= 0, 2.0, 0.6)
+    excess = x - c * xp.tanh(x / c)
+    return r * a - xp.where(excess > 0, excess, 0.0)
+
+
+def clipped(params: dict[str, Any], scale: float) -> dict[str, Any]:
+    """Weights and biases of every layer within +-scale / sqrt(fan_in)."""
+    found = {}
+    for network, layers in params.items():
+        bounds = {k: scale / np.sqrt(len(layer["kernel"])) for k, layer in layers.items() if isinstance(layer, dict)}
+        within = {k: {part: np.clip(x, -bound, bound) for part, x in layers[k].items()} for k, bound in bounds.items()}
+        found[network] = layers | within
+    return found
 
 
 def shuffled(key: Array, size: int) -> Array:

@@ -14,7 +14,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo import losses
-from purejaxppo.ppo.interventions import optimizers, owned, penalties, proximity
+from purejaxppo.ppo.interventions import after_step, optimizers, owned, penalties, proximity
 from purejaxppo.ppo.interventions.objectives import learned_advantage, policy_loss, value_loss
 from purejaxppo.ppo.interventions.optimizers import Rates, Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
@@ -101,6 +101,7 @@ def gradient_step(
     weights, optimizer, norms = optimizers.step_weights(
         learner, hparams, rates, unravel, state.params, gradients, state.optimizer
     )
+    weights = after_step.apply(learner, hparams, rates, unravel, state, weights, key)
     if owned.has_operations(learner):
         nested = owned.operate_after_step(learner, hparams, unravel(state.params), unravel(weights), key)
         weights, _ = flattened(nested)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 PAPER = "Moalla et al. 2024 (arXiv 2405.00662)"
 PPO = "Schulman et al. 2017 (arXiv 1707.06347)"
 LEWANDOWSKI = "Lewandowski et al. 2024 (arXiv 2406.06811)"
+KUMAR = "Kumar et al. 2023 (arXiv 2308.11958)"
+CHUNG = "Chung et al. 2024 (arXiv 2412.07224)"
 ESTIMATORS = "Schulman 2020, Approximating KL Divergence"
 
 AT_START = "at log point 0 nothing has been updated: changes are 0, minibatch metrics NaN"
@@ -195,7 +197,7 @@ _MINIBATCH: dict[str, Row] = {
         "PPO loss",
         "",
         "-mean of min(r A, clip(r, 1 - eps, 1 + eps) A), A as advantage_normalization has it; with policy_objective "
-        "spo, of r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A",
+        "spo, of r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A, with dpo, of r A less its drift",
         PPO,
     ),
     "value_loss": (
@@ -241,6 +243,19 @@ _MINIBATCH: dict[str, Row] = {
         "as feature_spectral_loss, for the critic",
         "",
     ),
+    "l2_init_loss": (
+        "squared distance from the initial weights",
+        "",
+        "with l2_init: sum over all weights of all networks of (theta - theta_0)^2, without its coefficient",
+        KUMAR,
+    ),
+    "parseval_loss": (
+        "Parseval loss of the weights",
+        "",
+        "with parseval: sum over all hidden layers of all networks of ||W W^T - parseval_scale I||^2, W being "
+        "[units, fan_in] and the norm Frobenius', without its coefficient",
+        CHUNG,
+    ),
     "clip_fraction": (
         "clipped fraction",
         "",
@@ -254,7 +269,7 @@ _MINIBATCH: dict[str, Row] = {
 _MINIBATCH_NETWORK = {
     "gradient_norm": ("gradient norm", "L2 norm of the gradient of the whole loss with respect to all its weights"),
     "gradient_norm_clipped": ("clipped gradient norm", "the same after clipping to max_grad_norm"),
-    "step_norm": ("step norm", "L2 norm of the change that Adam made to all its weights"),
+    "step_norm": ("step norm", "L2 norm of the change of all its weights in the step"),
     "weight_norm": ("weight norm", "L2 norm of all its weights and biases, after the step"),
 }
 _PLASTICITY = {

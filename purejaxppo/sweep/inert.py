@@ -51,6 +51,12 @@ RULES = (
         lambda p: not p["feature_spectral"],
         "feature_spectral is false",
     ),
+    Rule(("l2_init_coef",), lambda p: not p["l2_init"], "l2_init is false"),
+    Rule(("parseval_coef", "parseval_scale"), lambda p: not p["parseval"], "parseval is false"),
+    Rule(("parseval_scale",), lambda p: p["parseval_coef"] == 0, "parseval_coef is 0"),
+    Rule(("weight_decay_rate",), lambda p: not p["weight_decay"], "weight_decay is false"),
+    Rule(("perturbation",), lambda p: p["shrink_and_perturb"] == "off", "shrink_and_perturb is off"),
+    Rule(("weight_clip_scale",), lambda p: not p["weight_clipping"], "weight_clipping is false"),
     Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
     Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
     Rule(
@@ -86,7 +92,11 @@ ONLY_MEASURED = (
         lambda p: p["pfo_coef"] == p["critic_pfo_coef"] == 0 and p["pfo_mode"] == "penalty",
         "pfo_coef and critic_pfo_coef are 0",
     ),
-    Rule(("clip_eps",), lambda p: p["policy_objective"] == "unclipped", "policy_objective is unclipped"),
+    Rule(
+        ("clip_eps",),
+        lambda p: p["policy_objective"] in ("unclipped", "dpo"),
+        "policy_objective is {policy_objective}, which has none",
+    ),
 )
 
 
