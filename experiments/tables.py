@@ -11,6 +11,7 @@ decimals or a sign must be in a table of the section, or set in the files of the
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -177,12 +178,14 @@ def studies_table() -> str:
 
 
 def interventions_table() -> str:
-    """Every intervention of the package: where it acts, what it does, its fields, the switch first, its source."""
+    """Every intervention of the package: where it acts, what it does, its fields, the switch first, its cost, source."""
+    costs = json.loads((HERE / "benchmarks" / "results" / "intervention_costs.json").read_text())["rows"]
+    told = {name: f"{found['ratio']:.2f}" for name, found in costs.items()}
     rows = [
-        [x.name, x.acts, f"`{x.formula}`", ", ".join(f"`{field}`" for field in x.fields), x.source]
+        [x.name, x.acts, f"`{x.formula}`", ", ".join(f"`{y}`" for y in x.fields), told.get(x.name, ""), x.source]
         for x in sorted(INTERVENTIONS, key=lambda x: x.acts)
     ]
-    return markdown(["what", "acts on", "what it does", "fields", "source"], rows).replace(" ---: ", " --- ")
+    return markdown(["what", "acts on", "what it does", "fields", "time", "source"], rows).replace(" ---: ", " --- ")
 
 
 def suites_table() -> str:
