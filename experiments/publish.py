@@ -92,9 +92,7 @@ def main() -> None:
     parser.add_argument("--against", nargs="*", default=[], help="as those of compare: FIELD=VALUE --within FIELD")
     parser.add_argument("--within", nargs="*", default=[])
     parser.add_argument("--claims", action="store_true")
-    parser.add_argument(
-        "--where", nargs="*", default=[], help="runs that are drawn, FIELD=VALUE,VALUE; tables have all"
-    )
+    parser.add_argument("--where", nargs="*", default=[], help="runs that are drawn, FIELD=VALUE,VALUE")
     arguments = parser.parse_args()
     directory: Path = arguments.directory
     folder = directory.parent if directory.is_file() else directory

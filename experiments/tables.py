@@ -178,7 +178,7 @@ def studies_table() -> str:
 
 
 def interventions_table() -> str:
-    """Every intervention of the package: where it acts, what it does, its fields, the switch first, its cost, source."""
+    """Every intervention of the package: where it acts, what it does, its fields, switch first, its cost, source."""
     costs = json.loads((HERE / "benchmarks" / "results" / "intervention_costs.json").read_text())["rows"]
     told = {name: f"{found['ratio']:.2f}" for name, found in costs.items()}
     rows = [

@@ -3,9 +3,9 @@
     python experiments/benchmarks/intervention_costs.py [--only redo muon] [--rounds 7]
 
 Eight runs of Acrobot with the networks of the studies (64, 64; 8 environments; 4 epochs of 4 minibatches), without
-diagnostics; of each row of `purejaxppo.interventions` what switches it on, its strengths being the defaults, and what it
-needs. Each round times some updates of plain PPO, then as many of the intervention: the ratio's median over rounds, with
-the smallest and the largest. What an intervention needs (LayerNorm) is part of its time. Adds to
+diagnostics; of each row of `purejaxppo.interventions` what switches it on, its strengths being the defaults, and what
+it needs. Each round times some updates of plain PPO, then as many of the intervention: the ratio's median over rounds,
+with the smallest and the largest. What an intervention needs (LayerNorm) is part of its time. Adds to
 results/intervention_costs.json, from which the README's table has its column.
 """
 
