@@ -188,13 +188,22 @@ class TrainConfig:
     loss."""
     weight_decay: bool = False
     """Whether every gradient step also takes learning rate x weight_decay_rate of all weights away, as AdamW does."""
-    shrink_and_perturb: Literal["off", "soft"] = "off"
-    """Whether all weights move towards freshly initialised ones: by perturbation after every gradient step (`soft`)."""
+    shrink_and_perturb: Literal["off", "soft", "hard"] = "off"
+    """Whether all weights move towards freshly initialised ones: by perturbation after every gradient step (`soft`), or
+    to shrink times themselves plus perturb times fresh ones after the last update of reset_interval (`hard`)."""
     weight_clipping: bool = False
     """Whether, after every gradient step, weights and biases are clipped to +-weight_clip_scale / sqrt(fan_in)."""
     weight_projection: bool = False
     """Whether, after every gradient step, every hidden layer's weight matrix is scaled to the Frobenius norm that it
     had at the start; for networks with layer_norm or rms_norm."""
+    unit_resets: Literal["off", "redo", "regrama", "continual_backprop"] = "off"
+    """Hidden units (of convolutions: channels) that are made anew, with fresh weights to them and none from them: those
+    whose mean |activation| is small beside their layer's (`redo`), or whose mean |gradient of the loss| is (`regrama`),
+    both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval; or, step
+    by step, a small share of the units that are old and contribute least (`continual_backprop`)."""
+    reset_interval: int = 10
+    """With unit_resets redo or regrama, or shrink_and_perturb hard: updates from one reset to the next (Plasticine's
+    PPO: 10)."""
     interventions: tuple[str, ...] = ()
     """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
@@ -299,7 +308,8 @@ class TrainConfig:
         """
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        sizes += ("frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        sizes += ("num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        sizes += ("frame_stack", "reset_interval")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
@@ -347,6 +357,7 @@ class TrainConfig:
             "num_evaluation_episodes": self.num_evaluation_episodes,
             "num_evaluation_points": self.num_evaluation_points,
             "num_snapshots": self.num_snapshots,
+            "reset_interval": self.reset_interval,
             "max_episode_steps": self.max_episode_steps or 1,
         }
         for name, count in counts.items():
@@ -412,10 +423,13 @@ class TrainConfig:
             )
         if self.crelu:
             self._validate_crelu()
+        if self.unit_resets != "off":
+            self._validate_unit_resets()
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "rms_norm", "crelu"):
+        fields = ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "rms_norm", "crelu")
+        for field in (*fields, "unit_resets"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
@@ -441,6 +455,17 @@ class TrainConfig:
             raise ConfigError(
                 f"convolutions is {self.convolutions}, but must have even numbers of channels with crelu."
             )
+
+    def _validate_unit_resets(self) -> None:
+        """What resets of units do not go with."""
+        reasons = {
+            "residual": (self.residual, "skip connections lead away from units without weights that could be set to 0"),
+            "crelu": (self.crelu, "units come in pairs of the same weights"),
+            "optimizer 'muon'": (self.optimizer == "muon", "momentum of a matrix is not one of its units"),
+        }
+        for name, (is_set, why) in reasons.items():
+            if is_set:
+                raise ConfigError(f"unit_resets is {self.unit_resets!r}, but must be 'off' with {name}, whose {why}.")
 
     def _validate_paths(self) -> None:
         """Of what is the user's own only the form: nothing is imported here."""

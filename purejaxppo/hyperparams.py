@@ -75,9 +75,24 @@ class HyperParams:
     weight_decay_rate: float = 1e-3
     """With weight_decay: the share of a weight that a gradient step takes away, over the learning rate."""
     perturbation: float = 1e-6
-    """With shrink_and_perturb: the share of a weight that is replaced by that of a freshly initialised one."""
+    """With shrink_and_perturb soft: the share of a weight that is replaced by that of a freshly initialised one."""
+    shrink: float = 0.4
+    """With shrink_and_perturb hard: what weights are multiplied by (the authors' code: 0.4)."""
+    perturb: float = 0.1
+    """With shrink_and_perturb hard: what freshly initialised weights are multiplied by before they are added (the
+    authors' code: 0.1)."""
     weight_clip_scale: float = 3.0
     """With weight_clipping: the largest size of a weight, in units of 1 / sqrt(fan_in)."""
+    reset_threshold: float = 0.025
+    """With unit_resets redo or regrama: the share of its layer's mean up to which a unit's activity (its gradient) is
+    too small (ReDo: 0.025; code by others for ReGraMa has 0 to 0.05)."""
+    replacement_rate: float = 1e-4
+    """With unit_resets continual_backprop: the share of a layer's mature units that is replaced in a gradient step."""
+    maturity_threshold: float = 1e4
+    """With unit_resets continual_backprop: gradient steps that a unit is spared for after its reset (the authors' PPO:
+    10,000)."""
+    utility_decay: float = 0.99
+    """With unit_resets continual_backprop: decay, in a gradient step, of the running mean of a unit's contribution."""
     adam_beta1: float = 0.9
     """Adam's decay of the first moment."""
     adam_beta2: float = 0.999
@@ -113,8 +128,8 @@ def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> Hype
 LARGEST_FLOAT32 = 3.4028234663852886e38
 _POSITIVE = ("value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
 _POSITIVE += ("weight_clip_scale",)
-_UNIT = ("gamma", "gae_lambda", "perturbation")
-_BELOW_ONE = ("adam_beta1", "adam_beta2")
+_UNIT = ("gamma", "gae_lambda", "perturbation", "replacement_rate")
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "utility_decay")
 
 
 def validate_hyperparams(hparams: HyperParams) -> HyperParams:

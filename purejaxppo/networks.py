@@ -53,12 +53,16 @@ class Networks:
 
     policy, critic: what they give for the batch that comes with them, [N, ...]. params: of all networks, nested.
     both: from other observations [..., *obs], as the environment gives them, to what policy and critic give for them.
+    apply: the same from other parameters as well, (params, obs). log_prob: from the policy's outputs [..., K] and
+    actions as the batch has them to log pi [...].
     """
 
     policy: NetworkOutput
     critic: NetworkOutput
     params: Params
     both: Callable[[Array], tuple[NetworkOutput, NetworkOutput]] = struct.field(pytree_node=False)
+    apply: Callable[[Params, Array], tuple[NetworkOutput, NetworkOutput]] = struct.field(pytree_node=False)
+    log_prob: Callable[[Array, Array], Array] = struct.field(pytree_node=False)
 
 
 def image_patches(x: Array, size: int, stride: int) -> Array:

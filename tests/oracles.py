@@ -166,6 +166,7 @@ def representation(before: Any, after: Any, activation: str) -> dict[str, Any]:
         found[f"all_preactivations_norm{suffix}"] = mean_norm(np.concatenate(output.preactivations, axis=1))
         found[f"dead_neurons{suffix}"] = dead_neurons(output.features, activation)
         found[f"dormant_neurons{suffix}"] = dormant_neurons(output.features)
+        found[f"always_active_neurons{suffix}"] = sum(min(unit) > 0 for unit in np.float64(output.preactivations[-1]).T)
         found[f"collinearity{suffix}"] = collinearity(output.features)
     pairs = {
         "feature": (before.features, after.features),

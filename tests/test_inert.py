@@ -47,7 +47,7 @@ def test_every_field_that_says_with_what_it_acts_has_a_rule() -> None:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
         if str(ast.literal_eval(text.value)).startswith("With ")
     ]
-    assert len(told) == 17
+    assert len(told) == 23
     assert set(told) <= {name for rule in RULES for name in rule.fields}
 
 
@@ -64,6 +64,7 @@ def test_floats_without_effect_change_no_bit_and_others_do() -> None:
     inert += ["weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"]
     inert += ["critic_learning_rate", "value_clip_eps", "l2_init_coef", "parseval_coef", "parseval_scale"]
     inert += ["weight_decay_rate", "perturbation", "weight_clip_scale"]
+    inert += ["reset_threshold", "replacement_rate", "maturity_threshold", "utility_decay", "shrink", "perturb"]
     assert all(reason(name, fields(**TINY)) for name in inert)
     runs = [HyperParams(), *(HyperParams(**{name: 7.0}) for name in [*inert, "clip_eps", "critic_pfo_coef"])]
     stacked = jax.tree.map(lambda *x: np.asarray(x, np.float32), *runs)
@@ -146,6 +147,8 @@ def _without_addresses(text: str) -> str:
         ("[hparams]\ncritic_learning_rate = 1", "no effect while separate_learning_rates is false"),
         ("lr_final_fraction = 0.5", "lr_final_fraction has no effect while lr_schedule is constant"),
         ("initial_log_std = 1", "env is gymnax/CartPole-v1, whose actions are discrete"),
+        ("[hparams]\nreplacement_rate = 0.1", "replacement_rate has no effect while unit_resets is off"),
+        ("reset_interval = 3", "no effect while unit_resets is off and shrink_and_perturb is off"),
         ('trunk_optimizers = "two"', "trunk_optimizers has no effect while share_trunk is false"),
         ("diagnostics = false\nnum_plasticity_points = 3", "num_plasticity_points has no effect while diagnostics is"),
         ("num_plasticity_points = 0\nplasticity_curve = true", "plasticity_curve has no effect while num_plasticity"),

@@ -33,11 +33,10 @@ examples = settings(deadline=None, max_examples=25, derandomize=True)
 
 # Of the package's table every one that has a switch (a shared trunk and PFO are everywhere below), and further values.
 SWITCHES: dict[str, Fields] = {
-    x.fields[0]: {**x.on, **x.needs}
+    "_".join(name if value is True else str(value) for name, value in x.on.items()): {**x.on, **x.needs}
     for x in INTERVENTIONS
     if x.on.keys() <= set(field_names(pjp.TrainConfig)) and x.fields[0] != "share_trunk"
 } | {
-    "spo": {"policy_objective": "spo"},
     "unclipped": {"policy_objective": "unclipped"},
     "pfo_features": {"pfo_features": "features"},
     "pfo_all_features": {"pfo_features": "features", "pfo_layers": "all", "pfo_distance": "cosine"},
@@ -47,6 +46,7 @@ SWITCHES: dict[str, Fields] = {
 }
 EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
 EVERYTHING |= {"rms_norm": False, "adam_rel": False, "optimizer": "adam", "residual": False}  # which exclude others
+EVERYTHING |= {"crelu": False}
 FLOATS = (
     *("pfo_limit", "kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit"),
     *("weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"),

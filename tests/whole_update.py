@@ -304,8 +304,13 @@ class Oracle:
         with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2; with
         l2_init c_init |theta - theta_0|^2, with parseval c_parseval sum |W W^T - s I|^2 of hidden layers W [units, in].
         """
+        return self.terms(xp, params, *both(xp, params, batch["x"], self.config.activation), batch, noise, kl_coef)
+
+    def terms(
+        self, xp: Any, params: Any, policy: Any, critic: Any, batch: dict[str, Array], noise: Array, kl_coef: float
+    ) -> tuple[Any, dict[str, Any]]:
+        """The same from what policy and critic give for the minibatch."""
         hparams = self.hparams
-        policy, critic = both(xp, params, batch["x"], self.config.activation)
         a = batch["advantage"]
         a = normalized(xp, a) if self.config.advantage_normalization == "minibatch" else a
         value, errors = critic.outputs[:, 0], (critic.outputs[:, 0] - batch["target"]) ** 2
@@ -455,7 +460,7 @@ class Oracle:
         key_collect, key_update = jax.random.split(jax.random.fold_in(self.key, self.num_updates_done))
         rollout = self.collect(key_collect)
         batch = self.make_batch(rollout)
-        before = self.both(batch["x"])
+        before, self.params_before = self.both(batch["x"]), self.params
         found = self.learn(batch, key_update)
         if self.normalization == "running":
             self.seen.append(np.concatenate(rollout.obs)[:, : self.num_raw])
@@ -482,8 +487,8 @@ class Oracle:
     def diagnose(self, batch: dict[str, Array], before: tuple[Any, Any], after: tuple[Any, Any]) -> dict[str, Any]:
         """Policy and value, trust region and representation, after against before, on the whole rollout."""
         dist, target = self.distribution, batch["target"]
-        keys = jax.random.split(jax.random.fold_in(self.key, jnp.int32(-1 - self.num_updates_done)))
-        found: dict[str, Any] = {}
+        keys = jax.random.split(jax.random.fold_in(self.key, jnp.int32(-1 - self.num_updates_done)), 3)
+        found: dict[str, Any] = self.without_gradient(batch, after, dist.noise(keys[2], len(target)))
         for suffix, (policy, critic), key in (("_before", before, keys[0]), ("", after, keys[1])):
             y, value = policy.outputs, critic.outputs[:, 0]
             found[f"entropy{suffix}"] = dist.entropy(np, y, dist.noise(key, len(y))).mean()
@@ -498,11 +503,34 @@ class Oracle:
             measures = slow.representation(before[index], after[index], self.config.activation)
             measures["probe_r2"] = slow.probe_r2(after[index].features, target)
             layers = self.params.get(name, self.params.get("shared"))
+            old = self.params_before.get(name, self.params_before.get("shared"))
+            measures["weight_change"] = np.linalg.norm(flat(layers) - flat(old))
             norms = {k: np.linalg.norm(layer["kernel"], 2) for k, layer in layers.items() if isinstance(layer, dict)}
             measures["head_spectral_norm"] = norms[f"{name}_head"]
             measures["weight_spectral_norm_max"] = max(norm for k, norm in norms.items() if k.startswith("hidden_"))
             found |= {f"{name}_{field}": value for field, value in measures.items()}
         return found
+
+    def without_gradient(self, batch: dict[str, Array], after: tuple[Any, Any], noise: Array) -> dict[str, int]:
+        """Units of the last hidden layers whose |d PPO's loss / d feature| is small beside their layer's mean."""
+
+        def loss(features: tuple[Array, Array]) -> Array:
+            found = []
+            for name, x in zip(("policy", "critic"), features, strict=True):
+                layers = self.params.get(name, self.params.get("shared"))
+                rest = {k: layer for k, layer in layers.items() if not k.startswith("hidden_")}
+                found.append(network(jnp, rest, f"{name}_head", x, self.config.activation))
+                found[-1].preactivations = [batch[f"old_{name}_phi"]]
+            terms = self.terms(jnp, self.params, *found, batch, noise, 0.0)[1]
+            coefs = {"policy_loss": 1.0, "entropy_loss": self.hparams.entropy_coef}
+            coefs["value_loss"] = self.hparams.value_coef
+            return sum(coef * terms[name] for name, coef in coefs.items())
+
+        with jax.enable_x64(True):
+            slopes = [np.asarray(x) for x in jax.grad(loss)((after[0].features, after[1].features))]
+        slopes = [slopes[0] + slopes[1]] * 2 if self.config.share_trunk else slopes
+        numbers = map(slow.dormant_neurons, slopes)
+        return {f"{name}_gradient_inactive_neurons": n for name, n in zip(("policy", "critic"), numbers, strict=True)}
 
 
 def normalized(xp: Any, a: Array) -> Array:

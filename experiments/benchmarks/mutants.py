@@ -119,6 +119,24 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
         "kl_coef_in_the_wrong_direction": ("= last_kl.mean()", "= hparams.kl_target**2 / last_kl.mean()", "[squashed]"),
     },
+    "ppo/interventions/resets.py": {
+        "moments_survive_resets": ("jnp.where(mask, 0.0, x) if", "x if",
+            "resets::exactly_the_units_that_numpy_names_are_reset"),
+        "fresh_weights_between_new_units": ("jnp.where(away, 0.0, jnp.where(to, new, old))",
+            "jnp.where(to, new, jnp.where(away, 0.0, old))", "resets::exactly_the_units_that_numpy_names_are_reset"),
+        "resets_one_update_late": ("((state.update + 1) % learner", "(state.update % learner",
+            "resets::resets_come_after_the_last_update_of_an_interval_and_not_where_nothing_is_learned"),
+        "utility_uncorrected_for_age": ("utility / (1 - decay**age)", "utility",
+            "resets::continual_backprop_replaces_what_a_loop_replaces_in_every_one_of_400_steps"),
+        "new_units_keep_their_age": ("age=jnp.where(chosen, 0.0, age)", "age=age",
+            "resets::continual_backprop_replaces_what_a_loop_replaces_in_every_one_of_400_steps"),
+    },
+    "ppo/units.py": {
+        "channels_outermost": ("jnp.tile(mask, kernel", "jnp.repeat(mask, kernel",
+            "resets::exactly_the_units_that_numpy_names_are_reset"),
+        "gradient_of_preactivations": ("activation(z) + next(left).reshape(z.shape)",
+            "activation(z + next(left).reshape(z.shape))", "resets::exactly_the_units_that_numpy_names_are_reset"),
+    },
     "ppo/state.py": {"time_is_normalised": ("if self.config.time_aware", "if False", "[running_and_time]")},
     "distributions.py": {"unclamped_densities": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60)", "update_rules")},
     "envs/wrappers.py": {
@@ -184,6 +202,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "metrics[f\"{name}_probe_r2\"] = metrics.pop(f\"{name}_probe_r2_before\")", "[cartpole]"),
         "drift_against_itself": ("drift(before.features,", "drift(after.features,", "[cartpole]"),
     },
+    "diagnostics/neurons.py": {"active_at_0": ("preactivations.min(axis=-2) > 0", "preactivations.min(axis=-2) >= 0",
+        "diagnostics_gradients::always_active_units_are_positive_on_every_sample")},
     "diagnostics/spectral.py": {"ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "diagnostics_spectral")},
     "diagnostics/routes.py": {
         "remaining_rows_dropped": ("return add(gram, matrix[whole:])[0] if",

@@ -15,6 +15,7 @@ from purejaxppo.ppo.interventions import after_step
 from purejaxppo.ppo.interventions.optimizers import init_optimizers
 from purejaxppo.ppo.interventions.penalties import init_power_iteration
 from purejaxppo.ppo.interventions.proximity import init_kl_control
+from purejaxppo.ppo.interventions.resets import init_resets
 from purejaxppo.ppo.rewards import init_rewards
 from purejaxppo.ppo.state import Array, Learner, RunState, origin_of
 
@@ -50,7 +51,7 @@ def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = No
 
 def init_memory(learner: Learner, params: Params) -> dict[str, Any]:
     """What interventions that are switched on remember, by name; see `RunState.memory`."""
-    memory: dict[str, Any] = {}
+    memory = init_resets(learner)
     if learner.config.l2_init:
         memory["l2_init"] = params
     if learner.config.weight_projection:
