@@ -36,6 +36,7 @@ DIAGNOSED = {
     for name, metric in METRICS.items()
     if metric.family not in ("minibatch", "performance", "plasticity", "evaluation", "run")
     and not name.startswith("statistics_")
+    and not name.endswith(("_gradient_inactive_neurons", "_weight_change", "_units_reset"))  # of weights and gradients
 }
 
 
@@ -174,6 +175,7 @@ def subjects(output: Representation) -> dict[str, np.ndarray]:
 def expected_of_network(net: str, output: Representation, suffix: str, activation: str) -> dict[str, Any]:
     expected: dict[str, Any] = {f"{net}_dead_neurons{suffix}": slow.dead_neurons(output.features, activation)}
     expected[f"{net}_dormant_neurons{suffix}"] = slow.dormant_neurons(output.features)
+    expected[f"{net}_always_active_neurons{suffix}"] = slow.always_active_neurons(output.preactivations[-1])
     expected[f"{net}_collinearity{suffix}"] = slow.collinearity(output.features)
     for subject, matrix in subjects(output).items():
         expected[f"{net}_{subject}_norm{suffix}"] = slow.mean_norm(matrix)
