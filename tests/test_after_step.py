@@ -4,6 +4,7 @@ Each against its formula in NumPy, and its effect in whole updates. `whole_updat
 in all iterations of a run.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ from purejaxppo.ppo.interventions import after_step, optimizers, penalties
 from purejaxppo.ppo.interventions.proximity import init_kl_control
 from purejaxppo.ppo.start import init_memory
 from purejaxppo.ppo.state import Learner, RunState
+from purejaxppo.ppo.state import make_learner as make_whole_learner
+from purejaxppo.sweep import checkpoints
 
 KEY = jax.random.key(0)
 NORM = {"hidden_0_norm", "hidden_1_norm"}
@@ -352,6 +355,49 @@ def test_after_an_early_stop_nothing_is_done_to_the_weights() -> None:
         after.params["critic"],
         state.params["critic"],
     )
+
+
+@pytest.mark.parametrize("torso", ["Torso", "NnxTorso"])
+def test_weights_of_a_network_of_the_users_own_are_held_as_ours_are(
+    torso: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels are hidden layers, its heads are ours."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "lab_project"))
+    config = pjp.TrainConfig(
+        env="lab.envs:corridor", network=f"lab.nets:{torso}", l2_init=True, parseval=True, weight_decay=True,
+        shrink_and_perturb="soft", weight_clipping=True, optimizer="muon",
+    )  # fmt: skip
+    learner = make_whole_learner(config)
+    params = learner.networks.init(KEY)
+    names = set(penalties.hidden_matrices(params))
+    assert len(names) == len(penalties.weight_matrices(params)) - 2
+    assert all("_torso_" in name for name in names)
+    flat = {name: ravel_pytree(x) for name, x in params.items()}
+    state = SimpleNamespace(params={name: x[0] for name, x in flat.items()}, memory=init_memory(learner, params))
+    found = after_step.apply(
+        learner, HyperParams(weight_clip_scale=0.1), dict.fromkeys(flat, 0.1),
+        lambda weights: {name: flat[name][1](x) for name, x in weights.items()}, state, state.params, KEY,
+    )  # fmt: skip
+    nested = {name: flat[name][1](x) for name, x in found.items()}
+    for name, matrix in penalties.weight_matrices(nested).items():
+        assert np.abs(matrix).max() <= 0.1 / np.sqrt(matrix.shape[0]) + 1e-7, name
+    assert penalties.squared_distance(nested, state.memory["l2_init"]) > 0
+    assert set(optimizers.init_optimizers(learner, params)) == {"policy", "critic"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"l2_init": True, "optimizer": "muon"}, {"weight_projection": True, "rms_norm": True}]
+)
+def test_what_is_remembered_goes_to_disk_and_back(fields: dict[str, Any], tmp_path: Path) -> None:
+    _, state = prepare(**fields)
+    state = jax.tree.map(lambda x: x, state).replace(obs=jnp.ones(3))
+    checkpoints.save(tmp_path, 1, checkpoints.to_host(state))
+    log_points, found = checkpoints.restore(tmp_path, jax.eval_shape(lambda: state)) or (0, None)
+    assert log_points == 1
+    assert found is not None
+    for name in ("params", "optimizer", "memory"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(state, name))
+    assert state.memory
 
 
 # --- Adam-Rel
