@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from purejaxppo.envs.base import Discrete
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
+from purejaxppo.ppo.interventions.kl_control import init_kl_control
 from purejaxppo.ppo.interventions.optimizers import init_optimizers
 from purejaxppo.ppo.interventions.penalties import init_power_iteration
-from purejaxppo.ppo.interventions.proximity import init_kl_control
+from purejaxppo.ppo.interventions.proximity import init_pfo_memory
 from purejaxppo.ppo.rewards import init_rewards
 from purejaxppo.ppo.state import Array, Learner, RunState, origin_of
 
@@ -39,6 +40,7 @@ def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = No
         choices=choices or {},
         kl_control=init_kl_control(learner),
         power_vectors=init_power_iteration(learner, params),
+        memory=init_pfo_memory(learner, params),
         reward_statistics=init_rewards(learner.config.num_envs) if learner.config.normalize_rewards != "off" else None,
     )
     return replace(state, origin=origin_of(learner, state))

@@ -14,7 +14,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo import losses
-from purejaxppo.ppo.interventions import optimizers, owned, penalties, proximity
+from purejaxppo.ppo.interventions import kl_control, optimizers, owned, penalties, proximity
 from purejaxppo.ppo.interventions.objectives import learned_advantage, policy_loss, value_loss
 from purejaxppo.ppo.interventions.optimizers import Rates, Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
@@ -22,6 +22,7 @@ from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 T = TypeVar("T")
 Outputs = tuple[NetworkOutput, NetworkOutput]
 Unravel = Callable[[Weights], Params]
+Step = tuple[Array, Array | None, Array, Array]  # rows of a minibatch, of another one, key, whether it is measured
 # Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
 CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
 
@@ -41,20 +42,28 @@ def update_networks(
     `num_epochs`, unless `learner.max_epochs` says how many there are at most.
     """
     config, rates = learner.config, optimizers.scheduled_learning_rates(learner, hparams, state)
-    control = None if state.kl_control is None else proximity.start_rollout(state.kl_control)
-    state = dataclasses.replace(state, optimizer=optimizers.start_update(learner, state), kl_control=control)
+    control = None if state.kl_control is None else kl_control.start_rollout(state.kl_control)
+    memory = proximity.start_pfo(learner, hparams, state)
+    optimizer = optimizers.start_update(learner, state)
+    state = dataclasses.replace(state, optimizer=optimizer, kl_control=control, memory=memory)
     weights, unravel = flattened(state.params)
 
-    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, tuple[Metrics, Array | None]]:
-        indices, key, is_corner = step
-        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, _rows(batch, indices), key)
+    def minibatch(state: RunState, step: Step) -> tuple[RunState, tuple[Metrics, Array | None]]:
+        indices, other, key, is_corner = step
+        is_other_held = config.pfo_states == "other"
+
+        def rows(other: Array | None) -> Batch:
+            taken = dataclasses.replace(_rows(batch, indices), other=None if other is None else _rows(batch, other))
+            return proximity.with_reference(learner, unravel, state, taken)
+
+        taken = rows(other if is_other_held else None)
+        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, taken, key)
 
         def measure() -> Metrics:
             # Rows again, so that outside of this condition only what the loss reads is copied; the key again, as it is
             # this very loss that is reported.
-            rows = _rows(batch, indices)
             before = dataclasses.replace(state, power_vectors=after.power_vectors)  # iterated before the step
-            return minibatch_metrics(learner, hparams, rates, unravel, before, after, norms, outputs, rows, key)
+            return minibatch_metrics(learner, hparams, rates, unravel, before, after, norms, outputs, rows(other), key)
 
         # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
         metrics = jax.lax.cond(is_corner, measure, lambda: nothing_like(measure))
@@ -68,15 +77,20 @@ def update_networks(
         is_corner = _is_first_or_last(jnp.arange(config.num_minibatches), (config.num_minibatches,))
         last = (num_epochs,) if learner.max_epochs is None else learner.values("num_epochs")
         is_corner &= _is_first_or_last(jnp.asarray(number), last) & is_measured
-        return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
+        others = None
+        if config.num_minibatches > 1 and (config.pfo_states == "other" or config.diagnostics):
+            others = jnp.roll(order, -1, axis=0)  # of each the next one, on which the step before was not made either
+        keys = jax.random.split(key_loss, config.num_minibatches)
+        return jax.lax.scan(minibatch, state, (order, others, keys, is_corner))
 
     state = dataclasses.replace(state, params=weights)
     state, first, last = _repeat_epochs(learner, epoch, state, num_epochs)
     state = dataclasses.replace(state, params=unravel(state.params))
-    metrics = corners(first[0], last[0])
+    metrics, num_steps = corners(first[0], last[0]), num_epochs * config.num_minibatches
+    if of_pfo := proximity.pfo_metrics(state, num_steps):
+        metrics = metrics.joined(Metrics.of(of_pfo))
     if state.kl_control is not None:
-        num_steps = num_epochs * config.num_minibatches
-        control, of_kl = proximity.finish_rollout(learner, hparams, state, last[1], num_steps)
+        control, of_kl = kl_control.finish_rollout(learner, hparams, state, last[1], num_steps)
         state, metrics = dataclasses.replace(state, kl_control=control), metrics.joined(Metrics.of(of_kl))
     return state, metrics
 
@@ -89,32 +103,37 @@ def gradient_step(
     Also each optimiser's gradient norm, and what policy and critic gave before the step.
     """
 
-    def loss(weights: Weights) -> tuple[Array, Outputs]:
+    def loss(weights: Weights) -> tuple[Array, tuple[Outputs, dict[str, Array]]]:
         nested = dataclasses.replace(state, params=unravel(weights))
         outputs = learner.both(nested, batch.obs)
-        return sum_of_terms(learner, loss_terms(learner, hparams, nested, outputs, batch, key)), outputs
+        terms = loss_terms(learner, hparams, nested, outputs, batch, key)
+        return sum_of_terms(learner, terms), (outputs, proximity.sizes_of_terms(learner, terms))
 
     if state.power_vectors is not None:
         vectors = penalties.iterate_power(unravel(state.params), state.power_vectors)
         state = dataclasses.replace(state, power_vectors=vectors)
-    gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
+    gradients, (outputs, sizes) = jax.grad(loss, has_aux=True)(state.params)
     weights, optimizer, norms = optimizers.step_weights(
         learner, hparams, rates, unravel, state.params, gradients, state.optimizer
     )
     if owned.has_operations(learner):
         nested = owned.operate_after_step(learner, hparams, unravel(state.params), unravel(weights), key)
         weights, _ = flattened(nested)
+    memory = proximity.pfo_after_step(state, sizes)
     control = state.kl_control
     if control is not None:
         is_stopped = control.is_stopped  # masked, not skipped: under vmap every run computes every step anyway
-        control = proximity.watch_minibatch(
+        control = kl_control.watch_minibatch(
             learner, hparams, state, learner.distribution.kl(batch.policy_outputs, outputs[0].outputs).mean()
         )
         if True in learner.values("kl_stop"):
-            weights, optimizer = jax.tree.map(
-                lambda old, new: jnp.where(is_stopped, old, new), (state.params, state.optimizer), (weights, optimizer)
+            weights, optimizer, memory = jax.tree.map(
+                lambda old, new: jnp.where(is_stopped, old, new),
+                (state.params, state.optimizer, state.memory),
+                (weights, optimizer, memory),
             )
-    return dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control), norms, outputs
+    after = dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control, memory=memory)
+    return after, norms, outputs
 
 
 def loss_terms(
@@ -128,16 +147,13 @@ def loss_terms(
     policy, critic = outputs
     log_prob = learner.distribution.log_prob(policy.outputs, batch.action)
     entropy = learner.distribution.entropy(policy.outputs, key).mean()
-    distance = losses.PFO_PENALTIES[learner.config.pfo_distance]
-    policy_phi, critic_phi = (proximity.pfo_representation(learner, state, output) for output in (policy, critic))
-    pfo_coef = hparams.pfo_coef if learner.config.pfo_mode == "penalty" else 0.0
+    phis = proximity.representations(learner, state, outputs)
     terms: dict[str, tuple[Array | float, Array]] = {
-        "policy_loss": (1.0, policy_loss(learner, hparams, state, log_prob, policy_phi, batch)),
+        "policy_loss": (1.0, policy_loss(learner, hparams, state, log_prob, phis[0], batch)),
         "entropy_loss": (hparams.entropy_coef, -entropy),
         "value_loss": (hparams.value_coef, value_loss(learner, hparams, critic.outputs[..., 0], batch)),
-        "pfo_loss": (pfo_coef, distance(policy_phi, batch.policy_phi)),
-        "critic_pfo_loss": (hparams.critic_pfo_coef, distance(critic_phi, batch.critic_phi)),
     }
+    terms |= proximity.pfo_terms(learner, hparams, state, phis, batch)
     terms |= penalties.penalties(learner, hparams, state, batch, policy, critic)
     return terms | owned.own_penalties(learner, hparams, state, batch, outputs)
 
@@ -167,7 +183,7 @@ def minibatch_metrics(
     metrics = {name: value for name, (_, value) in terms.items()}
     metrics["learning_rate"] = rates["shared" if "shared" in rates else "policy"]
     if "kl_loss" in metrics:
-        metrics["kl_loss"] = proximity.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
+        metrics["kl_loss"] = kl_control.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
     if not learner.config.diagnostics:
         return Metrics.of(metrics)
     distribution = learner.distribution
@@ -179,6 +195,7 @@ def minibatch_metrics(
         "minibatch_kl": distribution.kl(batch.policy_outputs, outputs[0].outputs).mean(),
         "minibatch_entropy": -terms["entropy_loss"][1],
     }
+    metrics |= churn(learner, nested, dataclasses.replace(after, params=unravel(after.params)), batch.other)
     for owner, (name, mask) in optimizers.owners(learner, nested.params).items():
         step, weights = (
             optimizers.owned(x, mask) for x in (after.params[name] - before.params[name], after.params[name])
@@ -191,6 +208,20 @@ def minibatch_metrics(
                 f"{network}_weight_norm": jnp.linalg.norm(weights),
             }
     return Metrics.of(metrics)
+
+
+def churn(learner: Learner, before: RunState, after: RunState, other: Batch | None) -> dict[str, Array]:
+    """How far one gradient step moved the outputs on a minibatch that it was not made on; NaN where there is none.
+
+    Mean KL(before || after), in nat, and mean |V_after - V_before|: Schaul et al. 2022 (arXiv 2206.00730).
+    """
+    if other is None:
+        return dict.fromkeys(("policy_churn", "critic_churn"), jnp.full((), jnp.nan))
+    (old_policy, old_critic), (policy, critic) = (learner.both(state, other.obs) for state in (before, after))
+    return {
+        "policy_churn": learner.distribution.kl(old_policy.outputs, policy.outputs).mean(),
+        "critic_churn": jnp.abs(critic.outputs - old_critic.outputs).mean(),
+    }
 
 
 def flattened(params: Params) -> tuple[Weights, Unravel]:
