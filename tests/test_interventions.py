@@ -41,9 +41,15 @@ SWITCHES: dict[str, Fields] = {
     "pfo_all_features": {"pfo_features": "features", "pfo_layers": "all", "pfo_distance": "cosine"},
     "pfo_clip": {"pfo_mode": "clip"},
     "pfo_clip_all": {"pfo_mode": "clip", "pfo_layers": "all", "pfo_distance": "cosine"},
+    "pfo_auto": {"pfo_auto": True},
     "ppo_kl_with_stop": {"kl_penalty": True, "kl_stop": True, "policy_objective": "unclipped"},
 }
 EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
+# CHAIN goes with no clip of PFO.
+SWITCHES["chain"] = {
+    "pfo_reference": "previous", "pfo_states": "other", "pfo_features": "outputs", "pfo_auto": True, "kl_stop": True,
+}  # fmt: skip
+del SWITCHES["pfo_auto"]
 FLOATS = (
     *("pfo_limit", "kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit"),
     *("weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"),

@@ -108,8 +108,8 @@ CASES = {
     "corridor": (  # two updates to a log point; CHAIN, which adapts from the third rollout on
         {**CORRIDOR, **CHAIN, "sign_reward": True, "total_steps": 8 * 128, "pfo_auto": True},
         {
-            "learning_rate": 5e-3, "max_grad_norm": 0.3, "gamma": 0.9, "pfo_coef": 20.0, "critic_pfo_coef": 0.5,
-            "pfo_warmup": 2.0, "pfo_target_share": 0.3,
+            "learning_rate": 5e-3, "max_grad_norm": 0.3, "gamma": 0.9, "pfo_coef": 1.0, "critic_pfo_coef": 0.1,
+            "pfo_warmup": 2.0, "pfo_target_share": 0.01,
         },
     ),
     # A learned scale; 32 samples of a rollout are in no minibatch; PFO on the policy's outputs.

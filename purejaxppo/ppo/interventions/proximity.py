@@ -69,7 +69,7 @@ def pfo_terms(
         held, phis = batch.other, representations(learner, state, learner.both(state, batch.other.obs))
     policy = critic = losses.PFO_PENALTIES[config.pfo_distance]
     if config.pfo_features == "outputs":
-        policy, critic = partial(_mean_change, learner), losses.pfo
+        policy, critic = partial(_mean_change, learner), losses.pfo  # of V: mean squared difference
     coefs = _coefs(hparams, state)
     return {
         "pfo_loss": (coefs["pfo_loss"] if config.pfo_mode == "penalty" else 0.0, policy(phis[0], held.policy_phi)),
@@ -96,13 +96,11 @@ def with_reference(
     if learner.config.pfo_reference == "rollout":
         return batch
     previous = dataclasses.replace(state, params=unravel(state.memory["pfo_previous"]))
-    if learner.config.pfo_states == "minibatch":
-        policy_phi, critic_phi = representations(learner, previous, learner.both(previous, batch.obs))
-        return dataclasses.replace(batch, policy_phi=policy_phi, critic_phi=critic_phi)
-    assert batch.other is not None
-    policy_phi, critic_phi = representations(learner, previous, learner.both(previous, batch.other.obs))
-    other = dataclasses.replace(batch.other, policy_phi=policy_phi, critic_phi=critic_phi)
-    return dataclasses.replace(batch, other=other)
+    held = batch if learner.config.pfo_states == "minibatch" else batch.other
+    assert held is not None
+    policy_phi, critic_phi = representations(learner, previous, learner.both(previous, held.obs))
+    held = dataclasses.replace(held, policy_phi=policy_phi, critic_phi=critic_phi)
+    return held if learner.config.pfo_states == "minibatch" else dataclasses.replace(batch, other=held)
 
 
 # --- What the term remembers
@@ -154,7 +152,7 @@ def sizes_of_terms(learner: Learner, terms: dict[str, tuple[Array | float, Array
     """What `pfo_auto` needs of a loss: PFO's terms, and the size of what they are added to, with its coefficient."""
     if not learner.config.pfo_auto:
         return {}
-    sizes = {name: terms[name][1] for name in _ADDED_TO}
+    sizes = {name: jnp.maximum(terms[name][1], 0.0) for name in _ADDED_TO}  # a KL of nearly 0 may be rounded below it
     return sizes | {name: jnp.abs(coef * value) for name, (coef, value) in terms.items() if name in _ADDED_TO.values()}
 
 
