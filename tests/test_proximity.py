@@ -85,6 +85,7 @@ def corners() -> dict[Any, tuple[float, float]]:
     """(reference, states, features) -> the terms of policy and critic, and what NumPy says they are."""
     plain, state = prepare()
     rollout = make_batch(plain, state)  # of weights that are neither the present nor the previous ones
+    collecting = plain.both(state, rollout.obs)
     present, previous = (jax.tree.map(lambda x, s=scale: x * s, state.params) for scale in (1.2, 1.1))
     collected = state.params
     minibatch, other = slice(0, 4), slice(4, 8)
@@ -92,7 +93,8 @@ def corners() -> dict[Any, tuple[float, float]]:
     for corner in FAMILY:
         reference, states, features = corner
         learner, _ = prepare(pfo_reference=reference, pfo_states=states, pfo_features=features)
-        whole = make_batch(learner, state)
+        policy_phi, critic_phi = proximity.representations(learner, state, collecting)
+        whole = rollout.replace(policy_phi=policy_phi, critic_phi=critic_phi)
         batch, beside = (jax.tree.map(lambda x, r=rows: x[r], whole) for rows in (minibatch, other))
         batch = batch.replace(other=beside)
         weights, unravel = flattened(previous)
@@ -231,7 +233,7 @@ def test_churn_is_how_far_a_step_moved_another_minibatch() -> None:
     after = before.replace(params=jax.tree.map(lambda x: 1.05 * x, before.params))
     other: Batch = make_batch(learner, before)
     (y0, v0), (y1, v1) = (
-        (network(state.params[name], other.obs, f"{name}_head")["outputs"] for name in ("policy", "critic"))
+        [network(state.params[name], other.obs, f"{name}_head")["outputs"] for name in ("policy", "critic")]
         for state in (before, after)
     )
     found = churn(learner, before, after, other)

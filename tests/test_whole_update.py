@@ -108,8 +108,8 @@ CASES = {
     "corridor": (  # two updates to a log point; CHAIN, which adapts from the third rollout on
         {**CORRIDOR, **CHAIN, "sign_reward": True, "total_steps": 8 * 128, "pfo_auto": True},
         {
-            "learning_rate": 5e-3, "max_grad_norm": 0.3, "gamma": 0.9, "pfo_coef": 1.0, "critic_pfo_coef": 0.1,
-            "pfo_warmup": 2.0, "pfo_target_share": 0.01,
+            "learning_rate": 5e-3, "max_grad_norm": 0.3, "gamma": 0.9, "pfo_coef": 0.3, "critic_pfo_coef": 0.02,
+            "pfo_warmup": 2.0, "pfo_target_share": 1e-3,
         },
     ),
     # A learned scale; 32 samples of a rollout are in no minibatch; PFO on the policy's outputs.
@@ -146,7 +146,7 @@ CASES = {
         },
         {
             "learning_rate": 5e-3, "critic_learning_rate": 2e-3, "value_coef": 0.05, "max_grad_norm": 0.2,
-            "pfo_coef": 0.3, "critic_pfo_coef": 0.1,
+            "pfo_coef": 0.01, "critic_pfo_coef": 0.02,
         },
     ),
     "options": (
@@ -154,11 +154,10 @@ CASES = {
             **PENDULUM, "action_distribution": "normal", "initial_log_std": -0.5, "advantage_normalization": "batch",
             "value_clipping": True, "separate_learning_rates": True, "critic_hidden_sizes": (12, 8),
             "lr_schedule": "linear", "lr_final_fraction": 0.25, "normalize_rewards": "running",
-            "pfo_reference": "previous", "pfo_auto": True,
+            "pfo_reference": "previous",
         },
         {
             "learning_rate": 5e-3, "critic_learning_rate": 1e-2, "value_clip_eps": 0.05, "critic_pfo_coef": 3.0,
-            "pfo_warmup": 0.0,
         },
     ),
 }  # fmt: skip
