@@ -21,6 +21,7 @@ import pandas as pd
 import xarray as xr
 
 import purejaxppo as pjp
+from purejaxppo.plots.conditions import parse_where, select
 from purejaxppo.plots.figures import draw_figure, file_name
 from purejaxppo.plots.files import as_small_png, lost_colours
 from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_6, OVERVIEW
@@ -91,13 +92,14 @@ def main() -> None:
     parser.add_argument("--against", nargs="*", default=[], help="as those of compare: FIELD=VALUE --within FIELD")
     parser.add_argument("--within", nargs="*", default=[])
     parser.add_argument("--claims", action="store_true")
+    parser.add_argument("--where", nargs="*", default=[], help="runs that are drawn, FIELD=VALUE,VALUE")
     arguments = parser.parse_args()
     directory: Path = arguments.directory
     folder = directory.parent if directory.is_file() else directory
     target = RESULTS / folder.resolve().name
     target.mkdir(exist_ok=True)
     dataset = pjp.load_results(directory)
-    draw(dataset, ["overview", *arguments.figures], target)
+    draw(select(dataset, parse_where(arguments.where)), ["overview", *arguments.figures], target)
     finals_table(dataset).to_csv(target / "finals.csv", index=False, lineterminator="\n")
     contrasts = [*["--against"] * bool(arguments.against), *arguments.against]
     contrasts += [*["--within"] * bool(arguments.within), *arguments.within]

@@ -11,6 +11,7 @@ decimals or a sign must be in a table of the section, or set in the files of the
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -53,8 +54,6 @@ BEFORE = {
     "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
     "gradual_spaceinvaders": ("6272a3b", "2026-11-23", 28, "200 to 207"),
     "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
-    "pfo_ablation_acrobot": ("f0127df", "2026-11-23", 20, "0 to 7"),
-    "gradual_acrobot": ("29326db", "2026-11-23", 20, "200 to 207"),
 }
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),
@@ -179,12 +178,14 @@ def studies_table() -> str:
 
 
 def interventions_table() -> str:
-    """Every intervention of the package: where it acts, what it does, its fields, the switch first, its source."""
+    """Every intervention of the package: where it acts, what it does, its fields, switch first, its cost, source."""
+    costs = json.loads((HERE / "benchmarks" / "results" / "intervention_costs.json").read_text())["rows"]
+    told = {name: f"{found['ratio']:.2f}" for name, found in costs.items()}
     rows = [
-        [x.name, x.acts, f"`{x.formula}`", ", ".join(f"`{field}`" for field in x.fields), x.source]
+        [x.name, x.acts, f"`{x.formula}`", ", ".join(f"`{y}`" for y in x.fields), told.get(x.name, ""), x.source]
         for x in sorted(INTERVENTIONS, key=lambda x: x.acts)
     ]
-    return markdown(["what", "acts on", "what it does", "fields", "source"], rows).replace(" ---: ", " --- ")
+    return markdown(["what", "acts on", "what it does", "fields", "time", "source"], rows).replace(" ---: ", " --- ")
 
 
 def suites_table() -> str:
@@ -192,6 +193,13 @@ def suites_table() -> str:
     told = pd.read_csv(HERE / "suites.csv", dtype=str)
     told.insert(4, "environments", [str(len(SUITES[suite].names)) for suite in told["suite"]])
     return markdown(list(told.columns), [[f"`{suite}/`", *rest] for suite, *rest in told.to_numpy().tolist()])
+
+
+def presets_table() -> str:
+    """Returns that peers have published with the settings of our presets, and what those give here."""
+    told = pd.read_csv(HERE / "peers_returns.csv", dtype=str).fillna("")
+    files = [f"`{file}`" if file else "" for file in told["file"]]
+    return markdown(list(told.columns), told.assign(file=files).to_numpy().tolist()).replace(" ---: ", " --- ")
 
 
 def read_sweep(name: str) -> Sweep:
@@ -231,6 +239,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "studies": studies_table,
     "interventions": interventions_table,
     "suites": suites_table,
+    "presets": presets_table,
     "plans": plans_table,
     "peers": peers_table,
     "brax": brax_table,

@@ -195,7 +195,7 @@ def plot(
 
     Args:
         directory: Directory of a sweep, or several: fields in which they differ, or else their names, are axes.
-        figure: 1 to 7 for the paper's figures, overview (the default), spectrum, survival or sensitivity.
+        figure: 1 to 7 for the paper's figures, overview (the default), spectrum, survival, sensitivity or factorial.
         metric: Any metrics over training (with figure sensitivity: at its end), in place of a figure of the paper.
         by: With metric: swept fields whose combinations make the lines, all by default; other runs are pooled.
         facet: With metric: a swept field with panels of its own for each value.

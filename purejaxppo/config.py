@@ -17,7 +17,7 @@ from purejaxppo.fields import EnvParams, check_types, coerce, hints_of
 Torso = Literal["mlp", "minatar_conv", "nature_conv"]
 Activation = Literal["relu", "tanh", "gelu", "leaky_relu"]
 Initialization = Literal["uniform", "orthogonal"]
-PolicyObjective = Literal["clip", "spo", "unclipped"]
+PolicyObjective = Literal["clip", "spo", "dpo", "unclipped"]
 Normalization = Literal["off", "fixed", "running"]
 AdvantageNormalization = Literal["minibatch", "batch", "off"]
 ActionDistribution = Literal["tanh_normal", "normal"]
@@ -97,6 +97,13 @@ class TrainConfig:
     layer_norm: bool = False
     """Whether every hidden layer is layer-normalised before its activation, over all its units (a convolution's whole
     map), with learned gain and bias; "pre-activations" are then the normalised input of the activation."""
+    rms_norm: bool = False
+    """Whether every hidden layer is divided by its root mean square before its activation, over the same units as with
+    layer_norm, with learned gain (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    crelu: bool = False
+    """Whether every hidden layer gives both relu(z) and relu(-z) of its pre-activations z, as in CReLU (Shang et al.
+    2016, arXiv 1603.05201), and has half as many of them, so that it is as wide as hidden_sizes says; "pre-activations"
+    are then (z, -z). With activation relu and even widths only."""
     matmul_precision: Literal["highest", "high", "default"] = "highest"
     """Precision of the networks' matrix products, in JAX's terms: float32 on every platform (`highest`), as in the
     paper, PyTorch's default; or what the platform is quickest at (`default`: TF32 on a GPU, bfloat16 on a TPU, where a
@@ -140,9 +147,15 @@ class TrainConfig:
     """Whether the critic's Adam has a learning rate of its own, critic_learning_rate, under the same schedule."""
     reset_optimizer: bool = False
     """Whether Adam's moments and step count are zero again at the start of every update phase."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """Adam (the paper), or Muon, which orthogonalises the momentum of every weight matrix, of heads too, and steps the
+    other weights by Nesterov's Adam. The learning rate of both is the same; Muon's are usually larger than Adam's."""
+    adam_rel: bool = False
+    """Whether Adam's step count, by which it corrects the bias of its moments, is zero again at the start of every
+    update phase, while the moments are kept."""
     policy_objective: PolicyObjective = "clip"
-    """What the policy maximises: PPO-Clip, SPO, r A - |A| (r - 1)^2 / (2 clip_eps), or the bare r A (`unclipped`), as
-    in PPO-KL."""
+    """What the policy maximises: PPO-Clip, SPO, r A - |A| (r - 1)^2 / (2 clip_eps), DPO (discovered policy
+    optimisation), r A less a drift, or the bare r A (`unclipped`), as in PPO-KL."""
     advantage_normalization: AdvantageNormalization = "minibatch"
     """Advantages of mean 0 and deviation 1 over each minibatch (the paper), over the whole rollout (`batch`), or as
     they are (`off`)."""
@@ -179,6 +192,29 @@ class TrainConfig:
     feature_spectral: bool = False
     """Whether the concentration of the penultimate features' spectrum, sum sigma^4 / (sum sigma^2)^2 on a minibatch, is
     penalised, by feature_spectral_coef (policy) and critic_feature_spectral_coef."""
+    l2_init: bool = False
+    """Whether l2_init_coef times the squared distance of all weights from the initial ones is added to the loss."""
+    parseval: bool = False
+    """Whether parseval_coef times the sum over all hidden layers of ||W W^T - parseval_scale I||^2 is added to the
+    loss."""
+    weight_decay: bool = False
+    """Whether every gradient step also takes learning rate x weight_decay_rate of all weights away, as AdamW does."""
+    shrink_and_perturb: Literal["off", "soft", "hard"] = "off"
+    """Whether all weights move towards freshly initialised ones: by perturbation after every gradient step (`soft`), or
+    to shrink times themselves plus perturb times fresh ones after the last update of reset_interval (`hard`)."""
+    weight_clipping: bool = False
+    """Whether, after every gradient step, weights and biases are clipped to +-weight_clip_scale / sqrt(fan_in)."""
+    weight_projection: bool = False
+    """Whether, after every gradient step, every hidden layer's weight matrix is scaled to the Frobenius norm that it
+    had at the start; for networks with layer_norm or rms_norm."""
+    unit_resets: Literal["off", "redo", "regrama", "continual_backprop"] = "off"
+    """Hidden units (of convolutions: channels) that are made anew, with fresh weights to them and none from them: those
+    whose mean |activation| is small beside their layer's (`redo`), or whose mean |gradient of the loss| is (`regrama`),
+    both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval; or, step
+    by step, a small share of the units that are old and contribute least (`continual_backprop`)."""
+    reset_interval: int = 10
+    """With unit_resets redo or regrama, or shrink_and_perturb hard: updates from one reset to the next (Plasticine's
+    PPO: 10)."""
     interventions: tuple[str, ...] = ()
     """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
 
@@ -283,7 +319,8 @@ class TrainConfig:
         """
         check_types(self)
         sizes = ("total_steps", "num_envs", "num_steps", "num_epochs", "minibatch_size", "num_log_points")
-        sizes += ("frame_stack", "num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        sizes += ("num_plasticity_rollouts", "num_plasticity_epochs", "num_evaluation_points")
+        sizes += ("frame_stack", "reset_interval")
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1.")
@@ -332,6 +369,7 @@ class TrainConfig:
             "num_evaluation_episodes": self.num_evaluation_episodes,
             "num_evaluation_points": self.num_evaluation_points,
             "num_snapshots": self.num_snapshots,
+            "reset_interval": self.reset_interval,
             "max_episode_steps": self.max_episode_steps or 1,
         }
         for name, count in counts.items():
@@ -364,6 +402,17 @@ class TrainConfig:
                 f"initial_log_std is {self.initial_log_std}, but must be between -{_LARGEST_LOG_STD} and "
                 f"{_LARGEST_LOG_STD}."
             )
+        if self.adam_rel and self.reset_optimizer:
+            raise ConfigError("adam_rel is True, but must be False with reset_optimizer, which resets the moments too.")
+        if self.optimizer == "muon" and self.adam_rel:
+            raise ConfigError(
+                "adam_rel is True, but must be False with optimizer 'muon', which counts no steps of Adam."
+            )
+        if self.optimizer == "muon" and self.share_trunk and self.trunk_optimizers == "two":
+            raise ConfigError(
+                "optimizer is 'muon', but must be 'adam' with share_trunk and trunk_optimizers 'two': a matrix that is "
+                "stepped twice does not move by an orthogonal one."
+            )
         sizes = list(self.critic_hidden_sizes)
         if min(self.critic_sizes) < 1:
             raise ConfigError(f"critic_hidden_sizes is {sizes}, but must be a list of widths of at least 1.")
@@ -390,11 +439,23 @@ class TrainConfig:
             )
 
     def _validate_network(self) -> None:
-        """What a network of the user's own cannot have: its layers are its own."""
+        """What goes together, and what a network of the user's own cannot have: its layers are its own."""
+        if self.layer_norm and self.rms_norm:
+            raise ConfigError("rms_norm is True, but must be False with layer_norm: a layer has one normalisation.")
+        if self.weight_projection and not (self.layer_norm or self.rms_norm):
+            raise ConfigError(
+                "weight_projection is True, but must be False without layer_norm or rms_norm: only there a layer does "
+                "without the norm of its weights."
+            )
+        if self.crelu:
+            self._validate_crelu()
+        if self.unit_resets != "off":
+            self._validate_unit_resets()
         if self.network is None:
             return
         plain = TrainConfig()
-        for field in ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm"):
+        fields = ("torso", "convolutions", "critic_hidden_sizes", "residual", "layer_norm", "rms_norm", "crelu")
+        for field in (*fields, "unit_resets"):
             if getattr(self, field) != getattr(plain, field):
                 raise ConfigError(
                     f"{field} is {getattr(self, field)!r}, but must be {getattr(plain, field)!r} with network "
@@ -405,6 +466,32 @@ class TrainConfig:
                 f"pfo_features is 'features' with pfo_layers 'all', but must be 'preactivations' with network "
                 f"{self.network!r}: of features it gives the last ones only."
             )
+
+    def _validate_crelu(self) -> None:
+        """What CReLU takes: halves of layers, and the ReLU."""
+        if self.activation != "relu":
+            raise ConfigError(f"activation is {self.activation!r}, but must be 'relu' with crelu.")
+        if self.residual:
+            raise ConfigError("residual is True, but must be False with crelu, whose pre-activations are (z, -z).")
+        channels = tuple(layer[0] for layer in self.convolutions)
+        for name, widths in (("hidden_sizes", self.hidden_sizes), ("critic_hidden_sizes", self.critic_hidden_sizes)):
+            if any(width % 2 for width in widths):
+                raise ConfigError(f"{name} is {list(widths)}, but must have even widths with crelu.")
+        if any(width % 2 for width in channels):
+            raise ConfigError(
+                f"convolutions is {self.convolutions}, but must have even numbers of channels with crelu."
+            )
+
+    def _validate_unit_resets(self) -> None:
+        """What resets of units do not go with."""
+        reasons = {
+            "residual": (self.residual, "skip connections lead away from units without weights that could be set to 0"),
+            "crelu": (self.crelu, "units come in pairs of the same weights"),
+            "optimizer 'muon'": (self.optimizer == "muon", "momentum of a matrix is not one of its units"),
+        }
+        for name, (is_set, why) in reasons.items():
+            if is_set:
+                raise ConfigError(f"unit_resets is {self.unit_resets!r}, but must be 'off' with {name}, whose {why}.")
 
     def _validate_paths(self) -> None:
         """Of what is the user's own only the form: nothing is imported here."""

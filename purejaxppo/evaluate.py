@@ -13,6 +13,7 @@ import pandas as pd
 
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
+from purejaxppo.fields import scalar
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
 from purejaxppo.results.dataset import GroupResult, to_dataset
@@ -75,8 +76,8 @@ def evaluate(
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
     rows, programs = [], {}
-    numbered = each_snapshot(out, runs) if snapshots else [(None, load_policies(out, runs))]
-    for number, policies in ((number, policies) for number, everything in numbered for policies in everything):
+    numbered = each_snapshot(out, runs) if snapshots else [(None, {}, load_policies(out, runs))]
+    for number, policies in ((number, policies) for number, _, everything in numbered for policies in everything):
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
         learner = make_learner(policies.config)
         check_fit(learner, policies.params, len(policies.runs))
@@ -137,7 +138,7 @@ def _rows(
     low, high = bootstrap_interval(returns.T, np.mean)
     return [
         {"run": run.index}
-        | {name: cell(value) for name, value in run.point.items()}
+        | {name: scalar(value) for name, value in run.point.items()}
         | {
             "seed": run.seed,
             "return_mean": float(returns[i].mean(dtype=np.float64)),
@@ -279,13 +280,6 @@ def _with_snapshot(row: dict[str, Any], number: int, env_steps: int) -> dict[str
     after = names.index("seed") + 1
     first = {name: row[name] for name in names[:after]}
     return first | {"snapshot": number, "env_steps": env_steps} | {name: row[name] for name in names[after:]}
-
-
-def cell(value: Any) -> Any:
-    """A swept value as in the dataset's coordinates: a list as "64-64", None as "none"."""
-    if isinstance(value, tuple):
-        return "-".join(str(item) for item in value)
-    return "none" if value is None else value
 
 
 def _aligned(lines: list[dict[str, str]]) -> str:

@@ -11,6 +11,8 @@ import math
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from purejaxppo.errors import ConfigError
 
 EnvParams = tuple[tuple[str, bool | int | float | str], ...]
@@ -48,6 +50,25 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
         except OverflowError:  # more than a float can hold: `validate_hyperparams` says so
             return math.inf if value > 0 else -math.inf
     return value
+
+
+def scalar(value: Any) -> bool | int | float | str:
+    """A swept value as coordinates, tables, legends and names of folders have it: a bool, int, float or string.
+
+    A list is its items, `64-64`; a table its names and values, `gravity=1.62 length=1`; None, and whatever is empty,
+    `none`.
+    """
+    if isinstance(value, np.floating) and value.dtype.itemsize < 8:
+        return float(str(value))  # the shortest decimal: 0.1 stays 0.1 and does not become 0.10000000149
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or value == () or value == []:
+        return "none"
+    if isinstance(value, tuple | list):
+        if all(isinstance(item, tuple | list) and isinstance(item[0], str) for item in value):
+            return " ".join(f"{name}={_short(item)}" for name, item in value)
+        return "-".join(_short(item) for item in value)
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 # What fields are called elsewhere.
@@ -113,6 +134,11 @@ def unknown_name(kind: str, name: str, allowed: list[str]) -> ConfigError:
 def field_names(cls: type) -> list[str]:
     """Names of a dataclass's fields, in order."""
     return [field.name for field in dataclasses.fields(cls)]
+
+
+def _short(item: Any) -> str:
+    """An item of a list; 1 and 1.0 are the same."""
+    return str(scalar(item)).removesuffix(".0")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -70,6 +70,33 @@ class HyperParams:
     """With feature_spectral: coefficient of the concentration of the policy's feature spectrum."""
     critic_feature_spectral_coef: float = 0.0
     """With feature_spectral: the same for the critic's features."""
+    l2_init_coef: float = 1e-2
+    """With l2_init: coefficient of the squared distance of all weights from the initial ones."""
+    parseval_coef: float = 1e-3
+    """With parseval: coefficient of the sum of ||W W^T - parseval_scale I||^2."""
+    parseval_scale: float = 2.0
+    """With parseval: what the squared norm of a unit's incoming weights is to be (2: sqrt(2) is ReLU's gain)."""
+    weight_decay_rate: float = 1e-3
+    """With weight_decay: the share of a weight that a gradient step takes away, over the learning rate."""
+    perturbation: float = 1e-6
+    """With shrink_and_perturb soft: the share of a weight that is replaced by that of a freshly initialised one."""
+    shrink: float = 0.4
+    """With shrink_and_perturb hard: what weights are multiplied by (the authors' code: 0.4)."""
+    perturb: float = 0.1
+    """With shrink_and_perturb hard: what freshly initialised weights are multiplied by before they are added (the
+    authors' code: 0.1)."""
+    weight_clip_scale: float = 3.0
+    """With weight_clipping: the largest size of a weight, in units of 1 / sqrt(fan_in)."""
+    reset_threshold: float = 0.025
+    """With unit_resets redo or regrama: the share of its layer's mean up to which a unit's activity (its gradient) is
+    too small (ReDo: 0.025; code by others for ReGraMa has 0 to 0.05)."""
+    replacement_rate: float = 1e-4
+    """With unit_resets continual_backprop: the share of a layer's mature units that is replaced in a gradient step."""
+    maturity_threshold: float = 1e4
+    """With unit_resets continual_backprop: gradient steps that a unit is spared for after its reset (the authors' PPO:
+    10,000)."""
+    utility_decay: float = 0.99
+    """With unit_resets continual_backprop: decay, in a gradient step, of the running mean of a unit's contribution."""
     adam_beta1: float = 0.9
     """Adam's decay of the first moment."""
     adam_beta2: float = 0.999
@@ -104,8 +131,9 @@ def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> Hype
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
 _POSITIVE = ("value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
-_UNIT = ("gamma", "gae_lambda")
-_BELOW_ONE = ("adam_beta1", "adam_beta2")
+_POSITIVE += ("weight_clip_scale",)
+_UNIT = ("gamma", "gae_lambda", "perturbation", "replacement_rate")
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "utility_decay")
 
 
 def validate_hyperparams(hparams: HyperParams) -> HyperParams:

@@ -53,12 +53,16 @@ class Networks:
 
     policy, critic: what they give for the batch that comes with them, [N, ...]. params: of all networks, nested.
     both: from other observations [..., *obs], as the environment gives them, to what policy and critic give for them.
+    apply: the same from other parameters as well, (params, obs). log_prob: from the policy's outputs [..., K] and
+    actions as the batch has them to log pi [...].
     """
 
     policy: NetworkOutput
     critic: NetworkOutput
     params: Params
     both: Callable[[Array], tuple[NetworkOutput, NetworkOutput]] = struct.field(pytree_node=False)
+    apply: Callable[[Params, Array], tuple[NetworkOutput, NetworkOutput]] = struct.field(pytree_node=False)
+    log_prob: Callable[[Array, Array], Array] = struct.field(pytree_node=False)
 
 
 def image_patches(x: Array, size: int, stride: int) -> Array:
@@ -110,16 +114,28 @@ class Network(nn.Module):
     """What that log scale is at the start."""
     layer_norm: bool = False
     """Whether every hidden layer is normalised before its activation."""
+    rms_norm: bool = False
+    """Whether it is divided by its root mean square instead."""
+    crelu: bool = False
+    """Whether a hidden layer has half as many units and gives both z and -z to its activation."""
     residual: bool = False
     """Whether a hidden layer's input is added to its pre-activation, from the second one on, where widths agree."""
 
     def _normalize(self, z: Array, name: str, num_axes: int) -> Array:
-        """Layer normalisation (Ba et al. 2016) over a layer's last axes, with a gain and a bias per channel."""
-        if not self.layer_norm:
-            return z
-        axes = tuple(range(-num_axes, 0))
-        norm = nn.LayerNorm(reduction_axes=axes, feature_axes=-1, use_fast_variance=False, name=f"{name}_norm")
-        return norm(z)
+        """Layer normalisation (Ba et al. 2016) over a layer's last axes, with a gain and a bias per channel.
+
+        Or z / sqrt(mean z^2), with a gain alone (Zhang and Sennrich 2019).
+        """
+        axes, name = tuple(range(-num_axes, 0)), f"{name}_norm"
+        if self.layer_norm:
+            return nn.LayerNorm(reduction_axes=axes, feature_axes=-1, use_fast_variance=False, name=name)(z)
+        return nn.RMSNorm(reduction_axes=axes, feature_axes=-1, name=name)(z) if self.rms_norm else z
+
+    def _num_units(self, width: int) -> int:
+        return width // 2 if self.crelu else width
+
+    def _both_signs(self, z: Array) -> Array:
+        return jnp.concatenate([z, -z], axis=-1) if self.crelu else z
 
     @nn.compact
     def __call__(self, obs: Array, activation: Activate = None, first: Array | None = None) -> dict[str, NetworkOutput]:
@@ -131,16 +147,16 @@ class Network(nn.Module):
         batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
         x, preactivations = obs, []
         for index, (channels, size, stride) in enumerate(self.convolutions):
-            dense = UniformDense(channels, self.precision, name=f"conv_{index}")
+            dense = UniformDense(self._num_units(channels), self.precision, name=f"conv_{index}")
             z = dense(image_patches(x, size, stride)) if index > 0 or first is None else first
-            z = self._normalize(z, f"conv_{index}", num_axes=3)
+            z = self._both_signs(self._normalize(z, f"conv_{index}", num_axes=3))
             preactivations.append(z.reshape(*batch_shape, -1))
             x = activation(z)
         x = x.reshape(*batch_shape, -1)
         for index, width in enumerate(self.hidden_sizes):
-            dense = UniformDense(width, self.precision, name=f"hidden_{index}")
+            dense = UniformDense(self._num_units(width), self.precision, name=f"hidden_{index}")
             z = dense(x) if index > 0 or self.convolutions or first is None else first
-            z = self._normalize(z, f"hidden_{index}", num_axes=1)
+            z = self._both_signs(self._normalize(z, f"hidden_{index}", num_axes=1))
             z = z + x if self.residual and index > 0 and x.shape[-1] == width else z
             preactivations.append(z)
             x = activation(z)
@@ -263,6 +279,8 @@ def make_actor_critic(
             state_independent_scale=state_independent_scale,
             initial_log_std=config.initial_log_std,
             layer_norm=config.layer_norm,
+            rms_norm=config.rms_norm,
+            crelu=config.crelu,
             residual=config.residual,
         )
 
@@ -342,6 +360,11 @@ def layer_weights(params: Params, network: str) -> list[Array]:
     names = [name for name in sorted(layers) if name.startswith(("conv_", "hidden_"))]
     hidden = [layers[name]["kernel"] for name in names if "kernel" in layers[name]]  # a LayerNorm has none
     return [*hidden, layers[f"{network}_head"]["kernel"]]
+
+
+def is_head(layer: str) -> bool:
+    """Whether a layer of a network's parameters is the linear head of policy or critic."""
+    return layer in ("policy_head", "critic_head")
 
 
 def orthogonal_kernels(params: Params, key: Array) -> Params:

@@ -16,14 +16,14 @@ import pandas as pd
 from purejaxppo.config import TrainConfig
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
-from purejaxppo.evaluate import cell
+from purejaxppo.fields import scalar
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
 from purejaxppo.ppo.rollout import collect_batch
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, Origin, RunState, make_learner
 from purejaxppo.sweep.brought import own_rows
-from purejaxppo.sweep.policies import each_snapshot, find_snapshots
+from purejaxppo.sweep.policies import each_snapshot
 from purejaxppo.sweep.snapshots import read_origin
 from purejaxppo.training.diagnosis import diagnose_update
 
@@ -49,21 +49,20 @@ def rediagnose(
     Columns: run, the swept fields, seed, snapshot, log_point, env_steps, and the diagnostics that are one number each.
     Raises ConfigError as `load_policies` does, and for diagnostics of one's own as a sweep does.
     """
-    out = Path(out).expanduser()
-    places, rows = find_snapshots(out), []
-    for number, everything in each_snapshot(out, runs):
+    rows = []
+    for number, places, everything in each_snapshot(out, runs):
         if snapshots is not None and number not in snapshots:
             continue
         for policies in everything:
             own = tuple(diagnostics) or policies.config.diagnostics or True
             learner, diagnose = _program(replace(policies.config, diagnostics=own))
             for i, run in enumerate(policies.runs):
-                place = places[run.index][number]
+                place = places[run.index]
                 params, statistics = jax.tree.map(lambda x, i=i: x[i], (policies.params, policies.statistics))
                 origin, hparams = read_origin(learner, place), jax.tree.map(np.float32, run.hparams)
                 key = jax.random.key(np.uint32(run.seed))
                 found = diagnose(hparams, key, np.int32(place.log_point), origin, params, statistics)
-                about = {"run": run.index} | {name: cell(value) for name, value in run.point.items()}
+                about = {"run": run.index} | {name: scalar(value) for name, value in run.point.items()}
                 about |= {"seed": run.seed, "snapshot": number, "log_point": place.log_point}
                 about |= {"env_steps": int(policies.env_steps[i])}
                 rows.append(about | dict(zip(found.names, np.asarray(found.values).tolist(), strict=True)))

@@ -98,7 +98,9 @@ def _play(policy: Policy, max_steps: int, key: Array) -> tuple[Array, Any, Array
 
 def _drawing(policy: Policy) -> tuple[Callable[[np.ndarray], Image.Image], int]:
     """How to draw an observation, and for how many milliseconds to show it."""
-    known = {"gymnax/CartPole-v1": (draw_cart_pole, 20), "gymnax/Acrobot-v1": (draw_acrobot, 50)}
+    params = {name: x for name, x in policy.config.env_params if name in ("length", "x_threshold")}
+    cart_pole: Any = partial(draw_cart_pole, **params)
+    known = {"gymnax/CartPole-v1": (cart_pole, 20), "gymnax/Acrobot-v1": (draw_acrobot, 50)}
     if policy.config.env in known:
         return known[policy.config.env]
     env = _bare(policy)
@@ -130,14 +132,17 @@ def draw_channels(obs: np.ndarray) -> Image.Image:
     return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
-def draw_cart_pole(obs: np.ndarray) -> Image.Image:
-    """Cart and pole, from x (of +-2.4) and the pole's angle from upright, clockwise."""
+def draw_cart_pole(obs: np.ndarray, length: float = 0.5, x_threshold: float = 2.4) -> Image.Image:
+    """Cart and pole, from x (of +-x_threshold) and the pole's angle from upright, clockwise.
+
+    length: half of the pole's, as the environment has it.
+    """
     x, _, angle = (float(value) for value in obs[:3])
-    scale = 1 / 5.2  # of the side, per unit of length: the track and a margin
+    scale = min(1 / (2 * x_threshold + 0.4), 0.3 / length)  # of the side, per unit: the track and a margin, or the pole
     cart = np.array([0.5 + x * scale, 0.65])
-    tip = cart + np.array([math.sin(angle), -math.cos(angle)]) * scale  # the pole is one unit long
+    tip = cart + np.array([math.sin(angle), -math.cos(angle)]) * 2 * length * scale
     half = np.array([0.05, 0.0])  # of the cart's width
-    track = [(0.5 - 2.4 * scale, 0.65), (0.5 + 2.4 * scale, 0.65)]
+    track = [(0.5 - x_threshold * scale, 0.65), (0.5 + x_threshold * scale, 0.65)]
     return _lines([(track, _MUTED, 0.006), ([cart - half, cart + half], _INK, 0.06), ([cart, tip], _ACCENT, 0.02)])
 
 

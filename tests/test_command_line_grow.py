@@ -1,7 +1,9 @@
 """Sweeps that grow and meet, as processes: extend, kill, resume, merge, several directories; and the exit codes."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +60,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
         process = call(["sweep", f"{name}.toml"], folder, environment)
         assert process.returncode == 0, process.stderr
     return folder
+
+
+def start(arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "purejaxppo", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def call(
@@ -145,6 +153,27 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
     process = call(["extend", "runs/small", "--seeds", "8", "--quiet"], tmp_path, environment)
     assert process.returncode == 0, process.stderr
     assert "Nothing is missing: runs/small has all 8 runs." in process.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_extension(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """Eight new seeds, four in each process: the bits of one process; both wait for the end, and one tells of it."""
+    for name in ("one", "two"):
+        shutil.copytree(folder / "runs" / "a", tmp_path / name)
+    extend = ["extend", "--seeds", "10", "--quiet"]
+    process = call([*extend, "one"], tmp_path, environment)
+    assert process.returncode == 0, process.stderr
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = ["--coordinator", f"localhost:{free.getsockname()[1]}", "--num-processes", "2", "--process-index"]
+    both = [start([*extend, "two", *where, str(index)], tmp_path, environment) for index in range(2)]
+    told = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert [stdout.endswith("Dataset: two/results.nc\n") for stdout, _ in told] == [True, False]
+    found, expected = (load_results(tmp_path / name) for name in ("two", "one"))
+    xr.testing.assert_identical(found.drop_attrs().drop_vars("group"), expected.drop_attrs().drop_vars("group"))
+    assert len(list((tmp_path / "two" / "policies").iterdir())) == 1 + 2
+    assert not (tmp_path / "two" / "extension").exists()
 
 
 @pytest.mark.parametrize(

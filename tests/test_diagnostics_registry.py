@@ -16,13 +16,13 @@ from purejaxppo.statistics import correlations
 FAMILIES = {
     "spectral": 104,  # 2 networks x 2 matrices x (10 scalars after + 10 before + 5 changes + 1 spectrum)
     "norm": 32,  # 2 networks x (7 norms + collinearity) x (after, before)
-    "neuron": 8,  # 2 networks x (dead, dormant) x (after, before)
+    "neuron": 16,  # 2 networks x ((dead, dormant, always active) x (after, before), without gradient, resets)
     "output": 12,  # policy variance, value mean, deviation, explained variance, entropy, x (after, before); 2 probes
-    "weight": 4,  # 2 networks x (largest of the hidden layers, head)
+    "weight": 6,  # 2 networks x (largest of the hidden layers, head, change)
     "plasticity": 12,  # 2 networks x (loss, curve, 2 references, 2 excesses)
     "trust_region": 19,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio + KL by the observation statistics
     "drift": 13,  # 2 networks x 3 subjects x (drift, cosine) + that by the observation statistics
-    "minibatch": 96,  # 23 quantities at 4 moments + 4 of the whole phase
+    "minibatch": 104,  # 25 quantities at 4 moments + 4 of the whole phase
     "performance": 7,
     "evaluation": 4,
     "run": 2,

@@ -4,8 +4,10 @@ import json
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from test_envs import play
+from test_evaluate import fresh, save_sweep
 
 import purejaxppo as pjp
 from purejaxppo import envs
@@ -13,7 +15,16 @@ from purejaxppo.config import TrainConfig
 from purejaxppo.envs.names import CUSTOM
 from purejaxppo.envs.params import checked_params
 from purejaxppo.errors import ConfigError
-from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
+from purejaxppo.evaluate import evaluate
+from purejaxppo.fields import scalar
+from purejaxppo.plots.channels import choose_channels
+from purejaxppo.plots.conditions import parse_where, select
+from purejaxppo.results.concat import concat
+from purejaxppo.results.dataset import GroupResult, points, to_dataset
+from purejaxppo.results.export import _runs, export, run_name
+from purejaxppo.statistics.comparison import comparison_table
+from purejaxppo.statistics.summary import summary_table
+from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_sweep, to_json
 
 
 def test_gravity_is_that_of_the_original_gymnasium() -> None:
@@ -75,6 +86,65 @@ def test_a_sweep_keeps_them(tmp_path) -> None:
     policy = pjp.load_policy(tmp_path / "moon", 0)
     assert policy.config.env_params == (("gravity", 1.62),)
     assert policy.env._params.gravity == 1.62
+
+
+def test_swept_ones_are_called_alike_everywhere(tmp_path) -> None:
+    """Plan, dataset, summary, legend, selection, export, folders of TensorBoard, merges and evaluation."""
+    content = {
+        "name": "moon",
+        "seeds": 1,
+        "config": {"env": "gymnax/CartPole-v1", "hidden_sizes": [4]},
+        "axes": {"env_params": [{}, {"length": 1, "gravity": 1.62}], "critic_hidden_sizes": [[], [8, 8]]},
+    }
+    sweep = save_sweep(tmp_path, content, fresh)
+    params, sizes = ["none", "gravity=1.62 length=1"], ["none", "8-8"]
+    names = [f"run_000{i}_env_params={params[i // 2]}_critic_hidden_sizes={sizes[i % 2]}_seed=0" for i in range(4)]
+    assert f"  env_params: {', '.join(params)} (one program" in describe(sweep, make_groups(sweep))
+
+    metrics = {"return_mean": np.arange(12.0).reshape(4, 3)}
+    runs = [run for group in make_groups(sweep) for run in group.runs]
+    swept = {name: [run.point[name] for run in runs] for name in sweep.swept}
+    about = {"env_steps": np.arange(3), "seeds": np.zeros(4), "status": np.zeros(4)}
+    index = np.array([run.index for run in runs])
+    result = GroupResult(metrics=metrics, run_index=index, swept=swept, **about)
+    dataset = to_dataset([result], {"name": "moon", "sweep": to_json(sweep)})
+    assert dataset["env_params"].values.tolist() == [params[0], params[0], params[1], params[1]]
+    assert dataset["critic_hidden_sizes"].values.tolist() == sizes * 2
+    assert summary_table(dataset)["env_params"].tolist() == dataset["env_params"].values.tolist()
+    (drawn, _) = choose_channels([point for point, _ in points(dataset)])
+    assert (drawn.title, drawn.labels) == ("env_params", params)
+    assert select(dataset, parse_where([f"env_params={params[1]}"])).sizes["run"] == 2
+    contrasts = comparison_table(dataset, against=f"env_params={params[1]}", within=["critic_hidden_sizes"])
+    assert contrasts["is_base"].tolist() == [name == params[1] for name in contrasts["env_params"]]
+    table = pd.read_csv(export(dataset, tmp_path, "csv"))
+    assert table["env_params"].tolist() == [name for name in params for _ in range(6)]
+    assert [run_name(run.index, run.point, run.seed) for run in sorted(runs, key=lambda run: run.index)] == names
+    assert [name for name, _, _ in _runs(dataset)] == names
+
+    untold = dataset.assign_attrs(sweep="{}").isel(run=[0, 3])  # coordinates in place of the sweep's own values
+    assert concat([dataset, untold]).sizes["run"] == 4
+    played = evaluate(tmp_path, episodes=1, max_steps=1, runs=[2])
+    assert played[["env_params", "critic_hidden_sizes"]].to_numpy().tolist() == [[params[1], "none"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([["gravity", -1.0], ["name", "a"], ["on", True]], "gravity=-1 name=a on=True"),
+        (np.float32(0.1), 0.1),
+        (np.int64(3), 3),
+        (np.array([64, 32]), "64-32"),
+        (((16, 3, 1), (32, 3, 1)), "16-3-1-32-3-1"),
+        (("lab.tricks:my_penalty",), "lab.tricks:my_penalty"),
+        (None, "none"),
+        ((), "none"),
+        (np.bool_(True), True),
+    ],
+)
+def test_values_in_one_word(value, text) -> None:
+    assert scalar(value) == text
+    assert type(scalar(value)) is type(text)
+    assert scalar(scalar(value)) == text  # of what is told by coordinates alone
 
 
 @pytest.mark.parametrize(

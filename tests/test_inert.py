@@ -47,7 +47,7 @@ def test_every_field_that_says_with_what_it_acts_has_a_rule() -> None:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
         if str(ast.literal_eval(text.value)).startswith("With ")
     ]
-    assert len(told) == 13
+    assert len(told) == 25
     assert set(told) <= {name for rule in RULES for name in rule.fields}
 
 
@@ -63,6 +63,9 @@ def test_floats_without_effect_change_no_bit_and_others_do() -> None:
     inert = ["kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit", "pfo_limit"]
     inert += ["weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"]
     inert += ["critic_learning_rate", "value_clip_eps", "pfo_target_share", "pfo_warmup"]
+    inert += ["l2_init_coef", "parseval_coef", "parseval_scale"]
+    inert += ["weight_decay_rate", "perturbation", "weight_clip_scale"]
+    inert += ["reset_threshold", "replacement_rate", "maturity_threshold", "utility_decay", "shrink", "perturb"]
     assert all(reason(name, fields(**TINY)) for name in inert)
     runs = [HyperParams(), *(HyperParams(**{name: 7.0}) for name in [*inert, "clip_eps", "critic_pfo_coef"])]
     stacked = jax.tree.map(lambda *x: np.asarray(x, np.float32), *runs)
@@ -143,10 +146,18 @@ def _without_addresses(text: str) -> str:
         ("[hparams]\ncritic_feature_spectral_coef = 1", "no effect while feature_spectral is false"),
         ('brax_backend = "mjx"', "brax_backend has no effect while env is gymnax/CartPole-v1, which is not of brax"),
         ('action_distribution = "normal"', "env is gymnax/CartPole-v1, whose actions are discrete"),
+        ("[hparams]\nl2_init_coef = 1", "l2_init_coef has no effect while l2_init is false"),
+        ("parseval = true\n[hparams]\nparseval_coef = 0\nparseval_scale = 1", "no effect while parseval_coef is 0"),
+        ("[hparams]\nparseval_scale = 1", "parseval_scale has no effect while parseval is false"),
+        ("[hparams]\nweight_decay_rate = 1", "weight_decay_rate has no effect while weight_decay is false"),
+        ("[hparams]\nperturbation = 1", "perturbation has no effect while shrink_and_perturb is off"),
+        ("[hparams]\nweight_clip_scale = 1", "weight_clip_scale has no effect while weight_clipping is false"),
         ("[hparams]\nvalue_clip_eps = 1", "value_clip_eps has no effect while value_clipping is false"),
         ("[hparams]\ncritic_learning_rate = 1", "no effect while separate_learning_rates is false"),
         ("lr_final_fraction = 0.5", "lr_final_fraction has no effect while lr_schedule is constant"),
         ("initial_log_std = 1", "env is gymnax/CartPole-v1, whose actions are discrete"),
+        ("[hparams]\nreplacement_rate = 0.1", "replacement_rate has no effect while unit_resets is off"),
+        ("reset_interval = 3", "no effect while unit_resets is off and shrink_and_perturb is off"),
         ('trunk_optimizers = "two"', "trunk_optimizers has no effect while share_trunk is false"),
         ("diagnostics = false\nnum_plasticity_points = 3", "num_plasticity_points has no effect while diagnostics is"),
         ("num_plasticity_points = 0\nplasticity_curve = true", "plasticity_curve has no effect while num_plasticity"),

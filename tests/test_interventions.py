@@ -21,6 +21,7 @@ from purejaxppo.networks import ACTIVATIONS, NetworkOutput
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.interventions import kl_control, penalties, proximity
 from purejaxppo.ppo.interventions.objectives import policy_loss
+from purejaxppo.ppo.start import init_memory
 from purejaxppo.ppo.state import Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
 from purejaxppo.results.registry import METRICS
@@ -32,7 +33,7 @@ examples = settings(deadline=None, max_examples=25, derandomize=True)
 
 # Of the package's table every one that has a switch (a shared trunk and PFO are everywhere below), and further values.
 SWITCHES: dict[str, Fields] = {
-    x.fields[0]: x.on
+    "_".join(name if value is True else str(value) for name, value in x.on.items()): {**x.on, **x.needs}
     for x in INTERVENTIONS
     if x.on.keys() <= set(field_names(pjp.TrainConfig)) and x.fields[0] != "share_trunk"
 } | {
@@ -45,6 +46,8 @@ SWITCHES: dict[str, Fields] = {
     "ppo_kl_with_stop": {"kl_penalty": True, "kl_stop": True, "policy_objective": "unclipped"},
 }
 EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
+EVERYTHING |= {"rms_norm": False, "adam_rel": False, "optimizer": "adam", "residual": False}  # which exclude others
+EVERYTHING |= {"crelu": False}
 # CHAIN goes with no clip of PFO.
 SWITCHES["chain"] = {
     "pfo_reference": "previous", "pfo_states": "other", "pfo_features": "outputs", "pfo_auto": True, "kl_stop": True,
@@ -53,6 +56,7 @@ del SWITCHES["pfo_auto"]
 FLOATS = (
     *("pfo_limit", "kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit"),
     *("weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"),
+    *("l2_init_coef", "parseval_coef", "parseval_scale", "weight_decay_rate", "perturbation", "weight_clip_scale"),
 )
 
 
@@ -70,7 +74,8 @@ def prepare(**fields: Any) -> tuple[Learner, RunState]:
     state = make_state(learner)
     control = kl_control.init_kl_control(learner)
     vectors = penalties.init_power_iteration(learner, state.params)
-    return learner, state.replace(kl_control=control, power_vectors=vectors)
+    memory = init_memory(learner, state.params)
+    return learner, state.replace(kl_control=control, power_vectors=vectors, memory=memory)
 
 
 # --- What the policy maximises
@@ -456,7 +461,9 @@ def test_switched_off_interventions_are_not_in_the_program(plain: Any) -> None:
         np.testing.assert_array_equal(leaf[0], leaf[1])
     assert plain.state.kl_control is None
     assert plain.state.power_vectors is None
+    assert plain.state.memory == {}
     extra = ("kl_coef", "minibatches_done_fraction", "kl_loss", "weight_spectral_loss", "feature_spectral_loss")
+    extra += ("l2_init_loss", "parseval_loss")
     assert not set(extra) & set(plain.metrics)
 
 
@@ -473,11 +480,13 @@ def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
 def test_every_float_of_an_intervention_matters_once_it_is_on() -> None:
     fields = {**EVERYTHING, "policy_objective": "clip"}
     hparams = dataclasses.replace(
-        FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=0.009, weight_spectral_coef=0.1, feature_spectral_coef=0.1
-    )
+        FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=0.009, weight_spectral_coef=0.1, feature_spectral_coef=0.1,
+        weight_clip_scale=0.9,
+    )  # fmt: skip
     points = [dataclasses.replace(hparams, **{name: 1.3 * getattr(hparams, name) + 0.01}) for name in FLOATS]
     result = train([hparams, *points], **fields)
-    weights = np.concatenate([np.asarray(x).reshape(len(FLOATS) + 1, -1) for x in jax.tree.leaves(result.state)[:8]], 1)
+    leaves = jax.tree.leaves(result.state.params)
+    weights = np.concatenate([np.asarray(x).reshape(len(FLOATS) + 1, -1) for x in leaves], 1)
     factors = np.asarray(result.state.kl_control.factor)
     for number, name in enumerate(FLOATS, 1):
         assert (weights[number] != weights[0]).any() or factors[number] != factors[0], name

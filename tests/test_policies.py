@@ -277,6 +277,20 @@ def test_an_episode_is_drawn_to_its_true_end(tmp_path):
     assert len(play_episode(load_policy(tmp_path, 0), 1, 5)[0]) == 6
 
 
+def test_an_episode_of_another_physics_is_drawn_with_it(tmp_path):
+    """A pole of twice the length, on a shorter track, that has fallen at 3 degrees instead of 12."""
+    params = {"length": 1.0, "theta_threshold_radians": 0.05, "x_threshold": 1.0}
+    save_one(tmp_path, dataclasses.replace(CARTPOLE, env_params=tuple(sorted(params.items()))))
+    obs, _ = play_episode(load_policy(tmp_path, 0), 1, 200)
+    is_out = (np.abs(obs[:, 0]) > 1.0) | (np.abs(obs[:, 2]) > 0.05)
+    assert is_out.tolist() == [False] * (len(obs) - 1) + [True]
+    path = render(tmp_path, 0, seed=1, max_steps=200)
+    with Image.open(path) as gif:
+        drawn = np.asarray(gif.convert("RGB")).astype(int)
+    pole = np.argwhere(np.abs(drawn - [213, 94, 0]).sum(-1) < 60)[:, 0]  # the rows that have some of it
+    assert (pole.max() - pole.min()) / len(drawn) == pytest.approx(0.6, abs=0.03)  # as long as fits above the cart
+
+
 def test_what_cannot_be_drawn_is_said(tmp_path):
     save_one(tmp_path, pjp.TrainConfig(env="probe/Action", hidden_sizes=(4,)))
     with pytest.raises(pjp.ConfigError, match=r"env is probe/Action, but only gymnax/CartPole-v1, .* can be drawn"):

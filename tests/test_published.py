@@ -184,6 +184,19 @@ def test_a_row_has_the_numbers_of_its_own_point():
             assert float(cells["difference"].split()[0]) == pytest.approx(difference, rel=0.01)
 
 
+def test_returns_of_presets_are_those_of_the_files_heads():
+    """Ours stand in the head of the file that gives them, with the same environment and number of steps."""
+    told = pd.read_csv(EXPERIMENTS / "peers_returns.csv", dtype=str)
+    assert set(told["preset"]) >= {"cleanrl_continuous", "purejaxrl_minatar", "brax_ant"}
+    assert told["published in"].notna().all()
+    for row in told[told["file"].notna()].to_dict("records"):
+        path = EXPERIMENTS / "configs" / f"{row['file']}.toml"
+        assert row["return here"] in path.read_text(encoding="utf-8")
+        config = tables.read_sweep(row["file"]).config
+        assert (config.env, f"{config.total_steps / 1e6:g}M") == (row["environment here"], row["steps here"])
+    assert set(told["return here"][told["file"].isna()]) == {"not run"}
+
+
 def test_a_run_that_diverged_has_its_status_and_no_final_values():
     dataset = pjp.load_results(RESULTS / STUDY / "drawn.nc").isel(run=slice(0, 3)).load()
     dataset["status"][1] = 7

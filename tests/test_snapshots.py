@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import purejaxppo as pjp
@@ -21,7 +23,7 @@ from purejaxppo.ppo.state import RunState, make_learner
 from purejaxppo.sweep import engine, snapshots, store
 from purejaxppo.sweep.merge import merge
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
-from purejaxppo.sweep.policies import choose_action, find_snapshots, load_policies, load_policy
+from purejaxppo.sweep.policies import choose_action, each_snapshot, find_snapshots, load_policies, load_policy
 from purejaxppo.sweep.program import GroupProgram
 from purejaxppo.training.evaluation import EVALUATION
 
@@ -85,15 +87,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def kept(out: Path) -> dict[tuple[int, int, str], bytes]:
-    """Run, log point, name -> bits, of all snapshots of a directory."""
+def arrays(out: Path) -> dict[tuple[int, int, str], np.ndarray]:
+    """Run, log point, name -> array, of all snapshots of a directory."""
     found = {}
     for path in (out / "snapshots").iterdir():
         with np.load(path) as content:
             for row, run in enumerate(content["run_index"].tolist()):
                 for name in content.files:
-                    found[run, int(content["log_point"][row]), name] = content[name][row].tobytes()
+                    found[run, int(content["log_point"][row]), name] = content[name][row]
     return found
+
+
+def kept(out: Path) -> dict[tuple[int, int, str], bytes]:
+    """Run, log point, name -> bits, of all snapshots of a directory."""
+    return {key: x.tobytes() for key, x in arrays(out).items()}
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -259,6 +266,47 @@ def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(whole: Pat
     ]
 
 
+def test_a_file_is_not_opened_for_every_snapshot(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to see what is in it, and once for the networks."""
+    original, opened = np.load, Counter[str]()
+
+    def load(file: Any, *arguments: Any, **options: Any) -> Any:
+        opened[Path(file.name).name] += 1
+        return original(file, *arguments, **options)
+
+    monkeypatch.setattr(np, "load", load)
+    for number, places, found in each_snapshot(whole):
+        assert [run.index for policies in found for run in policies.runs] == [*places]
+        assert {place.log_point for place in places.values()} == {AT[number]}
+    assert opened == dict.fromkeys((path.name for path in (whole / "snapshots").iterdir()), 2)
+
+
+# --- Runs beside each other
+
+
+def test_a_run_with_normalised_rewards_snapshots_and_evaluations_is_the_run_alone(tmp_path: Path) -> None:
+    """Beside runs of another gamma, which is in the statistics of rewards, and of another learning rate."""
+    points = [{"learning_rate": 1e-2, "gamma": 0.5}, {"learning_rate": 3e-3, "gamma": 0.99}]
+    together = pjp.run_sweep(make_sweep(points=points), tmp_path / "together", is_quiet=True)
+    quick = {"diagnostics": False, "num_plasticity_points": pjp.TrainConfig().num_plasticity_points}
+    one = make_sweep(points=points[1:], seeds=[1], config=quick)  # learns alike, and compiles sooner
+    alone = pjp.run_sweep(one, tmp_path / "alone", is_quiet=True)
+    own, early = together.isel(run=3, log=slice(3)), alone.isel(run=0, log=slice(3))  # before roundings grow
+    names = ["return_mean", "policy_loss", "value_loss", "evaluation_return_mean", "evaluation_return_std"]
+    for name in names:
+        np.testing.assert_allclose(own[name], early[name], rtol=2e-4, atol=1e-5, err_msg=name)
+    assert np.isfinite(early["evaluation_return_mean"].values).tolist() == [True, False, True]
+    found = {key[1:]: x for key, x in arrays(tmp_path / "together").items() if key[0] == 3}
+    expected = {key[1:]: x for key, x in arrays(tmp_path / "alone").items()}
+    kept_names = {name for at, name in expected if at == 2 and name not in ("run_index", "status", "log_point")}
+    assert {"origin.reward_statistics.moments.var", "params/policy/hidden_0/kernel", "observation_var"} < kept_names
+    for name in kept_names:
+        np.testing.assert_allclose(found[2, name], expected[2, name], rtol=2e-4, atol=1e-5, err_msg=name)
+    others = {key[1:]: x for key, x in arrays(tmp_path / "together").items() if key[0] == 1}
+    var = [x[2, "origin.reward_statistics.moments.var"] for x in (found, others)]
+    assert var[0] > 2 * var[1]  # gamma 0.99 against 0.5
+
+
 # --- Kills, extensions, merges
 
 
@@ -344,4 +392,7 @@ def test_the_command_line_evaluates_and_diagnoses_snapshots(whole: Path) -> None
     assert (whole / "evaluation_snapshots.png").is_file()
     process = call("rediagnose", str(whole), "--runs", "1", "--out", str(whole / "again.csv"))
     assert (process.returncode, process.stderr) == (0, "")
-    assert (whole / "again.csv").read_text().startswith("run,learning_rate,seed,snapshot,log_point,env_steps,")
+    assert process.stdout.endswith(f"Table: {whole / 'again.csv'}\n")
+    table = pd.read_csv(whole / "again.csv")
+    assert table.columns[:6].tolist() == ["run", "learning_rate", "seed", "snapshot", "log_point", "env_steps"]
+    assert table["log_point"].tolist() == AT

@@ -32,14 +32,17 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.state import make_learner
 
 LIMIT = 7
-# One quick environment of each suite, and what of it is to be seen: (environment, terminations within 40 random steps).
+# Random play loses at brix after 19 steps at the earliest.
+OTHER_LIMITS = {"octax": 20}
+# One quick environment of each suite, in which random play ends episodes and comes to their limit. Playground's tasks
+# terminate where the physics is no number any more, and nowhere else: that has a test of its own.
 EXAMPLES = {
-    "craftax": ("Craftax-Classic-Symbolic-v1", False),
-    "jumanji": ("Snake-v1", True),
-    "navix": ("Navix-DoorKey-Random-5x5-v0", False),
-    "octax": ("brix", False),
-    "playground": ("CartpoleBalance", False),
-    "xminigrid": ("MiniGrid-EmptyRandom-5x5", True),
+    "craftax": "Craftax-Classic-Symbolic-v1",
+    "jumanji": "Snake-v1",
+    "navix": "Navix-Dynamic-Obstacles-6x6-Random-v0",
+    "octax": "brix",
+    "playground": "CartpoleBalance",
+    "xminigrid": "MiniGrid-EmptyRandom-5x5",
 }
 
 
@@ -181,10 +184,27 @@ def symbols(ids, sizes):
 REFERENCES = {name.removesuffix("_reference"): x for name, x in list(globals().items()) if name.endswith("_reference")}
 
 
+@pytest.fixture
+def starving(monkeypatch):
+    """Craftax's worlds with nothing in the stomach, and strength for 1 to 12 steps: nobody dies so soon by chance."""
+    if not SUITES["craftax"].is_installed:
+        return
+    module = importlib.import_module("craftax.craftax_classic.envs.craftax_symbolic_env")
+    original = module.generate_world
+
+    def generate_world(key, *arguments):
+        world, strength = original(key, *arguments), jax.random.uniform(key, (), minval=4.0, maxval=16.0)
+        weak = {"player_food": jnp.zeros_like(world.player_food), "player_health": jnp.ones_like(world.player_health)}
+        return world.replace(player_recover=-strength, **weak)
+
+    monkeypatch.setattr(module, "generate_world", generate_world)
+
+
+@pytest.mark.usefixtures("starving")
 @pytest.mark.parametrize("suite", [pytest.param(suite, marks=needs(suite)) for suite in EXAMPLES])
 def test_contract(suite):
-    base, terminates = EXAMPLES[suite]
-    env = envs.make(f"{suite}/{base}", max_episode_steps=LIMIT)
+    base = EXAMPLES[suite]
+    env = envs.make(f"{suite}/{base}", max_episode_steps=OTHER_LIMITS.get(suite, LIMIT))
     reference = REFERENCES[suite](env)
     record = jax.jit(lambda key: play(env, key, reference=reference))(jax.random.key(0))
     step, expected = record["step"], record["expected"]
@@ -194,7 +214,7 @@ def test_contract(suite):
     check_episodes_end_once_and_at_the_limit(env, step)
     check_final_obs_is_obs_until_the_end(step)
     assert step.truncated.any()
-    assert step.terminated.any() == terminates
+    assert step.terminated.any() == (suite != "playground")
     if suite == "craftax":  # its own step gives the observation after the reset
         assert_close(step.obs, expected["obs"])
         assert_close(step.reward, expected["reward"])
@@ -204,6 +224,21 @@ def test_contract(suite):
         assert_close(step.reward, expected[1])
         assert_close(step.terminated, expected[2])
     check_first_states_differ(env, record)
+
+
+@needs("playground")
+def test_physics_that_breaks_ends_an_episode():
+    """The observation of the end is none, and what comes after is a first state."""
+    env = envs.make("playground/CartpoleBalance")
+    _, state = jax.jit(env.reset)(jax.random.key(0))
+    broken = state.replace(physics=state.physics.replace(qvel=jnp.full_like(state.physics.qvel, jnp.nan)))
+    steps = jax.jit(jax.vmap(lambda state: env.step(jax.random.key(1), state, jnp.zeros(1))))
+    step = steps(jax.tree.map(lambda *x: jnp.stack(x), state, broken))
+    assert step.terminated.tolist() == [False, True]
+    assert not step.truncated.any()
+    assert np.isfinite(step.obs).all()
+    assert np.isfinite(step.final_obs).all(axis=1).tolist() == [True, False]
+    assert step.state.elapsed.tolist() == [1, 0]
 
 
 def check_first_states_differ(env, record):
@@ -316,7 +351,7 @@ def sprites(tmp_path, monkeypatch):
 
 
 def jaxtari_frames(env):
-    """Jaxtari's own wrapper, four frames a step."""
+    """Jaxtari's own wrapper, four frames a step, fewer where the game ends."""
     import jaxtari
     from jaxtari.wrappers import AtariWrapper
 
@@ -327,17 +362,38 @@ def jaxtari_frames(env):
             return raw.reset(key)[1]
 
     def advance(state, action, key):
-        rewards = []
-        for _ in range(4):
-            obs, state, reward, terminated, _, _ = raw.step(state, action)
-            rewards.append(reward)
+        obs, state, rewards, terminated, _, _ = raw.step(state, action)
+        for _ in range(3):  # none of which are after the end
+            *after, reward, over, _, _ = raw.step(state, action)
+            obs, state = jax.tree.map(partial(jnp.where, terminated), (obs, state), tuple(strongly_typed(after)))
+            rewards += jnp.where(terminated, 0.0, reward)
+            terminated = terminated | over
         flat = jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(obs)])
-        return state, flat, sum(rewards), terminated
+        return state, flat, rewards, terminated
 
     return reference_of(first, advance, env.max_episode_steps)
 
 
+@pytest.fixture
+def match_points(monkeypatch):
+    """Pong that begins with the ball on its way into the corner, half of the time with the last point to be made."""
+    if not SUITES["jaxtari"].is_installed:
+        return
+    game = importlib.import_module("jaxtari.games.jax_pong").JaxPong
+    original = game.reset
+
+    def reset(self, key):
+        _, state = original(self, key)
+        late = {"step_counter": jnp.int32(60), "ball_x": jnp.int32(34), "ball_y": jnp.int32(60)}
+        points = 20 * jax.random.bernoulli(key).astype(jnp.int32)
+        state = state.replace(enemy_score=points, player_score=points, **late)
+        return self._get_observation(state), state
+
+    monkeypatch.setattr(game, "reset", reset)
+
+
 @needs("jaxtari")
+@pytest.mark.usefixtures("match_points")
 def test_contract_of_jaxtari(sprites):
     env = envs.make("jaxtari/pong", max_episode_steps=LIMIT)
     reference = jaxtari_frames(env)
@@ -348,6 +404,8 @@ def test_contract_of_jaxtari(sprites):
     check_shapes_and_dtypes(env, record)
     check_episodes_end_once_and_at_the_limit(env, step)
     check_final_obs_is_obs_until_the_end(step)
+    assert step.terminated.any()
+    assert step.truncated.any()
     assert_close(step.final_obs, obs)
     assert_close(step.reward, reward)
     assert_close(step.terminated, terminated)

@@ -14,6 +14,7 @@ from whole_update import Oracle, flat
 import purejaxppo as pjp
 from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset
 from purejaxppo.envs.names import CUSTOM
+from purejaxppo.ppo.state import make_learner
 from purejaxppo.training.train import make_trainer
 
 RANKS = [(network, rank) for network in ("policy", "critic") for rank in ("rank", "srank", "feature_rank")]
@@ -135,9 +136,9 @@ CASES = {
     "running_and_time": (
         {
             **PENDULUM, "normalize_observations": "running", "time_aware": True, "time_limit": "bootstrap",
-            "advantage_normalization": "off",
+            "advantage_normalization": "off", "unit_resets": "redo", "reset_interval": 2,
         },
-        {"learning_rate": 5e-3, "pfo_coef": 1.0},
+        {"learning_rate": 5e-3, "pfo_coef": 1.0, "reset_threshold": 0.5},
     ),
     "two_optimizers": (
         {
@@ -160,6 +161,17 @@ CASES = {
             "learning_rate": 5e-3, "critic_learning_rate": 1e-2, "value_clip_eps": 0.05, "critic_pfo_coef": 3.0,
         },
     ),
+    "regularised": (  # the trunk decays twice, at two rates; some weights are clipped
+        {
+            **PENDULUM, "share_trunk": True, "trunk_optimizers": "two", "action_distribution": "normal",
+            "separate_learning_rates": True, "policy_objective": "dpo", "adam_rel": True, "l2_init": True,
+            "parseval": True, "weight_decay": True, "weight_clipping": True,
+        },
+        {
+            "learning_rate": 5e-3, "critic_learning_rate": 2e-3, "value_coef": 0.05, "l2_init_coef": 0.1,
+            "parseval_coef": 0.01, "parseval_scale": 1.5, "weight_decay_rate": 0.7, "weight_clip_scale": 1.05,
+        },
+    ),
 }  # fmt: skip
 
 
@@ -169,7 +181,8 @@ def iterations(case, adapt=lambda state: state):
     config, hparams = pjp.TrainConfig(**BASE | fields), pjp.HyperParams(**hparams)
     trainer = make_trainer(config)
     state = adapt(jax.jit(trainer.init)(hparams, jax.random.key(0)))
-    oracle, segment = Oracle(config, hparams, state), jax.jit(trainer.segment)
+    oracle = Oracle(config, hparams, state, make_learner(config).networks.init)
+    segment = jax.jit(trainer.segment)
     for _ in range(3):
         state, metrics = segment(hparams, state)
         yield state, {name: np.asarray(x, np.float64) for name, x in metrics.items()}, oracle, oracle.segment()

@@ -2,7 +2,8 @@
 
 An `Oracle` reads the initial parameters, observations, environment states, the run's key and, where they are fixed, the
 observation statistics off the state that `trainer.init` returned. From there on it shares with the package the
-environments' `step` and the rules by which keys are split, nothing else. `Oracle.segment()` gives the metrics that
+environments' `step` and the rules by which keys are split, nothing else (and `init`, which draws the weights of units
+that are reset). `Oracle.segment()` gives the metrics that
 `trainer.segment` must give; `params`, `moments`, `mean`, `var` and `obs` are what its state must hold.
 
 Functions that take `xp` are written once and used twice: with NumPy for values, and with jax.numpy, in float64 as well,
@@ -177,10 +178,13 @@ class Gaussian:
 class Oracle:
     """One run, from `trainer.init(hparams, key)`'s state on; `segment()` is one log interval."""
 
-    def __init__(self, config: Any, hparams: Any, state: Any):
+    def __init__(self, config: Any, hparams: Any, state: Any, init: Any = None):
+        assert config.unit_resets in ("off", "redo")
         assert (config.pfo_layers, config.pfo_distance) == ("last", "l2")
-        assert (config.pfo_mode, config.policy_objective, config.torso) == ("penalty", "clip", "mlp")
-        assert not any((config.layer_norm, config.weight_spectral, config.feature_spectral))
+        assert (config.pfo_mode, config.torso, config.shrink_and_perturb) == ("penalty", "mlp", "off")
+        assert (config.policy_objective in ("clip", "dpo"), config.optimizer) == (True, "adam")
+        assert not any((config.layer_norm, config.rms_norm, config.crelu, config.residual))
+        assert not any((config.weight_spectral, config.feature_spectral))
         self.config = config
         # As the package sees them: 1 - beta2 differs by 1e-5 between 0.999 and its float32.
         self.hparams = SimpleNamespace(**{k: float(np.float32(x)) for k, x in vars(hparams).items()})
@@ -191,6 +195,8 @@ class Oracle:
         is_squashed = config.action_distribution == "tanh_normal"
         self.distribution = Gaussian(space, is_squashed) if hasattr(space, "low") else Categorical(space.n)
         self.params, self.key, self.env_state = float64(state.params), state.key, state.env_state
+        self.initial, self.init = self.params, init
+        self.units_reset = dict.fromkeys(self.params, 0)
         self.num_updates_done, self.kl_factor = 0, 1.0
         self.lengths = np.zeros(config.num_envs, int)  # of the episodes under way
         self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward after its sign
@@ -333,10 +339,26 @@ class Oracle:
             + c_critic_pfo (the same of the critic) + beta E KL(old || new),   A normalised, r = pi / pi_old
 
         d: |phi - phi_ref|^2 / D, or of outputs what `change` says, of V (V - V_ref)^2;
-        with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2.
+        with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2; with
+        l2_init c_init |theta - theta_0|^2, with parseval c_parseval sum |W W^T - s I|^2 of hidden layers W [units, in].
         """
+        outputs = both(xp, params, batch["x"], self.config.activation)
+        total, terms = self.terms(xp, params, *outputs, batch, noise, kl_coef)
+        pfo = self.pfo_terms(xp, params, batch)
+        return total + sum(batch[name.replace("loss", "coef")] * term for name, term in pfo.items()), terms | pfo
+
+    def pfo_terms(self, xp: Any, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        policy, critic = map(self.held, both(xp, params, batch["held_x"], self.config.activation))
+        change = (policy - batch["policy_reference"]) ** 2
+        if self.config.pfo_features == "outputs":
+            change = self.distribution.change(xp, batch["policy_reference"], policy)
+        return {"pfo_loss": change.mean(), "critic_pfo_loss": ((critic - batch["critic_reference"]) ** 2).mean()}
+
+    def terms(
+        self, xp: Any, params: Any, policy: Any, critic: Any, batch: dict[str, Array], noise: Array, kl_coef: float
+    ) -> tuple[Any, dict[str, Any]]:
+        """The same from what policy and critic give for the minibatch, without PFO."""
         hparams = self.hparams
-        policy, critic = both(xp, params, batch["x"], self.config.activation)
         a = batch["advantage"]
         a = normalized(xp, a) if self.config.advantage_normalization == "minibatch" else a
         value, errors = critic.outputs[:, 0], (critic.outputs[:, 0] - batch["target"]) ** 2
@@ -351,21 +373,25 @@ class Oracle:
         limited = xp.where(a > 0, xp.minimum(r, 1 + hparams.clip_eps), xp.maximum(r, 1 - hparams.clip_eps))
         entropy = self.distribution.entropy(xp, policy.outputs, noise).mean()
         kl = self.distribution.kl(xp, batch["old_outputs"], policy.outputs).mean()
-        held = both(xp, params, batch["held_x"], self.config.activation)
-        phi, reference = self.held(held[0]), batch["policy_reference"]
-        is_output = self.config.pfo_features == "outputs"
-        change = self.distribution.change(xp, reference, phi) if is_output else (phi - reference) ** 2
         terms = {
-            "policy_loss": -(limited * a).mean(),
+            "policy_loss": -(limited * a if self.config.policy_objective == "clip" else dpo(xp, r, a)).mean(),
             "entropy_loss": -entropy,
             "value_loss": errors.mean(),
-            "pfo_loss": change.mean(),
-            "critic_pfo_loss": ((self.held(held[1]) - batch["critic_reference"]) ** 2).mean(),
         }
-        coefs = (1.0, hparams.entropy_coef, hparams.value_coef, batch["pfo_coef"], batch["critic_pfo_coef"])
+        coefs = (1.0, hparams.entropy_coef, hparams.value_coef)
         total = sum(coef * term for coef, term in zip(coefs, terms.values(), strict=True))
         if self.config.kl_penalty:
             terms["kl_loss"], total = kl, total + kl_coef * kl
+        layers = [(name, layer) for network in params.values() for name, layer in network.items()]
+        if self.config.l2_init:
+            pairs = zip(jax.tree.leaves(params), jax.tree.leaves(self.initial), strict=True)
+            terms["l2_init_loss"] = sum(((x - y) ** 2).sum() for x, y in pairs)
+            total = total + hparams.l2_init_coef * terms["l2_init_loss"]
+        if self.config.parseval:
+            terms["parseval_loss"] = 0.0
+            for w in [layer["kernel"].T for name, layer in layers if name.startswith("hidden_")]:
+                terms["parseval_loss"] += ((w @ w.T - hparams.parseval_scale * np.eye(len(w))) ** 2).sum()
+            total = total + hparams.parseval_coef * terms["parseval_loss"]
         clip_fraction = (limited * a < r * a).mean()
         return total, terms | {"minibatch_kl": kl, "minibatch_entropy": entropy, "clip_fraction": clip_fraction}
 
@@ -399,8 +425,11 @@ class Oracle:
             norms[name] = (norm, norm * scale)
         return norms
 
-    def adam(self, name: str, grads: dict[str, Any], learning_rate: float) -> None:
-        """One step of an optimiser, in place: -rate m' / (sqrt(v') + eps), m', v' the moments without their bias."""
+    def adam(self, name: str, grads: dict[str, Any], learning_rate: float, before: dict[str, Any]) -> None:
+        """One step of an optimiser, in place: -rate m' / (sqrt(v') + eps), m', v' the moments without their bias.
+
+        With weight_decay also - rate x weight_decay_rate x the weights before all steps.
+        """
         (network, _), moments, hparams = self.parts()[name], self.moments[name], self.hparams
         gradient, weights = flat(self.part(grads, name)), self.part(self.params, name)
         b1, b2 = hparams.adam_beta1, hparams.adam_beta2
@@ -409,6 +438,8 @@ class Oracle:
         moments["nu"] = b2 * moments["nu"] + (1 - b2) * gradient**2
         m, v = moments["mu"] / (1 - b1 ** moments["count"]), moments["nu"] / (1 - b2 ** moments["count"])
         step = -learning_rate * m / (np.sqrt(v) + hparams.adam_eps)
+        if self.config.weight_decay:
+            step -= learning_rate * hparams.weight_decay_rate * flat(self.part(before, name))
         self.params = self.params | {network: self.params[network] | unflat(flat(weights) + step, weights)}
 
     def minibatch(
@@ -429,7 +460,9 @@ class Oracle:
             grads = float64(self.gradient(self.params, batch, noise, kl_coef))
         norms, before = self.clip(grads), self.params
         for name in () if is_stopped else self.parts():
-            self.adam(name, grads, rates["critic" if name == "critic" else "policy"])
+            self.adam(name, grads, rates["critic" if name == "critic" else "policy"], before)
+        if self.config.weight_clipping and not is_stopped:
+            self.params = clipped(self.params, self.hparams.weight_clip_scale)
         if not is_stopped:
             self.previous = before
         found = terms | {"learning_rate": rates["policy"], "policy_churn": np.nan, "critic_churn": np.nan}
@@ -455,6 +488,9 @@ class Oracle:
             rates = {name: rate * share for name, rate in rates.items()}
         if config.reset_optimizer:
             self.reset_moments()
+        if config.adam_rel:
+            for moments in self.moments.values():
+                moments["count"] = 0
         history, num_steps_done, is_stopped = [], 0, False
         collected, pfo_coefs = self.params, self.proximity_coefs()
         for epoch in range(config.num_epochs):
@@ -491,13 +527,50 @@ class Oracle:
                 self.kl_factor *= hparams.kl_decrement
         return found
 
+    def redo(self, batch: dict[str, Array], key: Array) -> None:
+        """Units with mean |h| <= tau times their layer's mean: weights to them fresh, from them 0, moments of both 0.
+
+        h on as many random samples as a minibatch has.
+        """
+        key_fresh, key_rows, _ = jax.random.split(jax.random.fold_in(key, 0x72657365), 3)
+        rows = shuffled(key_rows, self.config.batch_size)[: self.config.minibatch_size]
+        fresh, outputs = float64(self.init(key_fresh)), self.both(batch["x"][rows])
+        act = {"relu": lambda z: np.maximum(z, 0), "tanh": np.tanh}[self.config.activation]
+        self.params = jax.tree.map(np.array, self.params)
+        touched = jax.tree.map(np.zeros_like, self.params)
+        for network, layers in self.params.items():
+            zs = outputs[network == "critic"].preactivations
+            names = [f"hidden_{i}" for i in range(len(zs))]
+            heads = [name for name in layers if name.endswith("_head")]
+            chosen = []
+            for name, z in zip(names, zs, strict=True):
+                activity = np.abs(act(z)).mean(axis=0)
+                chosen.append(activity <= self.hparams.reset_threshold * activity.mean())
+                for part in ("kernel", "bias"):
+                    layers[name][part][..., chosen[-1]] = fresh[network][name][part][..., chosen[-1]]
+                    touched[network][name][part][..., chosen[-1]] = 1
+                self.units_reset[network] += int(chosen[-1].sum())
+            for readers, units in zip([*([name] for name in names[1:]), heads], chosen, strict=True):
+                for reader in readers:
+                    layers[reader]["kernel"][units] = 0
+                    touched[network][reader]["kernel"][units] = 1
+        assert any((flat(touched[network]) == 0).any() and flat(touched[network]).any() for network in touched)
+        for name, moments in self.moments.items():
+            is_kept = flat(self.part(touched, name)) == 0
+            moments["mu"], moments["nu"] = moments["mu"] * is_kept, moments["nu"] * is_kept
+
     def update(self) -> tuple[dict[str, float], dict[str, Array], tuple[SimpleNamespace, SimpleNamespace]]:
         """Metrics of the epochs, the batch, and what the networks gave for it before."""
         key_collect, key_update = jax.random.split(jax.random.fold_in(self.key, self.num_updates_done))
         rollout = self.collect(key_collect)
         batch = self.make_batch(rollout)
-        before = self.both(batch["x"])
+        before, self.params_before = self.both(batch["x"]), self.params
         found = self.learn(batch, key_update)
+        if self.config.unit_resets == "redo":
+            if (self.num_updates_done + 1) % self.config.reset_interval == 0:
+                self.redo(batch, key_update)
+            counts = {name: self.units_reset.get(name, self.units_reset.get("shared")) for name in ("policy", "critic")}
+            found |= {f"{name}_units_reset": count for name, count in counts.items()}
         if self.normalization == "running":
             self.seen.append(np.concatenate(rollout.obs)[:, : self.num_raw])
             self.mean, self.var = np.concatenate(self.seen).mean(axis=0), np.concatenate(self.seen).var(axis=0)
@@ -523,8 +596,8 @@ class Oracle:
     def diagnose(self, batch: dict[str, Array], before: tuple[Any, Any], after: tuple[Any, Any]) -> dict[str, Any]:
         """Policy and value, trust region and representation, after against before, on the whole rollout."""
         dist, target = self.distribution, batch["target"]
-        keys = jax.random.split(jax.random.fold_in(self.key, jnp.int32(-1 - self.num_updates_done)))
-        found: dict[str, Any] = {}
+        keys = jax.random.split(jax.random.fold_in(self.key, jnp.int32(-1 - self.num_updates_done)), 3)
+        found: dict[str, Any] = self.without_gradient(batch, after, dist.noise(keys[2], len(target)))
         for suffix, (policy, critic), key in (("_before", before, keys[0]), ("", after, keys[1])):
             y, value = policy.outputs, critic.outputs[:, 0]
             found[f"entropy{suffix}"] = dist.entropy(np, y, dist.noise(key, len(y))).mean()
@@ -539,16 +612,55 @@ class Oracle:
             measures = slow.representation(before[index], after[index], self.config.activation)
             measures["probe_r2"] = slow.probe_r2(after[index].features, target)
             layers = self.params.get(name, self.params.get("shared"))
+            old = self.params_before.get(name, self.params_before.get("shared"))
+            measures["weight_change"] = np.linalg.norm(flat(layers) - flat(old))
             norms = {k: np.linalg.norm(layer["kernel"], 2) for k, layer in layers.items() if isinstance(layer, dict)}
             measures["head_spectral_norm"] = norms[f"{name}_head"]
             measures["weight_spectral_norm_max"] = max(norm for k, norm in norms.items() if k.startswith("hidden_"))
             found |= {f"{name}_{field}": value for field, value in measures.items()}
         return found
 
+    def without_gradient(self, batch: dict[str, Array], after: tuple[Any, Any], noise: Array) -> dict[str, int]:
+        """Units of the last hidden layers whose |d PPO's loss / d feature| is small beside their layer's mean."""
+
+        def loss(features: tuple[Array, Array]) -> Array:
+            found = []
+            for name, x in zip(("policy", "critic"), features, strict=True):
+                layers = self.params.get(name, self.params.get("shared"))
+                rest = {k: layer for k, layer in layers.items() if not k.startswith("hidden_")}
+                found.append(network(jnp, rest, f"{name}_head", x, self.config.activation))
+            terms = self.terms(jnp, self.params, *found, batch, noise, 0.0)[1]
+            coefs = {"policy_loss": 1.0, "entropy_loss": self.hparams.entropy_coef}
+            coefs["value_loss"] = self.hparams.value_coef
+            return sum(coef * terms[name] for name, coef in coefs.items())
+
+        with jax.enable_x64(True):
+            slopes = [np.asarray(x) for x in jax.grad(loss)((after[0].features, after[1].features))]
+        slopes = [slopes[0] + slopes[1]] * 2 if self.config.share_trunk else slopes
+        numbers = map(slow.dormant_neurons, slopes)
+        return {f"{name}_gradient_inactive_neurons": n for name, n in zip(("policy", "critic"), numbers, strict=True)}
+
 
 def normalized(xp: Any, a: Array) -> Array:
     """Advantages [N] of mean 0 and deviation 1, unless all are equal."""
     return (a - a.mean()) / xp.maximum(a.std(), 1e-6)
+
+
+def dpo(xp: Any, r: Array, a: Array) -> Array:
+    """r A - max(0, x - c tanh(x / c)): x = (r - 1) A, c = 2 where A >= 0; x = log(r) A, c = 0.6 where A < 0."""
+    x, c = xp.where(a >= 0, (r - 1) * a, xp.log(r) * a), xp.where(a >= 0, 2.0, 0.6)
+    excess = x - c * xp.tanh(x / c)
+    return r * a - xp.where(excess > 0, excess, 0.0)
+
+
+def clipped(params: dict[str, Any], scale: float) -> dict[str, Any]:
+    """Weights and biases of every layer within +-scale / sqrt(fan_in)."""
+    found = {}
+    for network, layers in params.items():
+        bounds = {k: scale / np.sqrt(len(layer["kernel"])) for k, layer in layers.items() if isinstance(layer, dict)}
+        within = {k: {part: np.clip(x, -bound, bound) for part, x in layers[k].items()} for k, bound in bounds.items()}
+        found[network] = layers | within
+    return found
 
 
 def shuffled(key: Array, size: int) -> Array:

@@ -123,8 +123,8 @@ def write(out: Path, num_runs: int, num_logs: int, features: int) -> None:
     store.write_layout(out, lay_out(groups, None), None)
     seconds = []
     for chunk in store.read_layout(out) or []:
-        rng, config = np.random.default_rng(chunk.first), groups[chunk.group].config
-        walk = np.ones((chunk.stop - chunk.first, len(METRICS)), np.float32)
+        rng, config = np.random.default_rng(chunk.indices[0]), groups[chunk.group].config
+        walk = np.ones((chunk.num_runs, len(METRICS)), np.float32)
         for log_point in range(1 + config.num_logs):
             walk += 0.03 * rng.standard_normal(walk.shape, np.float32)
             metrics = metrics_of(np.abs(walk), features, config.is_plasticity_point(log_point))
@@ -137,7 +137,10 @@ def write(out: Path, num_runs: int, num_logs: int, features: int) -> None:
 
 
 def metrics_of(walk: Any, features: int, is_plasticity_point: bool) -> Any:
-    """Metrics of a log point, numbers and spectra, from as many random walks [S, M] as there are metrics."""
+    """Metrics of a log point, numbers and spectra, from as many random walks [S, M] as there are metrics.
+
+    In a sweep's order: what is measured at some log points only comes last.
+    """
     import numpy as np
 
     from purejaxppo.metrics import Metrics
@@ -145,8 +148,11 @@ def metrics_of(walk: Any, features: int, is_plasticity_point: bool) -> Any:
 
     left_out = {"evaluation", "run"} | ({"plasticity"} if not is_plasticity_point else set())
     shown = [metric for metric in METRICS.values() if metric.family not in left_out]
-    names = [metric.name for metric in shown if metric.dims == ("run", "log")]
+    numbers = [metric for metric in shown if metric.dims == ("run", "log")]
+    names = [metric.name for metric in numbers if metric.family != "plasticity"]
+    names += ["status", *(metric.name for metric in numbers if metric.family == "plasticity")]
     values = walk[:, : len(names)].copy()
+    values[:, names.index("status")] = 0
     for column, name in enumerate(names):
         if "rank" in name or "dead" in name:  # whole numbers of dimensions and neurons
             values[:, column] = np.clip(np.round(0.3 * features * values[:, column]), 0, features)
@@ -155,8 +161,7 @@ def metrics_of(walk: Any, features: int, is_plasticity_point: bool) -> Any:
         metric.name: np.exp(-index[None, :] / (1 + 0.1 * features * walk[:, [column]])) * walk[:, [-1 - column]]
         for column, metric in enumerate(metric for metric in shown if metric.dims == ("run", "log", "D"))
     }
-    status = np.zeros((len(walk), 1), np.float32)
-    return Metrics(names=(*names, "status"), values=np.hstack([values, status]), spectra=spectra)
+    return Metrics(names=tuple(names), values=values, spectra=spectra)
 
 
 if __name__ == "__main__":

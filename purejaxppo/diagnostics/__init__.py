@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from purejaxppo.diagnostics import diagnose, neurons, probe, spectral, trust_region
     from purejaxppo.diagnostics.neurons import (
+        always_active_neurons,
         collinearity,
         dead_neurons,
         dormant_neurons,
@@ -44,6 +45,7 @@ _HOME = {
     "METRICS": "registry",
     "Metric": "registry",
     "SpectralMeasures": "spectral",
+    "always_active_neurons": "neurons",
     "collinearity": "neurons",
     "dead_neurons": "neurons",
     "dormant_neurons": "neurons",
@@ -70,6 +72,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "SpectralMeasures",
+    "always_active_neurons",
     "collinearity",
     "dead_neurons",
     "diagnose",

@@ -13,6 +13,7 @@ from flax import struct
 
 from purejaxppo.blas import of_each
 from purejaxppo.diagnostics.neurons import (
+    always_active_neurons,
     collinearity,
     dormant_neurons,
     feature_statistics,
@@ -134,6 +135,7 @@ def _representation(
     metrics = {
         "dead_neurons": dead_neurons(features),
         "dormant_neurons": dormant_neurons(features),
+        "always_active_neurons": always_active_neurons(layers[-1]),
         "collinearity": collinearity(features),
         "all_preactivations_norm": joint_norm(layers),
     }

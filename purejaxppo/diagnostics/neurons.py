@@ -60,6 +60,15 @@ def dormant_neurons(features: Array) -> Array:
     return is_dormant(features).sum(axis=-1, dtype=jnp.int32)
 
 
+def always_active_neurons(preactivations: Array) -> Array:
+    """Number [...] (int32) of units whose pre-activations [..., N, D] are positive on every sample.
+
+    Of relu and leaky_relu units these are "linearised": on this data they compute a linear function of the layer before
+    (Lyle et al. 2024, arXiv 2402.18762). 0 for a layer of NaN.
+    """
+    return (preactivations.min(axis=-2) > 0).sum(axis=-1, dtype=jnp.int32)
+
+
 def is_dormant(features: Array) -> Array:
     """Which units [..., D] are dormant; see `dormant_neurons`."""
     activity = jnp.abs(features).mean(axis=-2)

@@ -17,6 +17,7 @@ from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.plots.boxes import box_plots
 from purejaxppo.plots.channels import describe
 from purejaxppo.plots.curves import draw_curves, overview
+from purejaxppo.plots.factorial import factorial_figure
 from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.scatter import rank_matrices, ratio_scatter
@@ -45,6 +46,7 @@ _FUNCTIONS: dict[str, Callable[[xr.Dataset, Sheet], Figure]] = {
     "spectrum": spectrum_figure,
     "survival": survival_figure,
     "sensitivity": lambda dataset, sheet: sensitivity(dataset, sheet=sheet),
+    "factorial": factorial_figure,
 }
 FIGURES = tuple(_FUNCTIONS)
 """Names of the figures: ours, and those of the paper by number."""

@@ -26,7 +26,7 @@ KEY = "key:"
 LEGEND = "Legend"
 """Name of the PNG's text in which the legend is recorded, as JSON: a list of {label, colour, box}; box is left, top,
 right and bottom as fractions of the picture, from its upper left corner."""
-_FEW = 256
+_FEW, _DPI = 256, 200
 _MARGIN = 3 / 72  # inches
 
 
@@ -39,7 +39,7 @@ def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
     """The figure as a PNG, at its own resolution or at `dpi` pixels per inch, with its caption and legend as texts."""
     buffer = io.BytesIO()
     with house_style(sheet_of(figure)):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata=_texts(figure))
+        figure.savefig(buffer, format="png", dpi=dpi, metadata=_texts(figure, dpi))
     return buffer.getvalue()
 
 
@@ -51,10 +51,11 @@ def as_small_png(figure: Figure, width: int) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    picture = Image.open(io.BytesIO(as_png(figure, width / figure.get_figwidth()))).convert("RGB")
-    texts = PngInfo()
-    for name, text in _texts(figure).items():
-        texts.add_itxt(name, text)
+    drawn = Image.open(io.BytesIO(as_png(figure, width / figure.get_figwidth())))
+    picture, texts = drawn.convert("RGB"), PngInfo()
+    for name, text in drawn.info.items():
+        if name in ("Description", LEGEND):
+            texts.add_itxt(name, text)
     buffer = io.BytesIO()
     reduce_colours(picture, [entry["colour"] for entry in legend_of(figure)]).save(
         buffer, format="PNG", optimize=True, pnginfo=texts
@@ -80,8 +81,20 @@ def reduce_colours(picture: Any, keep: Iterable[str]) -> Any:
     return small
 
 
-def legend_of(figure: Figure) -> list[dict[str, Any]]:
-    """What the figure's legends say: a list of {label, colour, box}, see `LEGEND`."""
+def legend_of(figure: Figure, dpi: float | str = "figure") -> list[dict[str, Any]]:
+    """What the figure's legends say, drawn at `dpi`: a list of {label, colour, box}, see `LEGEND`.
+
+    Letters are whole pixels high: a legend of ten lines at another resolution ends half a line higher or lower.
+    """
+    own = figure.dpi
+    figure.dpi = own if isinstance(dpi, str) else dpi
+    try:
+        return _placed_legend(figure)
+    finally:
+        figure.dpi = own
+
+
+def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
     from matplotlib.colors import to_hex
 
     renderer = figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
@@ -161,11 +174,12 @@ def _write(figure: Figure, path: Path, suffix: str) -> None:
         path.write_text(f"{caption_of(figure)}\n", encoding="utf-8")
         return
     # Without the date the same figure gives the same bytes.
-    metadata: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": _texts(figure)}[suffix]
+    metadata: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix, {})
+    metadata |= _texts(figure, _DPI) if suffix == "png" else {}
     with house_style(sheet_of(figure)):
-        figure.savefig(path, format=suffix, dpi=200, metadata=metadata)
+        figure.savefig(path, format=suffix, dpi=_DPI, metadata=metadata)
 
 
-def _texts(figure: Figure) -> dict[str, str]:
+def _texts(figure: Figure, dpi: float | str) -> dict[str, str]:
     """What is written into a PNG beside the picture."""
-    return {"Description": caption_of(figure), LEGEND: json.dumps(legend_of(figure))}
+    return {"Description": caption_of(figure), LEGEND: json.dumps(legend_of(figure, dpi))}

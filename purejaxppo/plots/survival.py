@@ -59,7 +59,7 @@ def draw_survival(
     names = dict(zip(map(str, everything), condition_names(everything, channels), strict=True))
     shown = [(event, facet) for event in panels for facet in facets]
     page = _page(list(names.values()), len(facets), sheet)
-    legends = [counts] * (counts is not None) if counts and len(channels) == len(facets) == 1 else channels
+    legends = [counts] if counts and len(channels) == 1 else channels
     legends = [*legends, counts] if counts and counts not in legends else legends
     with house_style(sheet):
         title = "Survival: share of runs that have not collapsed yet"

@@ -63,7 +63,26 @@ def unclipped_surrogate(ratio: Array, advantage: Array, clip_eps: Array | float)
     return ratio * advantage
 
 
-SURROGATES = {"clip": clip_surrogate, "spo": spo_surrogate, "unclipped": unclipped_surrogate}
+def dpo_surrogate(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
+    """Discovered Policy Optimisation (Lu et al. 2022, arXiv 2210.05639, section 6.2), of each sample [B], to maximise.
+
+        r A - f,   f = relu(x - alpha tanh(x / alpha)), x = (r - 1) A, alpha = 2     where A >= 0
+                   f = relu(y - beta tanh(y / beta)),   y = log(r) A,  beta = 0.6    where A < 0
+
+    No clip_eps: the two constants of the paper take its place.
+    """
+    del clip_eps
+    ratio = jnp.maximum(ratio, jnp.finfo(ratio.dtype).tiny)  # of one that has vanished the logarithm has no gradient
+    further, log_further = (ratio - 1.0) * advantage, jnp.log(ratio) * advantage
+    drift = jnp.where(advantage >= 0, _beyond_tanh(further, 2.0), _beyond_tanh(log_further, 0.6))
+    return ratio * advantage - drift
+
+
+def _beyond_tanh(x: Array, scale: float) -> Array:
+    return jax.nn.relu(x - scale * jnp.tanh(x / scale))
+
+
+SURROGATES = {"clip": clip_surrogate, "spo": spo_surrogate, "dpo": dpo_surrogate, "unclipped": unclipped_surrogate}
 
 
 def clip_fraction(ratio: Array, advantage: Array, clip_eps: Array | float) -> Array:
@@ -136,6 +155,8 @@ COEFFICIENTS = {
     "weight_spectral_loss": "weight_spectral_coef",
     "feature_spectral_loss": "feature_spectral_coef",
     "critic_feature_spectral_loss": "critic_feature_spectral_coef",
+    "l2_init_loss": "l2_init_coef",
+    "parseval_loss": "parseval_coef",
 }
 PFO_PENALTIES = {"l2": pfo, "cosine": pfo_cosine}
 PFO_CHANGES = {"l2": squared_change, "cosine": cosine_change}

@@ -200,7 +200,14 @@ class Learner:
     def networks_of(self, state: RunState, outputs: tuple[NetworkOutput, NetworkOutput]) -> Networks:
         """The networks of a run, and what they give for a batch, as functions of the user's own get them."""
         policy, critic = outputs
-        return Networks(policy=policy, critic=critic, params=state.params, both=lambda obs: self.both(state, obs))
+        return Networks(
+            policy=policy,
+            critic=critic,
+            params=state.params,
+            both=lambda obs: self.both(state, obs),
+            apply=lambda params, obs: self.both(dataclasses.replace(state, params=params), obs),
+            log_prob=self.distribution.log_prob,
+        )
 
     def passed_at_once(self, obs: Array) -> int:
         """How many of a rollout's observations [T * N, *obs] the networks get at a time: a minibatch, if large."""

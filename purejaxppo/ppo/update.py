@@ -13,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
-from purejaxppo.ppo import losses
-from purejaxppo.ppo.interventions import kl_control, optimizers, owned, penalties, proximity
+from purejaxppo.ppo import losses, units
+from purejaxppo.ppo.interventions import after_step, kl_control, optimizers, owned, penalties, proximity, resets
 from purejaxppo.ppo.interventions.objectives import learned_advantage, policy_loss, value_loss
 from purejaxppo.ppo.interventions.optimizers import Rates, Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
@@ -47,17 +47,19 @@ def update_networks(
     optimizer = optimizers.start_update(learner, state)
     state = dataclasses.replace(state, optimizer=optimizer, kl_control=control, memory=memory)
     weights, unravel = flattened(state.params)
+    # The same for all resets of an update: a unit is replaced twice in it only if it is mature that soon.
+    is_reset = config.unit_resets != "off" or config.shrink_and_perturb == "hard"
+    fresh = learner.networks.init(resets.child_keys(key)[0]) if is_reset else None
 
     def minibatch(state: RunState, step: Step) -> tuple[RunState, tuple[Metrics, Array | None]]:
         indices, other, key, is_corner = step
-        is_other_held = config.pfo_states == "other"
 
         def rows(other: Array | None) -> Batch:
             taken = dataclasses.replace(_rows(batch, indices), other=None if other is None else _rows(batch, other))
             return proximity.with_reference(learner, unravel, state, taken)
 
-        taken = rows(other if is_other_held else None)
-        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, taken, key)
+        taken = rows(other if config.pfo_states == "other" else None)
+        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, taken, key, fresh)
 
         def measure() -> Metrics:
             # Rows again, so that outside of this condition only what the loss reads is copied; the key again, as it is
@@ -87,6 +89,10 @@ def update_networks(
     state, first, last = _repeat_epochs(learner, epoch, state, num_epochs)
     state = dataclasses.replace(state, params=unravel(state.params))
     metrics, num_steps = corners(first[0], last[0]), num_epochs * config.num_minibatches
+    if fresh is not None:
+        state = reset_at_interval(learner, hparams, state, batch, key, num_epochs, fresh)
+    if config.unit_resets != "off":
+        metrics = metrics.joined(Metrics.of(resets.reset_metrics(state)))
     if of_pfo := proximity.pfo_metrics(state, num_steps):
         metrics = metrics.joined(Metrics.of(of_pfo))
     if state.kl_control is not None:
@@ -96,11 +102,19 @@ def update_networks(
 
 
 def gradient_step(
-    learner: Learner, hparams: HyperParams, rates: Rates, unravel: Unravel, state: RunState, batch: Batch, key: Array
+    learner: Learner,
+    hparams: HyperParams,
+    rates: Rates,
+    unravel: Unravel,
+    state: RunState,
+    batch: Batch,
+    key: Array,
+    fresh: Params | None = None,
 ) -> tuple[RunState, dict[str, Array], Outputs]:
     """One step of every network on one minibatch, `state.params` being flat.
 
-    Also each optimiser's gradient norm, and what policy and critic gave before the step.
+    Also each optimiser's gradient norm, and what policy and critic gave before the step. fresh: with unit_resets, the
+    networks whose weights units that are replaced get.
     """
 
     def loss(weights: Weights) -> tuple[Array, tuple[Outputs, dict[str, Array]]]:
@@ -116,10 +130,17 @@ def gradient_step(
     weights, optimizer, norms = optimizers.step_weights(
         learner, hparams, rates, unravel, state.params, gradients, state.optimizer
     )
+    weights = after_step.apply(learner, hparams, rates, unravel, state, weights, key)
     if owned.has_operations(learner):
         nested = owned.operate_after_step(learner, hparams, unravel(state.params), unravel(weights), key)
         weights, _ = flattened(nested)
     memory = proximity.pfo_after_step(state, sizes)
+    if learner.config.unit_resets == "continual_backprop":
+        assert fresh is not None
+        stepped = dataclasses.replace(state, params=unravel(weights), optimizer=optimizer, memory=memory)
+        activity = units.activity(learner, state, outputs)
+        stepped = resets.continual_backprop(learner, hparams, stepped, activity, fresh)
+        (weights, _), optimizer, memory = flattened(stepped.params), stepped.optimizer, stepped.memory
     control = state.kl_control
     if control is not None:
         is_stopped = control.is_stopped  # masked, not skipped: under vmap every run computes every step anyway
@@ -134,6 +155,47 @@ def gradient_step(
             )
     after = dataclasses.replace(state, params=weights, optimizer=optimizer, kl_control=control, memory=memory)
     return after, norms, outputs
+
+
+def reset_at_interval(
+    learner: Learner,
+    hparams: HyperParams,
+    state: RunState,
+    batch: Batch,
+    key: Array,
+    num_epochs: Array | int,
+    fresh: Params,
+) -> RunState:
+    """Resets where they are due after this update: ReDo or ReGraMa, then hard shrink and perturb.
+
+    `state.params` is nested. Every run computes it in every update: under vmap a condition would do so, too.
+    """
+    config, is_due = learner.config, resets.is_due(learner, state, num_epochs)
+    if config.unit_resets in ("redo", "regrama"):
+        activity = unit_activity(learner, hparams, state, batch, key)
+        chosen = jax.tree.map(lambda x: x & is_due, resets.is_inactive(hparams, activity))
+        state = resets.reset_units(learner, state, chosen, fresh)
+    if config.shrink_and_perturb == "hard":
+        moved = resets.shrink_and_perturb(hparams, state.params, fresh)
+        params = jax.tree.map(lambda old, new: jnp.where(is_due, new, old), state.params, moved)
+        state = dataclasses.replace(state, params=params)
+    return state
+
+
+def unit_activity(learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array) -> units.Units:
+    """What ReDo or ReGraMa judge units by, on as many random samples of the rollout as a minibatch has."""
+    _, key_samples, key_loss = resets.child_keys(key)
+    rows = _rows(batch, shuffled_indices(key_samples, learner.config.batch_size)[: learner.config.minibatch_size])
+    if learner.config.unit_resets == "redo":
+        return units.activity(learner, state, learner.both(state, rows.obs))
+    # With `pfo_states = "other"` PFO's term is about other samples, and does not depend on these units' outputs.
+    rows = dataclasses.replace(rows, other=rows)
+    rows = proximity.with_reference(learner, flattened(state.params)[1], state, rows)
+
+    def loss(outputs: Outputs) -> Array:
+        return sum_of_terms(learner, loss_terms(learner, hparams, state, outputs, rows, key_loss))
+
+    return units.gradient_activity(learner, state, rows.obs, loss)
 
 
 def loss_terms(

@@ -14,7 +14,7 @@ import xarray as xr
 
 from purejaxppo.config import SELECTABLE, TrainConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.fields import field_names
+from purejaxppo.fields import field_names, scalar
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, swept_fields, to_dataset
 from purejaxppo.results.pieces import Piece, below, pick
@@ -185,11 +185,10 @@ def _key(value: Any) -> str:
     """A value, or a point, as text that is equal for equal ones: 1 and 1.0 are."""
     if isinstance(value, Mapping):
         return json.dumps({name: _key(item) for name, item in value.items()}, sort_keys=True)
-    if isinstance(value, list | tuple):  # as coordinates have it
-        value = "-".join(map(str, value))
+    value = scalar(value)  # as coordinates have it
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return json.dumps(value, default=str)
+    return json.dumps(value)
 
 
 def _check_same(
@@ -208,7 +207,7 @@ def _check_same(
         for name in names
     ):
         return
-    which = ", ".join(f"{field}={value}" for field, value in point.items())
+    which = ", ".join(f"{field}={scalar(value)}" for field, value in point.items())
     raise ConfigError(
         f"results {labels[first[0]]} and {labels[second[0]]} both have the run {which}{', ' * bool(which)}seed {seed}, "
         "with other numbers; leave one of them out."

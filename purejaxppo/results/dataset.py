@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from purejaxppo.fields import scalar
 from purejaxppo.results.files import Values, lazy
 from purejaxppo.results.files import load as load  # these three are known by this module's name too
 from purejaxppo.results.files import save as save
@@ -202,25 +203,12 @@ class _Padded:
 
 
 def _swept_values(groups: Sequence[GroupResult], field: str) -> np.ndarray:
-    """A swept field of all runs as booleans, whole numbers, floats, or else strings ("64-64" for a tuple)."""
-    values = [_scalar(value) for group in groups for value in group.swept[field]]
+    """A swept field of all runs as booleans, whole numbers, floats, or else strings."""
+    values = [scalar(value) for group in groups for value in group.swept[field]]
     kinds = {type(value) for value in values}
     if kinds <= {bool} or kinds <= {int} or kinds <= {int, float}:
         return np.array(values)
     return np.array([str(value) for value in values])
-
-
-def _scalar(value: Any) -> bool | int | float | str:
-    """A swept value as Python's own bool, int, float or string."""
-    if isinstance(value, np.floating) and value.dtype.itemsize < 8:
-        return float(str(value))  # the shortest decimal: 0.1 stays 0.1 and does not become 0.10000000149
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        value = value.item()
-    if isinstance(value, tuple | list | np.ndarray):
-        return "-".join(str(_scalar(item)) for item in value)
-    if value is None:
-        return "none"
-    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _json(value: Any) -> str:

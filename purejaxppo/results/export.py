@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 
 from purejaxppo.errors import ConfigError, RunError
-from purejaxppo.fields import unknown_name
+from purejaxppo.fields import scalar, unknown_name
 from purejaxppo.results.dataset import recorded_fields, swept_fields
 from purejaxppo.results.files import sync_and_rename
 from purejaxppo.results.registry import HEADLINE, METRICS
@@ -68,8 +68,7 @@ def long_table(dataset: xr.Dataset) -> pd.DataFrame:
 
 def run_name(index: int, swept: Mapping[str, Any], seed: int) -> str:
     """A run's folder: `run_0012_num_epochs=4_pfo_coef=1.0_seed=3`; long ones are cut, the index tells them apart."""
-    texts = {name: "-".join(map(str, x)) if isinstance(x, tuple | list) else str(x) for name, x in swept.items()}
-    parts = [f"{name}={text}" for name, text in (texts | {"seed": str(seed)}).items()]
+    parts = [f"{name}={scalar(value)}" for name, value in (dict(swept) | {"seed": seed}).items()]
     return "_".join([f"run_{index:04d}", *parts]).replace("/", "-")[:200]
 
 

@@ -17,6 +17,9 @@ PPO = "Schulman et al. 2017 (arXiv 1707.06347)"
 CHAIN = "Tang et al. 2024 (NeurIPS, Chain Effect of Value and Policy Churn)"
 SCHAUL = "Schaul et al. 2022 (arXiv 2206.00730)"
 LEWANDOWSKI = "Lewandowski et al. 2024 (arXiv 2406.06811)"
+KUMAR = "Kumar et al. 2023 (arXiv 2308.11958)"
+CHUNG = "Chung et al. 2024 (arXiv 2412.07224)"
+GRAMA = "GraMa; Liu et al. 2025 (arXiv 2505.24061)"
 ESTIMATORS = "Schulman 2020, Approximating KL Divergence"
 
 AT_START = "at log point 0 nothing has been updated: changes are 0, minibatch metrics NaN"
@@ -114,6 +117,13 @@ _UNITS = {
         "Sokar et al. 2023 (arXiv 2302.12902)",
         "neuron",
     ),
+    "always_active_neurons": (
+        "always active neurons",
+        "neurons",
+        "number of units whose pre-activation is positive on every sample, which makes a relu or leaky_relu linear",
+        "Lyle et al. 2024 (arXiv 2402.18762)",
+        "neuron",
+    ),
     "collinearity": (
         "collinearity",
         "",
@@ -197,7 +207,7 @@ _MINIBATCH: dict[str, Row] = {
         "PPO loss",
         "",
         "-mean of min(r A, clip(r, 1 - eps, 1 + eps) A), A as advantage_normalization has it; with policy_objective "
-        "spo, of r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A",
+        "spo, of r A - |A| (r - 1)^2 / (2 eps), with unclipped, of r A, with dpo, of r A less its drift",
         PPO,
     ),
     "value_loss": (
@@ -245,6 +255,19 @@ _MINIBATCH: dict[str, Row] = {
         "as feature_spectral_loss, for the critic",
         "",
     ),
+    "l2_init_loss": (
+        "squared distance from the initial weights",
+        "",
+        "with l2_init: sum over all weights of all networks of (theta - theta_0)^2, without its coefficient",
+        KUMAR,
+    ),
+    "parseval_loss": (
+        "Parseval loss of the weights",
+        "",
+        "with parseval: sum over all hidden layers of all networks of ||W W^T - parseval_scale I||^2, W being "
+        "[units, fan_in] and the norm Frobenius', without its coefficient",
+        CHUNG,
+    ),
     "clip_fraction": (
         "clipped fraction",
         "",
@@ -266,7 +289,7 @@ _MINIBATCH: dict[str, Row] = {
 _MINIBATCH_NETWORK = {
     "gradient_norm": ("gradient norm", "L2 norm of the gradient of the whole loss with respect to all its weights"),
     "gradient_norm_clipped": ("clipped gradient norm", "the same after clipping to max_grad_norm"),
-    "step_norm": ("step norm", "L2 norm of the change that Adam made to all its weights"),
+    "step_norm": ("step norm", "L2 norm of the change of all its weights in the step"),
     "weight_norm": ("weight norm", "L2 norm of all its weights and biases, after the step"),
 }
 _PLASTICITY = {
@@ -302,6 +325,13 @@ _UPDATE_PHASE: dict[str, Row] = {
         PAPER,
     ),
 }
+_UNITS_RESET: Row = (
+    "resets of {network} units",
+    "neurons",
+    "with unit_resets: number of resets of the {network} network's hidden units (convolutions: channels; with "
+    "share_trunk: the shared network's) since the start of training",
+    "",
+)
 _MOMENTS = {
     "": "last minibatch of the last epoch",
     "_first_epoch_first": "first minibatch of the first epoch",
@@ -432,6 +462,18 @@ def _probes_and_weights() -> list[Metric]:
             f"share of its variance that a linear probe explains; NaN where V_target is constant; {_AFTER}"
         )
         metrics.append(_metric(f"{network}_probe_r2", (f"{network} value probe", "", probe, ""), "output"))
+        inactive = (
+            "number of units of the penultimate layer whose mean |dL / dh| over samples is at most 0.025 times the "
+            f"layer's mean of that, h being the {network}'s features and L the loss of PPO (policy, entropy and value "
+            f"terms) on the whole rollout; after the update phase"
+        )
+        row = (f"{network} neurons without gradient", "neurons", inactive, GRAMA)
+        metrics.append(_metric(f"{network}_gradient_inactive_neurons", row, "neuron"))
+        moved = (
+            f"L2 norm of the change of all weights and biases of the {network} network (with share_trunk: the shared "
+            "one) over the update phase"
+        )
+        metrics.append(_metric(f"{network}_weight_change", (f"change of {network} weights", "", moved, ""), "weight"))
         norm = f"spectral norm of the {network}'s kernels [fan_in, fan_out]"
         largest = (f"{network} spectral norm", "", f"largest {norm} over its hidden layers; after the update phase", "")
         head = (f"{network} head spectral norm", "", f"{norm}, of its head; after the update phase", "")
@@ -504,7 +546,11 @@ def _minibatch() -> list[Metric]:
         for name, row in rows.items()
         for full_name, described in at_moments(name, row).items()
     ]
-    return metrics + [_metric(name, row, "minibatch") for name, row in _UPDATE_PHASE.items()]
+    metrics += [_metric(name, row, "minibatch") for name, row in _UPDATE_PHASE.items()]
+    for network in NETWORKS:
+        long_name, units, definition, source = (text.format(network=network) for text in _UNITS_RESET)
+        metrics.append(_metric(f"{network}_units_reset", (long_name, units, definition, source), "neuron"))
+    return metrics
 
 
 def _table() -> dict[str, Metric]:

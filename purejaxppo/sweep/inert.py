@@ -60,6 +60,29 @@ RULES = (
         lambda p: not p["feature_spectral"],
         "feature_spectral is false",
     ),
+    Rule(("l2_init_coef",), lambda p: not p["l2_init"], "l2_init is false"),
+    Rule(("parseval_coef", "parseval_scale"), lambda p: not p["parseval"], "parseval is false"),
+    Rule(("parseval_scale",), lambda p: p["parseval_coef"] == 0, "parseval_coef is 0"),
+    Rule(("weight_decay_rate",), lambda p: not p["weight_decay"], "weight_decay is false"),
+    Rule(("perturbation",), lambda p: p["shrink_and_perturb"] != "soft", "shrink_and_perturb is {shrink_and_perturb}"),
+    Rule(
+        ("shrink", "perturb"),
+        lambda p: p["shrink_and_perturb"] != "hard",
+        "shrink_and_perturb is {shrink_and_perturb}",
+    ),
+    Rule(("weight_clip_scale",), lambda p: not p["weight_clipping"], "weight_clipping is false"),
+    Rule(
+        ("reset_interval",),
+        lambda p: p["unit_resets"] not in ("redo", "regrama") and p["shrink_and_perturb"] != "hard",
+        "unit_resets is {unit_resets} and shrink_and_perturb is {shrink_and_perturb}",
+    ),
+    Rule(("reset_threshold",), lambda p: p["unit_resets"] not in ("redo", "regrama"), "unit_resets is {unit_resets}"),
+    Rule(
+        ("replacement_rate", "maturity_threshold", "utility_decay"),
+        lambda p: p["unit_resets"] != "continual_backprop",
+        "unit_resets is {unit_resets}",
+    ),
+    Rule(("maturity_threshold", "utility_decay"), lambda p: p["replacement_rate"] == 0, "replacement_rate is 0"),
     Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
     Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
     Rule(
@@ -100,7 +123,11 @@ ONLY_MEASURED = (
         lambda p: p["pfo_mode"] == "clip" and p["critic_pfo_coef"] == 0,
         "pfo_mode is clip and critic_pfo_coef is 0",
     ),
-    Rule(("clip_eps",), lambda p: p["policy_objective"] == "unclipped", "policy_objective is unclipped"),
+    Rule(
+        ("clip_eps",),
+        lambda p: p["policy_objective"] in ("unclipped", "dpo"),
+        "policy_objective is {policy_objective}, which has none",
+    ),
 )
 
 

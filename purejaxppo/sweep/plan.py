@@ -17,7 +17,7 @@ from purejaxppo import own
 from purejaxppo.config import SELECTABLE, TrainConfig
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
-from purejaxppo.fields import coerce, field_names, unknown_name
+from purejaxppo.fields import coerce, field_names, scalar, unknown_name
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams, with_strengths
 from purejaxppo.presets import preset_fields
 from purejaxppo.sweep import inert
@@ -262,7 +262,7 @@ def describe(sweep: Sweep, groups: list[Group]) -> str:
     for name in sweep.swept:
         splits = name in STATIC and name not in SELECTABLE
         kind = "one program per value" if splits else "inside one program"
-        values = list(dict.fromkeys(str(point[name]) for point in sweep.points))
+        values = list(dict.fromkeys(str(scalar(point[name])) for point in sweep.points))
         lines.append(f"  {name}: {', '.join(values)} ({kind})")
     given = dict.fromkeys([*inert.chosen(sweep.config, sweep.hparams), *sweep.swept])
     lines += inert.remarks(given, inert.full_points(sweep.config, sweep.hparams, sweep.points))

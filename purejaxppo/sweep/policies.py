@@ -29,7 +29,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
 from purejaxppo.sweep import store
-from purejaxppo.sweep.plan import Run, make_groups
+from purejaxppo.sweep.plan import Group, Run, make_groups
 from purejaxppo.training.evaluation import choose_action
 
 _PARAMS, _RUN_INDEX, _STATUS = "params/", "run_index", "status"
@@ -155,21 +155,23 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None, snapshot: 
     Raises ConfigError for a run that the sweep lacks or has not finished, or without that snapshot, where there is
     none, and for damaged files.
     """
-    out = Path(out).expanduser()
+    groups, wanted = _wanted(out := Path(out).expanduser(), runs)
+    if snapshot is None:
+        return _stacked(groups, _final(out, runs, wanted))
+    return _stacked(groups, _of_snapshot(out, find_snapshots(out), wanted, snapshot, is_each=runs is not None))
+
+
+def _wanted(out: Path, runs: Sequence[int] | None) -> tuple[list[Group], set[int]]:
+    """The plan of a directory, and which of its runs are asked for; raises as `load_policies` does."""
     sweep = store.read_sweep(out)
     groups = make_groups(sweep)
     if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
         raise ConfigError(f"directory {out} has policies of version 0.1 that saw time in [0, 1]; play them with that.")
     known = {run.index for group in groups for run in group.runs}
-    wanted = known if runs is None else set(runs)
-    if unknown := sorted(wanted - known):
+    if unknown := sorted({*(runs or ())} - known):
         raise ConfigError(f"run is {unknown[0]}, but the sweep in {out} has runs 0 to {len(known) - 1}.")
-    place = _final(out, runs, wanted) if snapshot is None else _of_snapshot(out, runs, wanted, snapshot)
     store.warn_of_other_sources(out, sweep)
-    alike: dict[TrainConfig, list[Run]] = {}
-    for run in (run for group in groups for run in group.runs if run.index in wanted and run.index in place):
-        alike.setdefault(run.config, []).append(run)
-    return [_stack(config, tuple(runs), [place[run.index] for run in runs]) for config, runs in alike.items()]
+    return groups, known if runs is None else {*runs}
 
 
 _Row = tuple[dict[str, np.ndarray], int]
@@ -179,7 +181,8 @@ _Row = tuple[dict[str, np.ndarray], int]
 def _final(out: Path, runs: Sequence[int] | None, wanted: set[int]) -> dict[int, _Row]:
     """The final parameters of each of the wanted runs that has any; raises as `load_policies` does."""
     files = [_read(path, wanted) for path in sorted((out / store.POLICIES).glob("*.npz"))]
-    place = {int(index): (arrays, row) for arrays in files for row, index in enumerate(arrays.get(_RUN_INDEX, ()))}
+    rows = [(int(index), (arrays, row)) for arrays in files for row, index in enumerate(arrays.get(_RUN_INDEX, ()))]
+    place = {run: at for run, at in rows if run in wanted}
     if not place:
         raise ConfigError(f"directory {out} holds no policy of these runs yet: they are saved when their runs end.")
     if runs is not None and (missing := sorted(wanted - set(place))):
@@ -189,11 +192,16 @@ def _final(out: Path, runs: Sequence[int] | None, wanted: set[int]) -> dict[int,
     return place
 
 
-def _of_snapshot(out: Path, runs: Sequence[int] | None, wanted: set[int], number: int) -> dict[int, _Row]:
-    """The parameters of each of the wanted runs that has this snapshot; raises as `load_policies` does."""
-    found = {run: places for run, places in find_snapshots(out).items() if run in wanted}
+def _of_snapshot(
+    out: Path, found: Mapping[int, Sequence[Place]], wanted: set[int], number: int, *, is_each: bool
+) -> dict[int, _Row]:
+    """The parameters of each of the wanted runs that has this snapshot; raises as `load_policies` does.
+
+    found: where the directory's snapshots are. is_each: whether all of the wanted runs must have it, not just one.
+    """
+    found = {run: places for run, places in found.items() if run in wanted}
     chosen = {run: places[number] for run, places in found.items() if 0 <= number < len(places)}
-    if lacking := sorted(wanted - set(chosen)) if runs is not None else [] if chosen else sorted(found):
+    if lacking := sorted(wanted - set(chosen)) if is_each else [] if chosen else sorted(found):
         last = len(found.get(lacking[0], ())) - 1
         has = f"snapshots 0 to {last}" if last >= 0 else "none yet"
         raise ConfigError(f"snapshot is {number}, but run {lacking[0]} in {out} has {has}.")
@@ -221,14 +229,20 @@ def find_snapshots(out: Path, *, is_diverged: bool = False) -> dict[int, list[Pl
     return {run: sorted(own, key=lambda place: place.log_point) for run, own in found.items()}
 
 
-def each_snapshot(out: str | Path, runs: Sequence[int] | None = None) -> Iterator[tuple[int, list[Policies]]]:
-    """Number and networks of one snapshot after the other, of the runs that have it; raises as `load_policies` does."""
-    found = find_snapshots(Path(out).expanduser())
+def each_snapshot(
+    out: str | Path, runs: Sequence[int] | None = None
+) -> Iterator[tuple[int, dict[int, Place], list[Policies]]]:
+    """Number of one snapshot after the other, where it is and the networks, of the runs that have it.
+
+    The first one all `runs` must have. No file is read for more than one of its snapshots. Raises as `load_policies`.
+    """
+    found = find_snapshots(out := Path(out).expanduser())
+    groups, wanted = _wanted(out, runs)
     for number in range(max(map(len, found.values()))):
-        having = [run for run, places in found.items() if number < len(places) and (runs is None or run in runs)]
-        wanted = runs if number == 0 and runs is not None else having  # the first one all runs must have
-        if wanted:
-            yield number, load_policies(out, wanted, number)
+        places = {run: own[number] for run, own in found.items() if run in wanted and number < len(own)}
+        is_each = number == 0 and runs is not None
+        if places or (is_each and wanted):
+            yield number, places, _stacked(groups, _of_snapshot(out, found, wanted, number, is_each=is_each))
         elif number == 0:
             raise ConfigError(f"runs is {list(runs or ())}, but must name runs that have snapshots.")
 
@@ -260,6 +274,14 @@ def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:
             return {name: content[name] for name in content.files if not name.startswith(ORIGIN)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"file {path} is damaged and cannot be read.") from error
+
+
+def _stacked(groups: Sequence[Group], place: Mapping[int, _Row]) -> list[Policies]:
+    """What was read of runs, one item per configuration, runs in the sweep's order."""
+    alike: dict[TrainConfig, list[Run]] = {}
+    for run in (run for group in groups for run in group.runs if run.index in place):
+        alike.setdefault(run.config, []).append(run)
+    return [_stack(config, tuple(runs), [place[run.index] for run in runs]) for config, runs in alike.items()]
 
 
 def _stack(config: TrainConfig, runs: tuple[Run, ...], places: list[_Row]) -> Policies:

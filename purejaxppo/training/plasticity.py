@@ -1,9 +1,10 @@
 """Plasticity (capacity) loss: how well networks, as they are now, can still be fitted to something new.
 
 A run's task is fixed: observations of the initial policy, and outputs of randomly initialised networks of the same
-class as targets. At a measurement copies of the run's networks are fitted to it by a fresh optimiser with the run's
-hyper-parameters; the loss on the last minibatch is reported. A network that has lost its plasticity ends higher than a
-fresh one does (Lyle et al. 2022, arXiv 2204.09560; Moalla et al. 2024, arXiv 2405.00662).
+class as targets. At a measurement copies of the run's networks are fitted to it by a fresh Adam (whatever `optimizer`
+is: networks are compared, not optimisers) with the run's hyper-parameters; the loss on the last minibatch is reported.
+A network that has lost its plasticity ends higher than a fresh one does (Lyle et al. 2022, arXiv 2204.09560; Moalla et
+al. 2024, arXiv 2405.00662).
 
 The loss alone says little: targets of small random networks hardly vary, so that a dead network, which can say only one
 thing, ends close to the best constant, and one that starts far away, confident or large, ends high without having lost

@@ -1,4 +1,4 @@
-"""What is done with gradients: who owns which weights, clipping, Adam and its reset, the learning rate's schedule.
+"""What is done with gradients: who owns which weights, clipping, Adam and its resets, Muon, learning rates.
 
 Weights, gradients and moments are one flat vector a network: an elementwise optimiser does not mind, and XLA gets a few
 kernels, not dozens.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.flatten_util import ravel_pytree
 
 from purejaxppo.hyperparams import HyperParams
@@ -45,7 +46,9 @@ def owners(learner: Learner, params: Params) -> dict[str, tuple[str, Array | Non
 
 
 def init_optimizers(learner: Learner, params: Params) -> dict[str, optax.OptState]:
-    """Adam's zero moments of every optimiser, flat [P] (they do not depend on its hyper-parameters)."""
+    """Adam's zero moments of every optimiser, flat [P] (they depend on no hyper-parameter), or Muon's state."""
+    if learner.config.optimizer == "muon":
+        return {name: muon(HyperParams()).init(network) for name, network in params.items()}
     weights = {name: ravel_pytree(network)[0] for name, network in params.items()}
     return {name: init_adam(weights[network]) for name, (network, _) in owners(learner, params).items()}
 
@@ -62,6 +65,23 @@ def adam_direction(hparams: HyperParams, gradient: Array, moments: optax.OptStat
     adam = optax.scale_by_adam(b1=hparams.adam_beta1, b2=hparams.adam_beta2, eps=hparams.adam_eps, eps_root=1e-30)
     direction, moments = adam.update(gradient, moments)
     return jnp.asarray(direction), moments
+
+
+def muon(hparams: HyperParams) -> optax.GradientTransformation:
+    """Muon at learning rate 1, for nested parameters: matrices by Muon, everything else by Nesterov's Adam.
+
+    A matrix moves by sqrt(max(1, fan_out / fan_in)) times its momentum (decay 0.95, Nesterov), orthogonalised by five
+    Newton-Schulz iterations: all singular values between about 0.7 and 1.2 (Jordan et al. 2024, as `optax` has it).
+    """
+    return optax.contrib.muon(1.0, eps=hparams.adam_eps, adam_b1=hparams.adam_beta1, adam_b2=hparams.adam_beta2)
+
+
+def muon_direction(
+    hparams: HyperParams, gradient: Params, weights: Params, state: optax.OptState
+) -> tuple[Array, optax.OptState]:
+    """Muon's direction [P], to be descended along, of a network, and its state after this gradient."""
+    step, state = muon(hparams).update(gradient, state, weights)
+    return -ravel_pytree(step)[0], state
 
 
 def clip_scale(hparams: HyperParams, norm: Array) -> Array:
@@ -91,7 +111,11 @@ def step_weights(
         clipped = gradient * clip_scale(hparams, norms[name])
         gradients[network] = clipped if mask is None else jnp.where(mask, clipped, gradient)
     for name, (network, mask) in every.items():
-        direction, optimizer[name] = adam_direction(hparams, owned(gradients[network], mask), optimizer[name])
+        if learner.config.optimizer == "muon":
+            nested = unravel(gradients)[network], unravel(weights)[network]
+            direction, optimizer[name] = muon_direction(hparams, *nested, optimizer[name])
+        else:
+            direction, optimizer[name] = adam_direction(hparams, owned(gradients[network], mask), optimizer[name])
         weights[network] = weights[network] - rates[name] * direction
     return weights, optimizer, norms
 
@@ -102,9 +126,17 @@ def owned(vector: Array, mask: Array | None) -> Array:
 
 
 def start_update(learner: Learner, state: RunState) -> dict[str, optax.OptState]:
-    """Adam's moments at the start of an update phase: as they are, or zero with `reset_optimizer`."""
+    """Adam's moments at the start of an update phase: as they are, or zero with `reset_optimizer`.
+
+    With `adam_rel` only their number of steps t is zero, so that the bias is corrected anew, m / (1 - beta1^t), though
+    the moments have none any more (Ellis et al. 2024, arXiv 2412.17113).
+    """
 
     def moments(is_reset: bool) -> dict[str, optax.OptState]:
+        if learner.config.adam_rel:
+            return optax.tree_utils.tree_set(state.optimizer, count=jnp.zeros((), jnp.int32))
+        if is_reset and learner.config.optimizer == "muon":  # whose state is not all zeros at the start
+            return init_optimizers(learner, state.params)
         return jax.tree.map(jnp.zeros_like, state.optimizer) if is_reset else state.optimizer
 
     return learner.choose(state.choices, "reset_optimizer", moments)

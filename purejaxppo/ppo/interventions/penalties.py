@@ -1,4 +1,4 @@
-"""Further terms of the loss: KL, and the spectra of weights and of features."""
+"""Further terms of the loss: KL, the spectra of weights and of features, distances from the start, orthogonality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.networks import NetworkOutput, Params
+from purejaxppo.networks import NetworkOutput, Params, is_head
 from purejaxppo.ppo.interventions.kl_control import kl_coef
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
@@ -39,6 +39,10 @@ def penalties(
         found["feature_spectral_loss"] = (hparams.feature_spectral_coef, spectral_concentration(policy.features))
         concentration = spectral_concentration(critic.features)
         found["critic_feature_spectral_loss"] = (hparams.critic_feature_spectral_coef, concentration)
+    if config.l2_init:
+        found["l2_init_loss"] = (hparams.l2_init_coef, squared_distance(state.params, state.memory["l2_init"]))
+    if config.parseval:
+        found["parseval_loss"] = (hparams.parseval_coef, parseval(state.params, hparams.parseval_scale))
     return found
 
 
@@ -50,6 +54,12 @@ def weight_matrices(params: Params) -> dict[str, Array]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     name = partial(jax.tree_util.keystr, simple=True, separator="_")
     return {name(path): leaf.reshape(-1, leaf.shape[-1]) for path, leaf in leaves if path[-1].key == "kernel"}
+
+
+def hidden_matrices(params: Params) -> dict[str, Array]:
+    """`weight_matrices` without those of the linear heads."""
+    heads = {f"{network}_{layer}_kernel" for network, layers in params.items() for layer in layers if is_head(layer)}
+    return {name: matrix for name, matrix in weight_matrices(params).items() if name not in heads}
 
 
 def init_power_iteration(learner: Learner, params: Params) -> dict[str, Array] | None:
@@ -80,6 +90,29 @@ def weight_spectral(params: Params, vectors: dict[str, Array]) -> Array:
     """
     norms = [jnp.sqrt(jnp.square(w @ vectors[name]).sum() + 1e-30) for name, w in weight_matrices(params).items()]
     return jnp.square(jnp.stack(norms) - 1.0).sum()  # 1e-30: differentiable at a matrix of zeros
+
+
+def squared_distance(params: Params, initial: Params) -> Array:
+    """L2 Init: sum over all weights, biases and gains of all networks of (theta - theta_0)^2, a scalar.
+
+    Kumar et al. 2023 (arXiv 2308.11958, eq. 2). A sum, as in their code, which halves it and leaves the gains and
+    biases of a normalisation out.
+    """
+    squares = jax.tree.map(lambda theta, start: jnp.square(theta - start).sum(), params, initial)
+    return jnp.stack(jax.tree.leaves(squares)).sum()
+
+
+def parseval(params: Params, scale: Array | float) -> Array:
+    """Sum over all hidden layers of all networks of ||W W^T - s I||_F^2, a scalar; W is [units, fan_in].
+
+    Chung et al. 2024 (arXiv 2412.07224, eq. 2), whose code has s = 2, the square of the gain sqrt 2 of the orthogonal
+    start, and leaves the heads out (it also multiplies by (64 / width)^2; here that is the coefficient's affair). More
+    units than inputs cannot all be orthogonal: there it is above 0 whatever W.
+    """
+    found = jnp.zeros(())
+    for kernel in hidden_matrices(params).values():  # [fan_in, units]
+        found += jnp.square(kernel.T @ kernel - scale * jnp.eye(kernel.shape[1])).sum()
+    return found
 
 
 def spectral_concentration(features: Array) -> Array:

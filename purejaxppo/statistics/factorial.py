@@ -1,0 +1,103 @@
+"""Main effects and interactions of a full factorial of two-level fields, from runs of equal seed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import stats
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import points
+from purejaxppo.statistics.contrasts import holm
+from purejaxppo.statistics.finals import final_values
+
+Levels = Mapping[str, tuple[Any, Any]]
+
+
+def two_level_fields(dataset: xr.Dataset) -> Levels:
+    """The swept fields that are no numbers and have two levels, name -> (first, second), in the order of the sweep."""
+    swept: dict[str, list[Any]] = {}
+    for point, _ in points(dataset):
+        for field, value in point.items():
+            swept.setdefault(field, []).append(value)
+    levels = {field: tuple(dict.fromkeys(values)) for field, values in swept.items()}
+    return {
+        field: found
+        for field, found in levels.items()
+        if len(found) == 2 and (isinstance(found[0], bool) or not isinstance(found[0], int | float))
+    }
+
+
+def factorial_effects(
+    dataset: xr.Dataset,
+    metric: str,
+    factors: Sequence[str] | None = None,
+    in_doublings: bool = False,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """What each of k two-level fields does to a final value, alone and with others: 2^k - 1 rows, Holm over all.
+
+    Columns: effect (`pfo_states=other x pfo_features=outputs`), order (1 for main effects), value, low, high, p,
+    p_holm, num_seeds. Of each seed an effect is the mean of the cells with an even number of its fields at the first
+    level minus that of the other cells: a main effect is what the second level adds, an interaction of two half of how
+    much one field's effect changes with the other. Interval and p: mean over seeds, Student's t. A seed counts where
+    every cell has a value (`final_values`: none for a run that diverged). in_doublings: of log2 of the value. factors:
+    by default all that there are (`two_level_fields`).
+    Raises ConfigError for a field that has no two levels, for cells without runs, and for no field at all.
+    """
+    known = two_level_fields(dataset)
+    chosen = list(known) if factors is None else list(factors)
+    for field in chosen:
+        if field not in known:
+            raise ConfigError(f"factor is {field!r}, but must be a swept field with two levels: {', '.join(known)}.")
+    if not chosen:
+        raise ConfigError("The results have no swept field with two levels that is no number, so no factorial.")
+    cells = _cells(dataset, metric, {field: known[field] for field in chosen}, in_doublings)
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(chosen))))  # [cells, k], as the rows of `cells`
+    rows = []
+    for order in range(1, len(chosen) + 1):
+        for members in itertools.combinations(range(len(chosen)), order):
+            contrast = np.prod(signs[:, members], axis=1) / (len(signs) / 2)
+            each = contrast @ cells
+            told = " x ".join(f"{chosen[k]}={known[chosen[k]][1]}" for k in members)
+            rows.append({"effect": told, "order": order, **_estimate(each, level), "num_seeds": each.size})
+    table = pd.DataFrame(rows)
+    table.insert(6, "p_holm", holm(table["p"].to_numpy()))
+    return table
+
+
+def _cells(dataset: xr.Dataset, metric: str, levels: Levels, in_doublings: bool) -> np.ndarray:
+    """Mean final value of each cell and seed, [2^k cells, seeds]; of the seeds those with a value in every cell."""
+    finals = final_values(dataset, metric).values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        finals = np.log2(np.where(finals > 0, finals, np.nan)) if in_doublings else finals
+    seeds, found = dataset["seed"].values, []
+    numbers = np.unique(seeds)
+    for values in itertools.product(*levels.values()):
+        is_here = np.all([dataset[field].values == value for field, value in zip(levels, values, strict=True)], axis=0)
+        if not is_here.any():
+            told = ", ".join(f"{field} = {value}" for field, value in zip(levels, values, strict=True))
+            raise ConfigError(f"No run has {told}, so that the factorial is not a full one.")
+        of_seed = [finals[is_here & (seeds == seed)] for seed in numbers]
+        found.append([float(np.mean(x)) if x.size else math.nan for x in of_seed])
+    cells = np.array(found)
+    return cells[:, np.isfinite(cells).all(axis=0)]
+
+
+def _estimate(each: np.ndarray, level: float) -> dict[str, float]:
+    """Mean of an effect over seeds, its interval and p by Student's t; NaN where there are fewer than two seeds."""
+    value, nothing = float(np.mean(each)) if each.size else math.nan, dict.fromkeys(("low", "high", "p"), math.nan)
+    if each.size < 2:
+        return {"value": value} | nothing
+    error = float(np.std(each, ddof=1)) / math.sqrt(each.size)
+    if error == 0:
+        return {"value": value, "low": value, "high": value, "p": float(value == 0)}
+    half = float(stats.t.ppf((1 + level) / 2, each.size - 1)) * error
+    p = 2 * float(stats.t.sf(abs(value) / error, each.size - 1))
+    return {"value": value, "low": value - half, "high": value + half, "p": p}

@@ -1,0 +1,97 @@
+"""Factorial effects against least squares, their intervals against scipy's formula, and what is no factorial."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_plots_figures import made_up
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.plots.figures import draw_figure
+from purejaxppo.statistics.contrasts import holm
+from purejaxppo.statistics.factorial import factorial_effects, two_level_fields
+from purejaxppo.statistics.finals import final_values
+
+AXES = {"activation": ["relu", "tanh"], "layer_norm": [False, True], "lr_schedule": ["constant", "linear"]}
+SEEDS = 6
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    made = made_up(AXES | {"pfo_coef": [0.0]}, num_seeds=SEEDS)
+    is_both = (made["activation"] == "tanh") & made["layer_norm"]
+    made["return_mean"] = made["return_mean"] + 30.0 * (made["lr_schedule"] == "linear") + 80.0 * is_both
+    return made
+
+
+def coded(dataset):
+    """Signs [runs, 3] of the fields in each run."""
+    return np.stack([np.where(dataset[field].values == levels[1], 1, -1) for field, levels in AXES.items()], axis=1)
+
+
+def test_effects_are_twice_the_coefficients_of_least_squares(dataset):
+    table = factorial_effects(dataset, "return_mean")
+    a, b, c = coded(dataset).T
+    design = np.stack([np.ones_like(a), a, b, c, a * b, a * c, b * c, a * b * c], axis=1).astype(float)
+    finals = final_values(dataset, "return_mean").values
+    expected = 2 * np.linalg.lstsq(design, finals, rcond=None)[0][1:]
+    np.testing.assert_allclose(table["value"], expected, rtol=1e-9)
+    assert table["effect"].tolist()[:4] == [
+        "activation=tanh", "layer_norm=True", "lr_schedule=linear", "activation=tanh x layer_norm=True",
+    ]  # fmt: skip
+    assert table["order"].tolist() == [1, 1, 1, 2, 2, 2, 3]
+    assert table["value"][3] > 20
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"].to_numpy()))
+
+
+def test_a_main_effect_is_what_the_second_level_adds_seed_by_seed(dataset):
+    """Its interval is Student's over the seeds: half a width is t times the deviation over the root of their number."""
+    table = factorial_effects(dataset, "return_mean", ["lr_schedule"]).iloc[0]
+    assert table.order == 1
+    finals, seeds = final_values(dataset, "return_mean").values, dataset["seed"].values
+    is_second = dataset["lr_schedule"].values == "linear"
+    each = np.array([
+        finals[is_second & (seeds == s)].mean() - finals[~is_second & (seeds == s)].mean() for s in range(SEEDS)
+    ])  # fmt: skip
+    half = stats.t.ppf(0.975, SEEDS - 1) * each.std(ddof=1) / np.sqrt(SEEDS)
+    np.testing.assert_allclose([table.value, table.low, table.high], each.mean() + half * np.array([0, -1, 1]))
+    np.testing.assert_allclose(table.p, np.asarray(stats.ttest_1samp(each, 0.0))[1])
+
+
+def test_doublings_are_differences_of_the_binary_logarithm(dataset):
+    table = factorial_effects(dataset, "policy_preactivation_norm", ["activation"], in_doublings=True)
+    logs = np.log2(final_values(dataset, "policy_preactivation_norm").values)
+    is_second = dataset["activation"].values == "tanh"
+    np.testing.assert_allclose(table["value"], logs[is_second].mean() - logs[~is_second].mean())
+
+
+def test_a_seed_with_a_run_that_diverged_does_not_count(dataset):
+    status = dataset["status"].copy()
+    status[3] = 2
+    table = factorial_effects(dataset.assign(status=status), "return_mean")
+    assert set(table["num_seeds"]) == {SEEDS - 1}
+
+
+def test_numbers_are_no_factors_and_cells_without_runs_are_named(dataset):
+    assert list(two_level_fields(dataset)) == list(AXES)
+    with pytest.raises(ConfigError, match=r"^factor is 'pfo_coef', but must be a swept field with two levels: activ"):
+        factorial_effects(dataset, "return_mean", ["pfo_coef"])
+    is_missing = (dataset["activation"] == "tanh") & dataset["layer_norm"] & (dataset["lr_schedule"] == "linear")
+    with pytest.raises(ConfigError, match=r"^No run has activation = tanh, layer_norm = True, lr_schedule = linear, "):
+        factorial_effects(dataset.isel(run=np.flatnonzero(~is_missing)), "return_mean")
+    with pytest.raises(ConfigError, match="no swept field with two levels"):
+        factorial_effects(made_up({"pfo_coef": [0.0, 1.0]}), "return_mean")
+
+
+def test_no_spread_is_no_division_by_zero():
+    made = made_up({"activation": ["relu", "tanh"]}, num_seeds=3)
+    made["return_mean"] = 0 * made["return_mean"] + 5.0 * (made["activation"] == "tanh")
+    assert factorial_effects(made, "return_mean")[["value", "low", "high", "p"]].iloc[0].tolist() == [5, 5, 5, 0]
+
+
+def test_the_figure_colours_what_is_told_from_zero(dataset):
+    figure = draw_figure(dataset, "factorial")
+    table = factorial_effects(dataset, "return_mean")
+    dots = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [colour == "#0072b2" for colour in dots] == (table["p_holm"] < 0.05).tolist()
+    assert any(table["p_holm"] < 0.05)
+    assert not draw_figure(made_up({"pfo_coef": [0.0, 1.0]}), "factorial").axes[0].lines
