@@ -138,7 +138,7 @@ CASES = {
             **PENDULUM, "normalize_observations": "running", "time_aware": True, "time_limit": "bootstrap",
             "advantage_normalization": "off", "unit_resets": "redo", "reset_interval": 2,
         },
-        {"learning_rate": 5e-3, "pfo_coef": 1.0, "reset_threshold": 0.5},
+        {"learning_rate": 5e-3, "pfo_coef": 1.0, "reset_threshold": 0.3},
     ),
     "two_optimizers": (
         {
@@ -242,6 +242,8 @@ def test_iterations(case):
     assert 0 < seen[0]["episode_count"] < 128
     if "kl_stop" in CASES[case][0]:
         assert any(0 < metrics["minibatches_done_fraction"] < 1 for metrics in seen)
+    if "unit_resets" in CASES[case][0]:
+        assert 0 < seen[-1]["policy_units_reset"] < 32
 
 
 def test_ratios_that_vanish():
