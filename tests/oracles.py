@@ -120,6 +120,10 @@ def dormant_neurons(features: Array) -> int:
     return sum(bool(a <= 0.025 * np.mean(activity)) for a in activity)
 
 
+def always_active_neurons(preactivations: Array) -> int:
+    return sum(min(unit) > 0 for unit in np.float64(preactivations).T)
+
+
 def explained_variance(target: Array, value: Array) -> float:
     target, value = np.float64(target), np.float64(value)
     return float(1 - np.var(target - value) / np.var(target))
@@ -166,7 +170,7 @@ def representation(before: Any, after: Any, activation: str) -> dict[str, Any]:
         found[f"all_preactivations_norm{suffix}"] = mean_norm(np.concatenate(output.preactivations, axis=1))
         found[f"dead_neurons{suffix}"] = dead_neurons(output.features, activation)
         found[f"dormant_neurons{suffix}"] = dormant_neurons(output.features)
-        found[f"always_active_neurons{suffix}"] = sum(min(unit) > 0 for unit in np.float64(output.preactivations[-1]).T)
+        found[f"always_active_neurons{suffix}"] = always_active_neurons(output.preactivations[-1])
         found[f"collinearity{suffix}"] = collinearity(output.features)
     pairs = {
         "feature": (before.features, after.features),

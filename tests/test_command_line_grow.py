@@ -155,6 +155,7 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
     assert "Nothing is missing: runs/small has all 8 runs." in process.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_extension(folder: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """Eight new seeds, four in each process: the bits of one process; both wait for the end, and one tells of it."""
     for name in ("one", "two"):

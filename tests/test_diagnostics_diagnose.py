@@ -36,7 +36,9 @@ DIAGNOSED = {
     for name, metric in METRICS.items()
     if metric.family not in ("minibatch", "performance", "plasticity", "evaluation", "run")
     and not name.startswith("statistics_")
+    and not name.endswith(("_gradient_inactive_neurons", "_weight_change", "_units_reset"))  # of weights and gradients
 }
+OF_UPDATE = {f"{net}_{name}" for net in ("policy", "critic") for name in ("gradient_inactive_neurons", "weight_change")}
 
 
 def network(rng: np.random.Generator, activation: Callable = jax.nn.relu, width: int = 16) -> Representation:
@@ -174,6 +176,7 @@ def subjects(output: Representation) -> dict[str, np.ndarray]:
 def expected_of_network(net: str, output: Representation, suffix: str, activation: str) -> dict[str, Any]:
     expected: dict[str, Any] = {f"{net}_dead_neurons{suffix}": slow.dead_neurons(output.features, activation)}
     expected[f"{net}_dormant_neurons{suffix}"] = slow.dormant_neurons(output.features)
+    expected[f"{net}_always_active_neurons{suffix}"] = slow.always_active_neurons(output.preactivations[-1])
     expected[f"{net}_collinearity{suffix}"] = slow.collinearity(output.features)
     for subject, matrix in subjects(output).items():
         expected[f"{net}_{subject}_norm{suffix}"] = slow.mean_norm(matrix)
@@ -309,7 +312,7 @@ def test_a_diverged_run_says_nan_and_spoils_nobody_else(inputs: dict[str, Any], 
     measured = diagnose_runs(broken)
     for name, value in measured.items():
         np.testing.assert_allclose(value[::2], metrics[name][::2], rtol=1e-5, atol=1e-6, err_msg=name)
-        if not any(part in name for part in ("dead", "dormant", "fraction")):
+        if not any(part in name for part in ("dead", "dormant", "always_active", "fraction")):
             assert np.isnan(value[1]).all(), name
 
 
@@ -413,8 +416,8 @@ def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_upd
         assert value > 1e-4
         np.testing.assert_allclose(moved[name], value, rtol=1e-3, err_msg=name)
         np.testing.assert_allclose(unmoved[name], 0, atol=1e-7, err_msg=name)
-    assert set(moved) == set(unmoved) == {*DIAGNOSED, *expected}
-    for name in DIAGNOSED:
+    assert set(moved) == set(unmoved) == {*DIAGNOSED, *OF_UPDATE, *expected}
+    for name in (*DIAGNOSED, *OF_UPDATE):
         np.testing.assert_array_equal(moved[name], unmoved[name], err_msg=name)
     for kind in ("off", "fixed"):
         other = make_learner(replace(config, normalize_observations=kind))
@@ -422,7 +425,7 @@ def test_what_moving_statistics_do_to_the_policy_is_told_apart_from_what_the_upd
         names = jax.eval_shape(
             lambda after, learner=other: diagnose_update(learner, hparams, after, after, batch), state
         )
-        assert set(names) == set(DIAGNOSED)
+        assert set(names) == {*DIAGNOSED, *OF_UPDATE}
 
 
 @pytest.mark.parametrize(("units", "runs"), [(128, 32), (512, 20)])

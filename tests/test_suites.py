@@ -351,7 +351,7 @@ def sprites(tmp_path, monkeypatch):
 
 
 def jaxtari_frames(env):
-    """Jaxtari's own wrapper, four frames a step."""
+    """Jaxtari's own wrapper, four frames a step, fewer where the game ends."""
     import jaxtari
     from jaxtari.wrappers import AtariWrapper
 
@@ -362,12 +362,14 @@ def jaxtari_frames(env):
             return raw.reset(key)[1]
 
     def advance(state, action, key):
-        rewards = []
-        for _ in range(4):
-            obs, state, reward, terminated, _, _ = raw.step(state, action)
-            rewards.append(reward)
+        obs, state, rewards, terminated, _, _ = raw.step(state, action)
+        for _ in range(3):  # none of which are after the end
+            *after, reward, over, _, _ = raw.step(state, action)
+            obs, state = jax.tree.map(partial(jnp.where, terminated), (obs, state), tuple(strongly_typed(after)))
+            rewards += jnp.where(terminated, 0.0, reward)
+            terminated = terminated | over
         flat = jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(obs)])
-        return state, flat, sum(rewards), terminated
+        return state, flat, rewards, terminated
 
     return reference_of(first, advance, env.max_episode_steps)
 

@@ -14,6 +14,7 @@ from whole_update import Oracle, flat
 import purejaxppo as pjp
 from purejaxppo.envs.base import Discrete, Environment, Step, auto_reset
 from purejaxppo.envs.names import CUSTOM
+from purejaxppo.ppo.state import make_learner
 from purejaxppo.training.train import make_trainer
 
 RANKS = [(network, rank) for network in ("policy", "critic") for rank in ("rank", "srank", "feature_rank")]
@@ -127,9 +128,9 @@ CASES = {
     "running_and_time": (
         {
             **PENDULUM, "normalize_observations": "running", "time_aware": True, "time_limit": "bootstrap",
-            "advantage_normalization": "off",
+            "advantage_normalization": "off", "unit_resets": "redo", "reset_interval": 2,
         },
-        {"learning_rate": 5e-3, "pfo_coef": 1.0},
+        {"learning_rate": 5e-3, "pfo_coef": 1.0, "reset_threshold": 0.5},
     ),
     "two_optimizers": (
         {
@@ -166,7 +167,8 @@ def iterations(case, adapt=lambda state: state):
     config, hparams = pjp.TrainConfig(**BASE | fields), pjp.HyperParams(**hparams)
     trainer = make_trainer(config)
     state = adapt(jax.jit(trainer.init)(hparams, jax.random.key(0)))
-    oracle, segment = Oracle(config, hparams, state), jax.jit(trainer.segment)
+    oracle = Oracle(config, hparams, state, make_learner(config).networks.init)
+    segment = jax.jit(trainer.segment)
     for _ in range(3):
         state, metrics = segment(hparams, state)
         yield state, {name: np.asarray(x, np.float64) for name, x in metrics.items()}, oracle, oracle.segment()

@@ -2,7 +2,8 @@
 
 An `Oracle` reads the initial parameters, observations, environment states, the run's key and, where they are fixed, the
 observation statistics off the state that `trainer.init` returned. From there on it shares with the package the
-environments' `step` and the rules by which keys are split, nothing else. `Oracle.segment()` gives the metrics that
+environments' `step` and the rules by which keys are split, nothing else (and `init`, which draws the weights of units
+that are reset). `Oracle.segment()` gives the metrics that
 `trainer.segment` must give; `params`, `moments`, `mean`, `var` and `obs` are what its state must hold.
 
 Functions that take `xp` are written once and used twice: with NumPy for values, and with jax.numpy, in float64 as well,
@@ -171,7 +172,8 @@ class Gaussian:
 class Oracle:
     """One run, from `trainer.init(hparams, key)`'s state on; `segment()` is one log interval."""
 
-    def __init__(self, config: Any, hparams: Any, state: Any):
+    def __init__(self, config: Any, hparams: Any, state: Any, init: Any = None):
+        assert config.unit_resets in ("off", "redo")
         assert (config.pfo_layers, config.pfo_features, config.pfo_distance) == ("last", "preactivations", "l2")
         assert (config.pfo_mode, config.torso, config.shrink_and_perturb) == ("penalty", "mlp", "off")
         assert (config.policy_objective in ("clip", "dpo"), config.optimizer) == (True, "adam")
@@ -187,7 +189,8 @@ class Oracle:
         is_squashed = config.action_distribution == "tanh_normal"
         self.distribution = Gaussian(space, is_squashed) if hasattr(space, "low") else Categorical(space.n)
         self.params, self.key, self.env_state = float64(state.params), state.key, state.env_state
-        self.initial = self.params
+        self.initial, self.init = self.params, init
+        self.units_reset = dict.fromkeys(self.params, 0)
         self.num_updates_done, self.kl_factor = 0, 1.0
         self.lengths = np.zeros(config.num_envs, int)  # of the episodes under way
         self.returns = np.zeros((config.num_envs, 2))  # raw, and of the reward after its sign
@@ -455,6 +458,38 @@ class Oracle:
                 self.kl_factor *= hparams.kl_decrement
         return found
 
+    def redo(self, batch: dict[str, Array], key: Array) -> None:
+        """Units with mean |h| <= tau times their layer's mean: weights to them fresh, from them 0, moments of both 0.
+
+        h on as many random samples as a minibatch has.
+        """
+        key_fresh, key_rows, _ = jax.random.split(jax.random.fold_in(key, 0x72657365), 3)
+        rows = shuffled(key_rows, self.config.batch_size)[: self.config.minibatch_size]
+        fresh, outputs = float64(self.init(key_fresh)), self.both(batch["x"][rows])
+        act = {"relu": lambda z: np.maximum(z, 0), "tanh": np.tanh}[self.config.activation]
+        self.params = jax.tree.map(np.array, self.params)
+        touched = jax.tree.map(np.zeros_like, self.params)
+        for network, layers in self.params.items():
+            zs = outputs[network == "critic"].preactivations
+            names = [f"hidden_{i}" for i in range(len(zs))]
+            heads = [name for name in layers if name.endswith("_head")]
+            chosen = []
+            for name, z in zip(names, zs, strict=True):
+                activity = np.abs(act(z)).mean(axis=0)
+                chosen.append(activity <= self.hparams.reset_threshold * activity.mean())
+                for part in ("kernel", "bias"):
+                    layers[name][part][..., chosen[-1]] = fresh[network][name][part][..., chosen[-1]]
+                    touched[network][name][part][..., chosen[-1]] = 1
+                self.units_reset[network] += int(chosen[-1].sum())
+            for readers, units in zip([*([name] for name in names[1:]), heads], chosen, strict=True):
+                for reader in readers:
+                    layers[reader]["kernel"][units] = 0
+                    touched[network][reader]["kernel"][units] = 1
+        assert any((flat(touched[network]) == 0).any() and flat(touched[network]).any() for network in touched)
+        for name, moments in self.moments.items():
+            is_kept = flat(self.part(touched, name)) == 0
+            moments["mu"], moments["nu"] = moments["mu"] * is_kept, moments["nu"] * is_kept
+
     def update(self) -> tuple[dict[str, float], dict[str, Array], tuple[SimpleNamespace, SimpleNamespace]]:
         """Metrics of the epochs, the batch, and what the networks gave for it before."""
         key_collect, key_update = jax.random.split(jax.random.fold_in(self.key, self.num_updates_done))
@@ -462,6 +497,11 @@ class Oracle:
         batch = self.make_batch(rollout)
         before, self.params_before = self.both(batch["x"]), self.params
         found = self.learn(batch, key_update)
+        if self.config.unit_resets == "redo":
+            if (self.num_updates_done + 1) % self.config.reset_interval == 0:
+                self.redo(batch, key_update)
+            counts = {name: self.units_reset.get(name, self.units_reset.get("shared")) for name in ("policy", "critic")}
+            found |= {f"{name}_units_reset": count for name, count in counts.items()}
         if self.normalization == "running":
             self.seen.append(np.concatenate(rollout.obs)[:, : self.num_raw])
             self.mean, self.var = np.concatenate(self.seen).mean(axis=0), np.concatenate(self.seen).var(axis=0)
