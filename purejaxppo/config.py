@@ -164,10 +164,21 @@ class TrainConfig:
     rollout was collected gain nothing."""
     pfo_layers: Literal["last", "all"] = "last"
     """Layers that PFO regularises: the penultimate one, or all hidden layers side by side."""
-    pfo_features: Literal["preactivations", "features"] = "preactivations"
-    """What of these layers PFO regularises: pre-activations (the paper), or post-activations."""
+    pfo_features: Literal["preactivations", "features", "outputs"] = "preactivations"
+    """What PFO holds: pre-activations of these layers (the paper), their post-activations, or the networks' outputs, as
+    CHAIN does: KL(reference || present) of discrete actions, for continuous ones the mean squared difference of the
+    means (before tanh), of the critic that of V."""
     pfo_distance: Literal["l2", "cosine"] = "l2"
     """PFO's distance: mean squared difference per dimension, or 1 - cosine similarity per sample."""
+    pfo_reference: Literal["rollout", "previous"] = "rollout"
+    """What PFO holds the networks to: those that collected the rollout (the paper), or those of one gradient step
+    before, as CHAIN does (at the very first step these are the present ones)."""
+    pfo_states: Literal["minibatch", "other"] = "minibatch"
+    """States on which PFO holds them: those of the gradient step's minibatch (the paper), or of another one, the next
+    of the same shuffled epoch, after the last the first, as CHAIN does: change outside the minibatch is churn."""
+    pfo_auto: bool = False
+    """Whether coefficients of PFO other than 0 adapt, as in CHAIN: after pfo_warmup rollouts, which have pfo_coef and
+    critic_pfo_coef, the term is to be pfo_target_share of the size of the policy loss (critic: of the value loss)."""
     pfo_mode: Literal["penalty", "clip"] = "penalty"
     """PFO on the policy: a penalty times pfo_coef, or no policy gradient from samples whose distance exceeds pfo_limit
     (pfo_coef is then unused; the critic's PFO is a penalty either way)."""
@@ -342,6 +353,7 @@ class TrainConfig:
                 f"minibatch_size is {self.minibatch_size}, but must be at most num_envs x num_steps = "
                 f"{self.num_envs} x {self.num_steps} = {self.batch_size}."
             )
+        self._validate_pfo()
         counts = {
             "num_envs x num_steps": self.batch_size,
             "num_epochs x minibatches of an epoch": self.num_epochs * self.num_minibatches,
@@ -410,6 +422,20 @@ class TrainConfig:
             raise ConfigError(
                 "separate_learning_rates is True, but must be False with share_trunk and trunk_optimizers 'one': one "
                 "optimiser has one learning rate."
+            )
+
+    def _validate_pfo(self) -> None:
+        """What a PFO term that is no penalty cannot have, and that another minibatch needs two of them."""
+        for field, paper in (("pfo_reference", "rollout"), ("pfo_states", "minibatch")):
+            if self.pfo_mode == "clip" and getattr(self, field) != paper:
+                raise ConfigError(
+                    f"pfo_mode is 'clip', but must be 'penalty' with {field} {getattr(self, field)!r}: what it clips "
+                    "is the change of a minibatch's own samples since the rollout."
+                )
+        if self.pfo_states == "other" and self.num_minibatches < 2:
+            raise ConfigError(
+                f"pfo_states is 'other', but must be 'minibatch' where an epoch has one minibatch, of minibatch_size "
+                f"{self.minibatch_size} from {self.batch_size} samples."
             )
 
     def _validate_network(self) -> None:

@@ -61,6 +61,10 @@ class PolicyDistribution(Protocol):
         """KL(old || new) [...], exact."""
         ...
 
+    def output_change(self, old: Array, new: Array) -> Array:
+        """How far outputs moved [...] as CHAIN measures it: KL(old || new), or squared difference of means per dim."""
+        ...
+
     def kl_of_constant(self, outputs: Array) -> Array:
         """Mean KL(outputs || q) [] over outputs [B, K] of the one distribution q for which it is least."""
         ...
@@ -102,6 +106,9 @@ class Categorical:
 
     def kl(self, old: Array, new: Array) -> Array:
         return jnp.asarray(distrax.Categorical(logits=old).kl_divergence(distrax.Categorical(logits=new)))
+
+    def output_change(self, old: Array, new: Array) -> Array:
+        return self.kl(old, new)
 
     def kl_of_constant(self, outputs: Array) -> Array:
         mean = distrax.Categorical(probs=jax.nn.softmax(outputs).mean(axis=0, keepdims=True))
@@ -154,6 +161,9 @@ class Normal:
 
     def kl(self, old: Array, new: Array) -> Array:
         return jnp.asarray(self._normal(old).kl_divergence(self._normal(new)))
+
+    def output_change(self, old: Array, new: Array) -> Array:
+        return jnp.square(self._loc_scale(new)[0] - self._loc_scale(old)[0]).mean(axis=-1)
 
     def kl_of_constant(self, outputs: Array) -> Array:
         loc, scale = self._loc_scale(outputs)  # the normal with the mixture's mean and variance

@@ -50,6 +50,10 @@ class HyperParams:
     """Coefficient of the same regulariser on the critic."""
     pfo_limit: float = 0.1
     """With pfo_mode clip: the largest PFO distance at which a sample still gives a policy gradient."""
+    pfo_target_share: float = 0.1
+    """With pfo_auto: size of the PFO term after the warm-up, as a share of that of the loss it is added to."""
+    pfo_warmup: float = 50.0
+    """With pfo_auto: rollouts before coefficients adapt; the first one always has pfo_coef and critic_pfo_coef."""
     kl_coef: float = 1.0
     """With kl_penalty: the penalty's coefficient at the start of training."""
     kl_target: float = 0.01

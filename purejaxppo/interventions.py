@@ -39,29 +39,50 @@ def _switched(*fields: str) -> Callable[[Fields], bool]:
     return lambda run: bool(run[fields[0]]) and (len(fields) == 1 or any(run[name] != 0 for name in fields[1:]))
 
 
+_PFO = ("pfo_coef", "critic_pfo_coef", "pfo_layers", "pfo_features", "pfo_distance", "pfo_mode", "pfo_limit")
+_PFO_AUTO = ("pfo_auto", "pfo_target_share", "pfo_warmup")
+
+
+def _is_pfo_on(run: Fields) -> bool:
+    return run["pfo_coef"] > 0 or run["critic_pfo_coef"] > 0 or run["pfo_mode"] == "clip"
+
+
+def _is_since_rollout(run: Fields) -> bool:
+    """Whether PFO's term is about the change of a minibatch's own samples since the rollout."""
+    return (run["pfo_reference"], run["pfo_states"]) == ("rollout", "minibatch")
+
+
 # A falling learning rate is none: the paper's settings have it both ways.
 INTERVENTIONS = (
     Intervention(
         "Proximal Feature Optimization (PFO)",
         "proximity",
-        (
-            "pfo_coef",
-            "critic_pfo_coef",
-            "pfo_layers",
-            "pfo_features",
-            "pfo_distance",
-            "pfo_mode",
-            "pfo_limit",
-        ),
+        (*_PFO, *_PFO_AUTO),
         {"pfo_coef": 1.0},
         "+ pfo_coef E|phi(s) - phi_old(s)|^2 / D",
         "Moalla et al. 2024, arXiv 2405.00662",
-        lambda run: run["pfo_coef"] > 0 or run["critic_pfo_coef"] > 0 or run["pfo_mode"] == "clip",
+        lambda run: _is_pfo_on(run) and _is_since_rollout(run),
         # The paper's coefficients are 1 and 10, on pre-activations, as a penalty on the squared distance.
         lambda run: (
             1 <= run["pfo_coef"] <= 10
+            and not run["pfo_auto"]
             and (run["pfo_mode"], run["pfo_features"], run["pfo_distance"]) == ("penalty", "preactivations", "l2")
         ),
+    ),
+    Intervention(
+        "CHAIN, churn reduction",
+        "proximity",
+        ("pfo_reference", "pfo_states", *_PFO[:5], *_PFO_AUTO),
+        {
+            "pfo_reference": "previous",
+            "pfo_states": "other",
+            "pfo_features": "outputs",
+            "pfo_auto": True,
+            "pfo_coef": 100.0,
+        },
+        "+ pfo_coef E KL(previous || new) on another minibatch; continuous: (mean - mean_previous)^2",
+        "Tang et al. 2024, NeurIPS, and their public code",
+        lambda run: _is_pfo_on(run) and not _is_since_rollout(run),
     ),
     Intervention(
         "shared trunk",

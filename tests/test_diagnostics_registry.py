@@ -22,7 +22,7 @@ FAMILIES = {
     "plasticity": 12,  # 2 networks x (loss, curve, 2 references, 2 excesses)
     "trust_region": 19,  # 3 KL + 12 ratio statistics + 2 fractions + excess ratio + KL by the observation statistics
     "drift": 13,  # 2 networks x 3 subjects x (drift, cosine) + that by the observation statistics
-    "minibatch": 94,  # 23 quantities at 4 moments + 2 of the whole phase
+    "minibatch": 104,  # 25 quantities at 4 moments + 4 of the whole phase
     "performance": 7,
     "evaluation": 4,
     "run": 2,

@@ -47,7 +47,7 @@ def test_every_field_that_says_with_what_it_acts_has_a_rule() -> None:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
         if str(ast.literal_eval(text.value)).startswith("With ")
     ]
-    assert len(told) == 23
+    assert len(told) == 25
     assert set(told) <= {name for rule in RULES for name in rule.fields}
 
 
@@ -62,7 +62,8 @@ def test_floats_without_effect_change_no_bit_and_others_do() -> None:
     """In one program of plain PPO, a run for each field that is changed."""
     inert = ["kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit", "pfo_limit"]
     inert += ["weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"]
-    inert += ["critic_learning_rate", "value_clip_eps", "l2_init_coef", "parseval_coef", "parseval_scale"]
+    inert += ["critic_learning_rate", "value_clip_eps", "pfo_target_share", "pfo_warmup"]
+    inert += ["l2_init_coef", "parseval_coef", "parseval_scale"]
     inert += ["weight_decay_rate", "perturbation", "weight_clip_scale"]
     inert += ["reset_threshold", "replacement_rate", "maturity_threshold", "utility_decay", "shrink", "perturb"]
     assert all(reason(name, fields(**TINY)) for name in inert)
@@ -94,6 +95,7 @@ def test_pfo_coef_has_no_effect_as_a_clip() -> None:
         ({"hidden_sizes": (4, 3)}, {"residual": True}),
         ({}, {"action_distribution": "normal"}),
         ({}, {"lr_final_fraction": 0.5, "initial_log_std": 1.0, "critic_hidden_sizes": (4,)}),
+        ({"pfo_features": "outputs"}, {"pfo_layers": "all", "pfo_distance": "cosine"}),
         ({}, {"num_plasticity_epochs": 3}),
         ({}, {"num_plasticity_rollouts": 3, "plasticity_curve": True}),
         ({"diagnostics": False}, {"num_plasticity_points": 2}),
@@ -133,6 +135,13 @@ def _without_addresses(text: str) -> str:
         ("[hparams]\nkl_stop_limit = 0.1", "kl_stop_limit has no effect while kl_stop is false"),
         ("[hparams]\npfo_limit = 0.2", "pfo_limit has no effect while pfo_mode is penalty"),
         ('pfo_mode = "clip"\n[axes]\npfo_coef = [0, 1]', "pfo_coef has no effect while pfo_mode is clip"),
+        ('pfo_features = "outputs"\npfo_layers = "all"', "pfo_layers has no effect while pfo_features is outputs"),
+        ("[hparams]\npfo_target_share = 1", "pfo_target_share has no effect while pfo_auto is false"),
+        ("pfo_auto = true\n[hparams]\npfo_warmup = 1", "no effect while pfo_coef and critic_pfo_coef are 0"),
+        (
+            'pfo_auto = true\npfo_mode = "clip"\n[hparams]\npfo_warmup = 1\n[[points]]\ncritic_pfo_coef = 0',
+            "no effect while pfo_coef and critic_pfo_coef are 0",
+        ),
         ("[hparams]\nweight_spectral_coef = 1", "weight_spectral_coef has no effect while weight_spectral is false"),
         ("[hparams]\ncritic_feature_spectral_coef = 1", "no effect while feature_spectral is false"),
         ('brax_backend = "mjx"', "brax_backend has no effect while env is gymnax/CartPole-v1, which is not of brax"),

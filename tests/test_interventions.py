@@ -19,7 +19,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.interventions import INTERVENTIONS, Fields
 from purejaxppo.networks import ACTIVATIONS, NetworkOutput
 from purejaxppo.ppo import losses
-from purejaxppo.ppo.interventions import penalties, proximity
+from purejaxppo.ppo.interventions import kl_control, penalties, proximity
 from purejaxppo.ppo.interventions.objectives import policy_loss
 from purejaxppo.ppo.start import init_memory
 from purejaxppo.ppo.state import Learner, RunState
@@ -42,11 +42,17 @@ SWITCHES: dict[str, Fields] = {
     "pfo_all_features": {"pfo_features": "features", "pfo_layers": "all", "pfo_distance": "cosine"},
     "pfo_clip": {"pfo_mode": "clip"},
     "pfo_clip_all": {"pfo_mode": "clip", "pfo_layers": "all", "pfo_distance": "cosine"},
+    "pfo_auto": {"pfo_auto": True},
     "ppo_kl_with_stop": {"kl_penalty": True, "kl_stop": True, "policy_objective": "unclipped"},
 }
 EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
 EVERYTHING |= {"rms_norm": False, "adam_rel": False, "optimizer": "adam", "residual": False}  # which exclude others
 EVERYTHING |= {"crelu": False, "shrink_and_perturb": "soft"}
+# CHAIN goes with no clip of PFO.
+SWITCHES["chain"] = {
+    "pfo_reference": "previous", "pfo_states": "other", "pfo_features": "outputs", "pfo_auto": True, "kl_stop": True,
+}  # fmt: skip
+del SWITCHES["pfo_auto"]
 FLOATS = (
     *("pfo_limit", "kl_coef", "kl_target", "kl_increment", "kl_decrement", "kl_stop_limit"),
     *("weight_spectral_coef", "feature_spectral_coef", "critic_feature_spectral_coef"),
@@ -66,7 +72,7 @@ def prepare(**fields: Any) -> tuple[Learner, RunState]:
     """A tiny learner of test_update, and its state with what the interventions keep."""
     learner = make_learner(**fields)
     state = make_state(learner)
-    control = proximity.init_kl_control(learner)
+    control = kl_control.init_kl_control(learner)
     vectors = penalties.init_power_iteration(learner, state.params)
     memory = init_memory(learner, state.params)
     return learner, state.replace(kl_control=control, power_vectors=vectors, memory=memory)
@@ -217,7 +223,7 @@ def test_the_coefficient_follows_the_mean_kl_of_the_last_epoch(last_epoch: float
     hparams = HyperParams(kl_coef=0.5, kl_target=0.1, kl_increment=3.0, kl_decrement=0.25)
     kl = jnp.array([0.5 * last_epoch, 1.5 * last_epoch])
     state = state.replace(kl_control=state.kl_control.replace(factor=jnp.float32(4.0)))
-    after, metrics = proximity.finish_rollout(learner, hparams, state, kl, 4)
+    after, metrics = kl_control.finish_rollout(learner, hparams, state, kl, 4)
     np.testing.assert_allclose(metrics["kl_coef"], 2.0)
     np.testing.assert_allclose(after.factor, 4.0 * change, rtol=1e-6)
 
@@ -226,7 +232,7 @@ def test_the_coefficient_follows_the_mean_kl_of_the_last_epoch(last_epoch: float
 def test_the_coefficient_neither_vanishes_nor_overflows(kl: float) -> None:
     learner, state = prepare(kl_penalty=True)
     for _ in range(200):
-        control, _ = proximity.finish_rollout(learner, HyperParams(), state, jnp.full(1, kl), 1)
+        control, _ = kl_control.finish_rollout(learner, HyperParams(), state, jnp.full(1, kl), 1)
         state = state.replace(kl_control=control)
     np.testing.assert_allclose(state.kl_control.factor, 1e10 if kl else 1e-10)
 
@@ -265,11 +271,11 @@ def test_a_stop_lasts_to_the_end_of_the_rollout_even_if_a_later_minibatch_is_wit
     """The step of the one beyond it is made, and counts."""
     (learner, state), hparams, found = prepare(kl_stop=True), HyperParams(kl_stop_limit=0.02), []
     for kl in (0.02, 0.03, 0.0):
-        control = proximity.watch_minibatch(learner, hparams, state, jnp.float32(kl))
+        control = kl_control.watch_minibatch(learner, hparams, state, jnp.float32(kl))
         state = state.replace(kl_control=control)
         found.append((bool(control.is_stopped), int(control.steps_done)))
     assert found == [(False, 1), (True, 2), (True, 2)]
-    control = proximity.start_rollout(control)
+    control = kl_control.start_rollout(control)
     assert not control.is_stopped
     assert control.steps_done == 0
 

@@ -17,7 +17,7 @@ from purejaxppo.diagnostics.neurons import dead_neurons
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput
-from purejaxppo.ppo.interventions import proximity, resets
+from purejaxppo.ppo.interventions import kl_control, resets
 from purejaxppo.ppo.interventions.optimizers import init_optimizers, owners
 from purejaxppo.ppo.state import Batch, Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
@@ -410,7 +410,7 @@ def test_stopped_steps_age_no_unit_and_replace_none() -> None:
     """The first minibatch of this rollout goes too far, and is the only one that counts."""
     learner = make_learner(unit_resets="continual_backprop", kl_stop=True, minibatch_size=8, num_epochs=5)
     state = make_state(learner)
-    state = state.replace(memory=resets.init_resets(learner), kl_control=proximity.init_kl_control(learner))
+    state = state.replace(memory=resets.init_resets(learner), kl_control=kl_control.init_kl_control(learner))
     batch = make_batch(learner, state)
     batch = batch.replace(policy_outputs=batch.policy_outputs + 3 * random(1, *batch.policy_outputs.shape))
     hparams = HyperParams(kl_stop_limit=1e-6, replacement_rate=0.1, maturity_threshold=0.0)

@@ -15,7 +15,7 @@ from tiny_envs import with_walk
 import purejaxppo as pjp
 from purejaxppo.config import SELECTABLE
 from purejaxppo.hyperparams import HyperParams
-from purejaxppo.ppo.interventions.proximity import init_kl_control
+from purejaxppo.ppo.interventions.kl_control import init_kl_control
 from purejaxppo.ppo.state import Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
 from purejaxppo.ppo.update import update_networks

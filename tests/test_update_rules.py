@@ -18,8 +18,8 @@ from purejaxppo.distributions import Categorical, Normal, PolicyDistribution, Ta
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import make_actor_critic
 from purejaxppo.ppo import losses
+from purejaxppo.ppo.interventions.kl_control import init_kl_control
 from purejaxppo.ppo.interventions.objectives import policy_loss
-from purejaxppo.ppo.interventions.proximity import init_kl_control
 from purejaxppo.ppo.state import Batch, Learner, RunState
 from purejaxppo.ppo.update import flattened, gradient_step
 

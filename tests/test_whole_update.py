@@ -87,6 +87,7 @@ BASE = {
 }  # fmt: skip
 PENDULUM = {"env": "gymnax/Pendulum-v1", "max_episode_steps": 9}
 CORRIDOR = {"env": "oracle/Corridor", "max_episode_steps": 7, "activation": "tanh", "share_trunk": True}
+CHAIN = {"pfo_reference": "previous", "pfo_states": "other", "pfo_features": "outputs"}
 # Name -> configuration, hyper-parameters.
 CASES = {
     "cartpole": (
@@ -105,13 +106,20 @@ CASES = {
             "adam_beta2": 0.9,
         },
     ),
-    "corridor": (  # two updates to a log point
-        {**CORRIDOR, "sign_reward": True, "total_steps": 8 * 128},
-        {"learning_rate": 5e-3, "max_grad_norm": 0.3, "gamma": 0.9},
+    "corridor": (  # two updates to a log point; CHAIN, which adapts from the third rollout on
+        {**CORRIDOR, **CHAIN, "sign_reward": True, "total_steps": 8 * 128, "pfo_auto": True},
+        {
+            "learning_rate": 5e-3, "max_grad_norm": 0.3, "gamma": 0.9, "pfo_coef": 0.3, "critic_pfo_coef": 0.02,
+            "pfo_warmup": 2.0, "pfo_target_share": 1e-3,
+        },
     ),
-    "normal": (  # a learned scale; 32 samples of a rollout are in no minibatch
-        {**PENDULUM, "reset_optimizer": True, "action_distribution": "normal", "minibatch_size": 48},
-        {"learning_rate": 5e-3, "value_coef": 0.1, "gae_lambda": 0.8},
+    # A learned scale; 32 samples of a rollout are in no minibatch; PFO on the policy's outputs.
+    "normal": (
+        {
+            **PENDULUM, "reset_optimizer": True, "action_distribution": "normal", "minibatch_size": 48,
+            "pfo_features": "outputs",
+        },
+        {"learning_rate": 5e-3, "value_coef": 0.1, "gae_lambda": 0.8, "pfo_coef": 0.5},
     ),
     # kl_stop_limit is between KL(old || new) and KL(new || old) of the minibatch that stops the second rollout.
     "stop": (
@@ -121,31 +129,37 @@ CASES = {
     "fixed": (
         {
             **PENDULUM, "normalize_observations": "fixed", "time_aware": True, "reset_optimizer": True,
-            "time_limit": "terminate",
+            "time_limit": "terminate", **CHAIN,
         },
-        {"learning_rate": 1e-2},
+        {"learning_rate": 1e-2, "pfo_coef": 30.0, "critic_pfo_coef": 1.0},
     ),
     "running_and_time": (
         {
             **PENDULUM, "normalize_observations": "running", "time_aware": True, "time_limit": "bootstrap",
             "advantage_normalization": "off", "unit_resets": "redo", "reset_interval": 2,
         },
-        {"learning_rate": 5e-3, "pfo_coef": 1.0, "reset_threshold": 0.5},
+        {"learning_rate": 5e-3, "pfo_coef": 1.0, "reset_threshold": 0.3},
     ),
     "two_optimizers": (
         {
             **PENDULUM, "share_trunk": True, "trunk_optimizers": "two", "action_distribution": "normal",
-            "separate_learning_rates": True,
+            "separate_learning_rates": True, "pfo_features": "features", "pfo_states": "other",
         },
-        {"learning_rate": 5e-3, "critic_learning_rate": 2e-3, "value_coef": 0.05, "max_grad_norm": 0.2},
+        {
+            "learning_rate": 5e-3, "critic_learning_rate": 2e-3, "value_coef": 0.05, "max_grad_norm": 0.2,
+            "pfo_coef": 0.01, "critic_pfo_coef": 0.02,
+        },
     ),
     "options": (
         {
             **PENDULUM, "action_distribution": "normal", "initial_log_std": -0.5, "advantage_normalization": "batch",
             "value_clipping": True, "separate_learning_rates": True, "critic_hidden_sizes": (12, 8),
             "lr_schedule": "linear", "lr_final_fraction": 0.25, "normalize_rewards": "running",
+            "pfo_reference": "previous",
         },
-        {"learning_rate": 5e-3, "critic_learning_rate": 1e-2, "value_clip_eps": 0.05},
+        {
+            "learning_rate": 5e-3, "critic_learning_rate": 1e-2, "value_clip_eps": 0.05, "critic_pfo_coef": 3.0,
+        },
     ),
     "regularised": (  # the trunk decays twice, at two rates; some weights are clipped
         {
@@ -228,6 +242,8 @@ def test_iterations(case):
     assert 0 < seen[0]["episode_count"] < 128
     if "kl_stop" in CASES[case][0]:
         assert any(0 < metrics["minibatches_done_fraction"] < 1 for metrics in seen)
+    if "unit_resets" in CASES[case][0]:
+        assert 0 < seen[-1]["policy_units_reset"] < 32
 
 
 def test_ratios_that_vanish():

@@ -110,6 +110,9 @@ class Categorical:
         log_old, log_new = self.log_probs(xp, old), self.log_probs(xp, new)
         return (xp.exp(log_old) * (log_old - log_new)).sum(axis=1)
 
+    def change(self, xp: Any, old: Array, new: Array) -> Array:
+        return self.kl(xp, old, new)
+
     def moments(self, y: Array) -> Array:
         return np.exp(self.log_probs(np, y))
 
@@ -158,6 +161,9 @@ class Gaussian:
         (m0, s0), (m1, s1) = self.loc_scale(xp, old), self.loc_scale(xp, new)
         return (xp.log(s1) - xp.log(s0) + (s0**2 + (m0 - m1) ** 2) / (2 * s1**2) - 0.5).sum(axis=1)
 
+    def change(self, xp: Any, old: Array, new: Array) -> Array:
+        return ((self.loc_scale(xp, new)[0] - self.loc_scale(xp, old)[0]) ** 2).mean(axis=1)
+
     def moments(self, y: Array) -> Array:
         return np.concatenate(self.loc_scale(np, y), axis=1)
 
@@ -174,7 +180,7 @@ class Oracle:
 
     def __init__(self, config: Any, hparams: Any, state: Any, init: Any = None):
         assert config.unit_resets in ("off", "redo")
-        assert (config.pfo_layers, config.pfo_features, config.pfo_distance) == ("last", "preactivations", "l2")
+        assert (config.pfo_layers, config.pfo_distance) == ("last", "l2")
         assert (config.pfo_mode, config.torso, config.shrink_and_perturb) == ("penalty", "mlp", "off")
         assert (config.policy_objective in ("clip", "dpo"), config.optimizer) == (True, "adam")
         assert not any((config.layer_norm, config.rms_norm, config.crelu, config.residual))
@@ -202,6 +208,8 @@ class Oracle:
             given = state.observation_statistics.mean, state.observation_statistics.var
             self.mean, self.var = (np.asarray(x, np.float64)[: self.num_raw] for x in given)
         self.seen: list[Array] = []  # every observation so far, for running statistics
+        self.previous = self.params  # one gradient step back
+        self.sizes: list[dict[str, float]] = []  # of every rollout: its last step's terms, and what they are added to
         self.reset_moments()
         self.gradient = jax.jit(jax.grad(lambda *arguments: self.losses(jnp, *arguments)[0]))
 
@@ -294,25 +302,62 @@ class Oracle:
             "old_value": critic.outputs[:, 0],
             "old_outputs": policy.outputs,
             "old_log_prob": self.distribution.log_prob(np, policy.outputs, action),
-            "old_policy_phi": policy.preactivations[-1],
-            "old_critic_phi": critic.preactivations[-1],
+        }
+
+    def held(self, output: SimpleNamespace) -> Array:
+        """What of a network the proximity term is about, [N, D]."""
+        of = {"preactivations": output.preactivations[-1], "features": output.features, "outputs": output.outputs}
+        return of[self.config.pfo_features]
+
+    def proximity(self, batch: dict[str, Array], own: Array, other: Array, collected: Any) -> dict[str, Array]:
+        """Where the networks are held (inputs x, [N, *]) and to what, from rows of this minibatch and of the next one.
+
+        collected: the parameters with which the rollout was collected.
+        """
+        x = batch["x"][own if self.config.pfo_states == "minibatch" else other]
+        reference = collected if self.config.pfo_reference == "rollout" else self.previous
+        policy, critic = both(np, reference, x, self.config.activation)
+        return {"held_x": x, "policy_reference": self.held(policy), "critic_reference": self.held(critic)}
+
+    def proximity_coefs(self) -> dict[str, float]:
+        """As they are; with pfo_auto, share x mean size of the loss / mean of the term, over at most 100 rollouts."""
+        hparams, seen = self.hparams, self.sizes[-100:]
+        fixed = {"pfo_loss": hparams.pfo_coef, "critic_pfo_loss": hparams.critic_pfo_coef}
+        if not self.config.pfo_auto or len(self.sizes) < max(1, hparams.pfo_warmup):
+            return fixed
+        mean = {name: np.mean([sizes[name] for sizes in seen]) for name in (*fixed, "policy_loss", "value_loss")}
+        loss = {"pfo_loss": mean["policy_loss"], "critic_pfo_loss": mean["value_loss"]}
+        return {
+            name: hparams.pfo_target_share * loss[name] / (mean[name] + 1e-8) if coef > 0 else 0.0
+            for name, coef in fixed.items()
         }
 
     def losses(self, xp: Any, params: dict[str, Any], batch: dict[str, Array], noise: Array, kl_coef: float) -> Any:
         """The loss on a minibatch, and its terms without their coefficients.
 
-        L = -E min(r A, clip(r, 1 +- eps) A) - c_ent E H + c_v E (V - target)^2 + c_pfo E |phi - phi_old|^2 / D
+        L = -E min(r A, clip(r, 1 +- eps) A) - c_ent E H + c_v E (V - target)^2 + c_pfo E d(phi, phi_ref)
             + c_critic_pfo (the same of the critic) + beta E KL(old || new),   A normalised, r = pi / pi_old
 
+        d: |phi - phi_ref|^2 / D, or of outputs what `change` says, of V (V - V_ref)^2;
         with value_clipping the larger one of (V - target)^2 and (V_old + clip(V - V_old, +- eps) - target)^2; with
         l2_init c_init |theta - theta_0|^2, with parseval c_parseval sum |W W^T - s I|^2 of hidden layers W [units, in].
         """
-        return self.terms(xp, params, *both(xp, params, batch["x"], self.config.activation), batch, noise, kl_coef)
+        outputs = both(xp, params, batch["x"], self.config.activation)
+        total, terms = self.terms(xp, params, *outputs, batch, noise, kl_coef)
+        pfo = self.pfo_terms(xp, params, batch)
+        return total + sum(batch[name.replace("loss", "coef")] * term for name, term in pfo.items()), terms | pfo
+
+    def pfo_terms(self, xp: Any, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        policy, critic = map(self.held, both(xp, params, batch["held_x"], self.config.activation))
+        change = (policy - batch["policy_reference"]) ** 2
+        if self.config.pfo_features == "outputs":
+            change = self.distribution.change(xp, batch["policy_reference"], policy)
+        return {"pfo_loss": change.mean(), "critic_pfo_loss": ((critic - batch["critic_reference"]) ** 2).mean()}
 
     def terms(
         self, xp: Any, params: Any, policy: Any, critic: Any, batch: dict[str, Array], noise: Array, kl_coef: float
     ) -> tuple[Any, dict[str, Any]]:
-        """The same from what policy and critic give for the minibatch."""
+        """The same from what policy and critic give for the minibatch, without PFO."""
         hparams = self.hparams
         a = batch["advantage"]
         a = normalized(xp, a) if self.config.advantage_normalization == "minibatch" else a
@@ -332,10 +377,8 @@ class Oracle:
             "policy_loss": -(limited * a if self.config.policy_objective == "clip" else dpo(xp, r, a)).mean(),
             "entropy_loss": -entropy,
             "value_loss": errors.mean(),
-            "pfo_loss": ((policy.preactivations[-1] - batch["old_policy_phi"]) ** 2).mean(),
-            "critic_pfo_loss": ((critic.preactivations[-1] - batch["old_critic_phi"]) ** 2).mean(),
         }
-        coefs = (1.0, hparams.entropy_coef, hparams.value_coef, hparams.pfo_coef, hparams.critic_pfo_coef)
+        coefs = (1.0, hparams.entropy_coef, hparams.value_coef)
         total = sum(coef * term for coef, term in zip(coefs, terms.values(), strict=True))
         if self.config.kl_penalty:
             terms["kl_loss"], total = kl, total + kl_coef * kl
@@ -400,9 +443,18 @@ class Oracle:
         self.params = self.params | {network: self.params[network] | unflat(flat(weights) + step, weights)}
 
     def minibatch(
-        self, batch: dict[str, Array], noise: Array, rates: dict[str, float], kl_coef: float, is_stopped: bool
+        self,
+        batch: dict[str, Array],
+        other: Array,
+        noise: Array,
+        rates: dict[str, float],
+        kl_coef: float,
+        is_stopped: bool,
     ) -> dict[str, float]:
-        """One gradient step, unless stopped; losses and gradients from before it, weights from after it."""
+        """One gradient step, unless stopped; losses and gradients from before it, weights from after it.
+
+        other: network inputs of another minibatch, on which churn is measured; none where there is no other.
+        """
         terms = self.losses(np, self.params, batch, noise, kl_coef)[1]
         with jax.enable_x64(True):
             grads = float64(self.gradient(self.params, batch, noise, kl_coef))
@@ -411,7 +463,13 @@ class Oracle:
             self.adam(name, grads, rates["critic" if name == "critic" else "policy"], before)
         if self.config.weight_clipping and not is_stopped:
             self.params = clipped(self.params, self.hparams.weight_clip_scale)
-        found = terms | {"learning_rate": rates["policy"]}
+        if not is_stopped:
+            self.previous = before
+        found = terms | {"learning_rate": rates["policy"], "policy_churn": np.nan, "critic_churn": np.nan}
+        if len(other):
+            (p0, v0), (p1, v1) = (both(np, params, other, self.config.activation) for params in (before, self.params))
+            found["policy_churn"] = self.distribution.kl(np, p0.outputs, p1.outputs).mean()
+            found["critic_churn"] = np.abs(v1.outputs - v0.outputs).mean()
         for name in self.parts():
             for network in ("policy", "critic") if name == "shared" else (name,):
                 found[f"{network}_gradient_norm"], found[f"{network}_gradient_norm_clipped"] = norms[name]
@@ -434,19 +492,30 @@ class Oracle:
             for moments in self.moments.values():
                 moments["count"] = 0
         history, num_steps_done, is_stopped = [], 0, False
+        collected, pfo_coefs = self.params, self.proximity_coefs()
         for epoch in range(config.num_epochs):
             key_shuffle, key_loss = jax.random.split(jax.random.fold_in(key, epoch))
             order = shuffled(key_shuffle, config.batch_size)
             history.append([])
+            parts = [order[i : i + config.minibatch_size] for i in range(0, len(order), config.minibatch_size)]
+            parts = [rows for rows in parts if len(rows) == config.minibatch_size]
             for i, key_minibatch in enumerate(jax.random.split(key_loss, config.num_minibatches)):
-                rows = order[i * config.minibatch_size : (i + 1) * config.minibatch_size]
+                rows, other = parts[i], parts[i + 1] if i + 1 < len(parts) else parts[0]
                 noise = self.distribution.noise(key_minibatch, len(rows))
-                taken = {name: x[rows] for name, x in batch.items()}
-                history[-1].append(self.minibatch(taken, noise, rates, kl_coef, is_stopped))
+                taken = {name: x[rows] for name, x in batch.items()} | self.proximity(batch, rows, other, collected)
+                taken |= {name.replace("loss", "coef"): coef for name, coef in pfo_coefs.items()}
+                other_x = batch["x"][other if len(parts) > 1 else []]
+                history[-1].append(self.minibatch(taken, other_x, noise, rates, kl_coef, is_stopped))
+                if not is_stopped:
+                    sizes = history[-1][-1]
                 num_steps_done += not is_stopped
                 # The minibatch that goes too far has still been learned from.
                 is_stopped |= config.kl_stop and history[-1][-1]["minibatch_kl"] > hparams.kl_stop_limit
+        value_size = hparams.value_coef * sizes["value_loss"]
+        self.sizes.append(sizes | {"policy_loss": abs(sizes["policy_loss"]), "value_loss": value_size})
         found = {f"{name}{s}": x for s, (e, m) in CORNERS.items() for name, x in history[e][m].items()}
+        if config.pfo_auto:
+            found |= {name.replace("loss", "auto_coef"): coef for name, coef in pfo_coefs.items()}
         if config.kl_stop:
             found["minibatches_done_fraction"] = num_steps_done / (config.num_epochs * config.num_minibatches)
         if config.kl_penalty:
@@ -485,7 +554,6 @@ class Oracle:
                 for reader in readers:
                     layers[reader]["kernel"][units] = 0
                     touched[network][reader]["kernel"][units] = 1
-        assert any((flat(touched[network]) == 0).any() and flat(touched[network]).any() for network in touched)
         for name, moments in self.moments.items():
             is_kept = flat(self.part(touched, name)) == 0
             moments["mu"], moments["nu"] = moments["mu"] * is_kept, moments["nu"] * is_kept
@@ -560,7 +628,6 @@ class Oracle:
                 layers = self.params.get(name, self.params.get("shared"))
                 rest = {k: layer for k, layer in layers.items() if not k.startswith("hidden_")}
                 found.append(network(jnp, rest, f"{name}_head", x, self.config.activation))
-                found[-1].preactivations = [batch[f"old_{name}_phi"]]
             terms = self.terms(jnp, self.params, *found, batch, noise, 0.0)[1]
             coefs = {"policy_loss": 1.0, "entropy_loss": self.hparams.entropy_coef}
             coefs["value_loss"] = self.hparams.value_coef

@@ -95,7 +95,6 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "ppo/update.py": {
         "weight_norm_before_step": ("params[name], after.params", "params[name], before.params", "[cartpole]"),
-        "pfo_against_new_phi": ("policy_phi, batch.policy_phi)", "policy_phi, policy_phi)", "[cartpole]"),
         "kl_stop_takes_the_step_back": ("jnp.where(is_stopped,", "jnp.where(control.is_stopped,", "[stop]"),
         "kl_coef_by_the_first_epoch": ("last[1], num_steps", "first[1], num_steps", "[squashed]"),
         "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "[cartpole]"),
@@ -142,6 +141,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "after_step::l2_init_is_the_sum_of_squares_and_its_gradient_is_twice_the_distance"),
     },
     "ppo/interventions/proximity.py": {
+        "pfo_against_new_phi": ("(phis[0], held.policy_phi)", "(phis[0], phis[0])", "[cartpole]"),
+    },
+    "ppo/interventions/kl_control.py": {
         "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
         "kl_coef_in_the_wrong_direction": ("= last_kl.mean()", "= hparams.kl_target**2 / last_kl.mean()", "[squashed]"),
     },

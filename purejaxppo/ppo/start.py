@@ -12,9 +12,10 @@ from purejaxppo.envs.base import Discrete
 from purejaxppo.envs.wrappers import EpisodeStatistics, ObservationStatistics
 from purejaxppo.networks import Params
 from purejaxppo.ppo.interventions import after_step
+from purejaxppo.ppo.interventions.kl_control import init_kl_control
 from purejaxppo.ppo.interventions.optimizers import init_optimizers
 from purejaxppo.ppo.interventions.penalties import init_power_iteration
-from purejaxppo.ppo.interventions.proximity import init_kl_control
+from purejaxppo.ppo.interventions.proximity import init_pfo_memory
 from purejaxppo.ppo.interventions.resets import init_resets
 from purejaxppo.ppo.rewards import init_rewards
 from purejaxppo.ppo.state import Array, Learner, RunState, origin_of
@@ -51,7 +52,7 @@ def init_run(learner: Learner, key: Array, choices: dict[str, Array] | None = No
 
 def init_memory(learner: Learner, params: Params) -> dict[str, Any]:
     """What interventions that are switched on remember, by name; see `RunState.memory`."""
-    memory = init_resets(learner)
+    memory = init_resets(learner) | init_pfo_memory(learner, params)
     if learner.config.l2_init:
         memory["l2_init"] = params
     if learner.config.weight_projection:

@@ -117,6 +117,8 @@ class Batch:
     advantage: Array
     """With `advantage_normalization = "batch"` of mean 0 and deviation 1, else as it was estimated."""
     value_target: Array
+    other: Batch | None = None
+    """Beside a minibatch another one of the same epoch, where something looks at it; None for the whole rollout."""
     value: Array | None = None
     """With value_clipping: what the critic said; else None."""
 

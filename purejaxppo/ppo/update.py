@@ -14,7 +14,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params
 from purejaxppo.ppo import losses, units
-from purejaxppo.ppo.interventions import after_step, optimizers, owned, penalties, proximity, resets
+from purejaxppo.ppo.interventions import after_step, kl_control, optimizers, owned, penalties, proximity, resets
 from purejaxppo.ppo.interventions.objectives import learned_advantage, policy_loss, value_loss
 from purejaxppo.ppo.interventions.optimizers import Rates, Weights
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
@@ -22,6 +22,7 @@ from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 T = TypeVar("T")
 Outputs = tuple[NetworkOutput, NetworkOutput]
 Unravel = Callable[[Weights], Params]
+Step = tuple[Array, Array | None, Array, Array]  # rows of a minibatch, of another one, key, whether it is measured
 # Suffix of a metric's name -> (epoch, minibatch) at which it is taken.
 CORNERS = {"": (-1, -1), "_first_epoch_first": (0, 0), "_first_epoch_last": (0, -1), "_last_epoch_first": (-1, 0)}
 
@@ -41,24 +42,30 @@ def update_networks(
     `num_epochs`, unless `learner.max_epochs` says how many there are at most.
     """
     config, rates = learner.config, optimizers.scheduled_learning_rates(learner, hparams, state)
-    control = None if state.kl_control is None else proximity.start_rollout(state.kl_control)
-    state = dataclasses.replace(state, optimizer=optimizers.start_update(learner, state), kl_control=control)
+    control = None if state.kl_control is None else kl_control.start_rollout(state.kl_control)
+    memory = proximity.start_pfo(learner, hparams, state)
+    optimizer = optimizers.start_update(learner, state)
+    state = dataclasses.replace(state, optimizer=optimizer, kl_control=control, memory=memory)
     weights, unravel = flattened(state.params)
     # The same for all resets of an update: a unit is replaced twice in it only if it is mature that soon.
     is_reset = config.unit_resets != "off" or config.shrink_and_perturb == "hard"
     fresh = learner.networks.init(resets.child_keys(key)[0]) if is_reset else None
 
-    def minibatch(state: RunState, step: tuple[Array, Array, Array]) -> tuple[RunState, tuple[Metrics, Array | None]]:
-        indices, key, is_corner = step
-        rows = _rows(batch, indices)
-        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, rows, key, fresh)
+    def minibatch(state: RunState, step: Step) -> tuple[RunState, tuple[Metrics, Array | None]]:
+        indices, other, key, is_corner = step
+
+        def rows(other: Array | None) -> Batch:
+            taken = dataclasses.replace(_rows(batch, indices), other=None if other is None else _rows(batch, other))
+            return proximity.with_reference(learner, unravel, state, taken)
+
+        taken = rows(other if config.pfo_states == "other" else None)
+        after, norms, outputs = gradient_step(learner, hparams, rates, unravel, state, taken, key, fresh)
 
         def measure() -> Metrics:
             # Rows again, so that outside of this condition only what the loss reads is copied; the key again, as it is
             # this very loss that is reported.
-            rows = _rows(batch, indices)
             before = dataclasses.replace(state, power_vectors=after.power_vectors)  # iterated before the step
-            return minibatch_metrics(learner, hparams, rates, unravel, before, after, norms, outputs, rows, key)
+            return minibatch_metrics(learner, hparams, rates, unravel, before, after, norms, outputs, rows(other), key)
 
         # The same for all runs, so that vmap keeps it a condition: norms of all weights cost as much as the step.
         metrics = jax.lax.cond(is_corner, measure, lambda: nothing_like(measure))
@@ -72,19 +79,24 @@ def update_networks(
         is_corner = _is_first_or_last(jnp.arange(config.num_minibatches), (config.num_minibatches,))
         last = (num_epochs,) if learner.max_epochs is None else learner.values("num_epochs")
         is_corner &= _is_first_or_last(jnp.asarray(number), last) & is_measured
-        return jax.lax.scan(minibatch, state, (order, jax.random.split(key_loss, config.num_minibatches), is_corner))
+        others = None
+        if config.num_minibatches > 1 and (config.pfo_states == "other" or config.diagnostics):
+            others = jnp.roll(order, -1, axis=0)  # of each the next one, on which the step before was not made either
+        keys = jax.random.split(key_loss, config.num_minibatches)
+        return jax.lax.scan(minibatch, state, (order, others, keys, is_corner))
 
     state = dataclasses.replace(state, params=weights)
     state, first, last = _repeat_epochs(learner, epoch, state, num_epochs)
     state = dataclasses.replace(state, params=unravel(state.params))
-    metrics = corners(first[0], last[0])
+    metrics, num_steps = corners(first[0], last[0]), num_epochs * config.num_minibatches
     if fresh is not None:
         state = reset_at_interval(learner, hparams, state, batch, key, num_epochs, fresh)
     if config.unit_resets != "off":
         metrics = metrics.joined(Metrics.of(resets.reset_metrics(state)))
+    if of_pfo := proximity.pfo_metrics(state, num_steps):
+        metrics = metrics.joined(Metrics.of(of_pfo))
     if state.kl_control is not None:
-        num_steps = num_epochs * config.num_minibatches
-        control, of_kl = proximity.finish_rollout(learner, hparams, state, last[1], num_steps)
+        control, of_kl = kl_control.finish_rollout(learner, hparams, state, last[1], num_steps)
         state, metrics = dataclasses.replace(state, kl_control=control), metrics.joined(Metrics.of(of_kl))
     return state, metrics
 
@@ -105,15 +117,16 @@ def gradient_step(
     networks whose weights units that are replaced get.
     """
 
-    def loss(weights: Weights) -> tuple[Array, Outputs]:
+    def loss(weights: Weights) -> tuple[Array, tuple[Outputs, dict[str, Array]]]:
         nested = dataclasses.replace(state, params=unravel(weights))
         outputs = learner.both(nested, batch.obs)
-        return sum_of_terms(learner, loss_terms(learner, hparams, nested, outputs, batch, key)), outputs
+        terms = loss_terms(learner, hparams, nested, outputs, batch, key)
+        return sum_of_terms(learner, terms), (outputs, proximity.sizes_of_terms(learner, terms))
 
     if state.power_vectors is not None:
         vectors = penalties.iterate_power(unravel(state.params), state.power_vectors)
         state = dataclasses.replace(state, power_vectors=vectors)
-    gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
+    gradients, (outputs, sizes) = jax.grad(loss, has_aux=True)(state.params)
     weights, optimizer, norms = optimizers.step_weights(
         learner, hparams, rates, unravel, state.params, gradients, state.optimizer
     )
@@ -121,17 +134,17 @@ def gradient_step(
     if owned.has_operations(learner):
         nested = owned.operate_after_step(learner, hparams, unravel(state.params), unravel(weights), key)
         weights, _ = flattened(nested)
-    memory = state.memory
+    memory = proximity.pfo_after_step(state, sizes)
     if learner.config.unit_resets == "continual_backprop":
         assert fresh is not None
-        stepped = dataclasses.replace(state, params=unravel(weights), optimizer=optimizer)
+        stepped = dataclasses.replace(state, params=unravel(weights), optimizer=optimizer, memory=memory)
         activity = units.activity(learner, state, outputs)
         stepped = resets.continual_backprop(learner, hparams, stepped, activity, fresh)
         (weights, _), optimizer, memory = flattened(stepped.params), stepped.optimizer, stepped.memory
     control = state.kl_control
     if control is not None:
         is_stopped = control.is_stopped  # masked, not skipped: under vmap every run computes every step anyway
-        control = proximity.watch_minibatch(
+        control = kl_control.watch_minibatch(
             learner, hparams, state, learner.distribution.kl(batch.policy_outputs, outputs[0].outputs).mean()
         )
         if True in learner.values("kl_stop"):
@@ -175,6 +188,9 @@ def unit_activity(learner: Learner, hparams: HyperParams, state: RunState, batch
     rows = _rows(batch, shuffled_indices(key_samples, learner.config.batch_size)[: learner.config.minibatch_size])
     if learner.config.unit_resets == "redo":
         return units.activity(learner, state, learner.both(state, rows.obs))
+    # With `pfo_states = "other"` PFO's term is about other samples, and does not depend on these units' outputs.
+    rows = dataclasses.replace(rows, other=rows)
+    rows = proximity.with_reference(learner, flattened(state.params)[1], state, rows)
 
     def loss(outputs: Outputs) -> Array:
         return sum_of_terms(learner, loss_terms(learner, hparams, state, outputs, rows, key_loss))
@@ -193,16 +209,13 @@ def loss_terms(
     policy, critic = outputs
     log_prob = learner.distribution.log_prob(policy.outputs, batch.action)
     entropy = learner.distribution.entropy(policy.outputs, key).mean()
-    distance = losses.PFO_PENALTIES[learner.config.pfo_distance]
-    policy_phi, critic_phi = (proximity.pfo_representation(learner, state, output) for output in (policy, critic))
-    pfo_coef = hparams.pfo_coef if learner.config.pfo_mode == "penalty" else 0.0
+    phis = proximity.representations(learner, state, outputs)
     terms: dict[str, tuple[Array | float, Array]] = {
-        "policy_loss": (1.0, policy_loss(learner, hparams, state, log_prob, policy_phi, batch)),
+        "policy_loss": (1.0, policy_loss(learner, hparams, state, log_prob, phis[0], batch)),
         "entropy_loss": (hparams.entropy_coef, -entropy),
         "value_loss": (hparams.value_coef, value_loss(learner, hparams, critic.outputs[..., 0], batch)),
-        "pfo_loss": (pfo_coef, distance(policy_phi, batch.policy_phi)),
-        "critic_pfo_loss": (hparams.critic_pfo_coef, distance(critic_phi, batch.critic_phi)),
     }
+    terms |= proximity.pfo_terms(learner, hparams, state, phis, batch)
     terms |= penalties.penalties(learner, hparams, state, batch, policy, critic)
     return terms | owned.own_penalties(learner, hparams, state, batch, outputs)
 
@@ -232,7 +245,7 @@ def minibatch_metrics(
     metrics = {name: value for name, (_, value) in terms.items()}
     metrics["learning_rate"] = rates["shared" if "shared" in rates else "policy"]
     if "kl_loss" in metrics:
-        metrics["kl_loss"] = proximity.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
+        metrics["kl_loss"] = kl_control.where_on(learner, before, "kl_penalty", metrics["kl_loss"])
     if not learner.config.diagnostics:
         return Metrics.of(metrics)
     distribution = learner.distribution
@@ -244,6 +257,7 @@ def minibatch_metrics(
         "minibatch_kl": distribution.kl(batch.policy_outputs, outputs[0].outputs).mean(),
         "minibatch_entropy": -terms["entropy_loss"][1],
     }
+    metrics |= churn(learner, nested, dataclasses.replace(after, params=unravel(after.params)), batch.other)
     for owner, (name, mask) in optimizers.owners(learner, nested.params).items():
         step, weights = (
             optimizers.owned(x, mask) for x in (after.params[name] - before.params[name], after.params[name])
@@ -256,6 +270,20 @@ def minibatch_metrics(
                 f"{network}_weight_norm": jnp.linalg.norm(weights),
             }
     return Metrics.of(metrics)
+
+
+def churn(learner: Learner, before: RunState, after: RunState, other: Batch | None) -> dict[str, Array]:
+    """How far one gradient step moved the outputs on a minibatch that it was not made on; NaN where there is none.
+
+    Mean KL(before || after), in nat, and mean |V_after - V_before|: Schaul et al. 2022 (arXiv 2206.00730).
+    """
+    if other is None:
+        return dict.fromkeys(("policy_churn", "critic_churn"), jnp.full((), jnp.nan))
+    (old_policy, old_critic), (policy, critic) = (learner.both(state, other.obs) for state in (before, after))
+    return {
+        "policy_churn": learner.distribution.kl(old_policy.outputs, policy.outputs).mean(),
+        "critic_churn": jnp.abs(critic.outputs - old_critic.outputs).mean(),
+    }
 
 
 def flattened(params: Params) -> tuple[Weights, Unravel]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 PAPER = "Moalla et al. 2024 (arXiv 2405.00662)"
 PPO = "Schulman et al. 2017 (arXiv 1707.06347)"
+CHAIN = "Tang et al. 2024 (NeurIPS, Chain Effect of Value and Policy Churn)"
+SCHAUL = "Schaul et al. 2022 (arXiv 2206.00730)"
 LEWANDOWSKI = "Lewandowski et al. 2024 (arXiv 2406.06811)"
 KUMAR = "Kumar et al. 2023 (arXiv 2308.11958)"
 CHUNG = "Chung et al. 2024 (arXiv 2412.07224)"
@@ -221,7 +223,9 @@ _MINIBATCH: dict[str, Row] = {
         "",
         "mean over samples and dimensions of (phi_new - phi_old)^2, without its coefficient; phi: the pre-activations "
         "that pfo_layers names (pfo_features features: post-activations); with pfo_distance cosine, mean of "
-        "1 - cos(phi_new, phi_old)",
+        "1 - cos(phi_new, phi_old); with pfo_features outputs, mean KL(old || new) in nat of discrete actions, of "
+        "continuous ones of the squared difference of their means, of the critic of V; old, and on which samples: as "
+        "pfo_reference and pfo_states say",
         PAPER,
     ),
     "critic_pfo_loss": ("PFO loss of the critic", "", "as pfo_loss, for the critic", PAPER),
@@ -272,6 +276,14 @@ _MINIBATCH: dict[str, Row] = {
     ),
     "minibatch_kl": ("KL(old || new)", "nat", "mean of the exact KL from the policy that collected the rollout", PAPER),
     "minibatch_entropy": ("entropy", "nat", "mean entropy of the policy", PAPER),
+    "policy_churn": (
+        "churn of the policy",
+        "nat",
+        "mean KL(before || after) of one gradient step on the next minibatch of the epoch (after the last: the first), "
+        "on which it was not made; NaN where an epoch has one minibatch",
+        SCHAUL,
+    ),
+    "critic_churn": ("churn of the value", "", "mean |V_after - V_before| of one gradient step, likewise", SCHAUL),
     "learning_rate": ("learning rate", "", "Adam's learning rate (with separate_learning_rates: the policy's)", ""),
 }
 _MINIBATCH_NETWORK = {
@@ -284,12 +296,27 @@ _PLASTICITY = {
     "policy": ("nat", "mean KL(target || output) of its action distributions"),
     "critic": ("", "mean of (V_target - V)^2"),
 }
+_ADAPTED = "pfo_target_share x mean, over the last gradient steps of the latest 100 rollouts, of"
 _UPDATE_PHASE: dict[str, Row] = {
     "kl_coef": (
         "coefficient of the KL penalty",
         "",
         "with kl_penalty: its coefficient beta in the last update phase, before it was adapted to that phase's KL",
         PPO,
+    ),
+    "pfo_auto_coef": (
+        "adapted coefficient of PFO",
+        "",
+        "with pfo_auto: the coefficient of the policy's PFO term in the last update phase: pfo_coef during the first "
+        f"pfo_warmup rollouts, then {_ADAPTED} |policy loss|, over the mean of the term",
+        CHAIN,
+    ),
+    "critic_pfo_auto_coef": (
+        "adapted coefficient of the critic's PFO",
+        "",
+        "with pfo_auto: that of the critic's PFO term: critic_pfo_coef during the first pfo_warmup rollouts, then "
+        f"{_ADAPTED} value_coef x the value loss, over the mean of the term",
+        CHAIN,
     ),
     "minibatches_done_fraction": (
         "minibatches before the KL stop",

@@ -34,6 +34,7 @@ class Rule:
 
 
 _KL = ("kl_coef", "kl_target", "kl_increment", "kl_decrement")
+_PFO_AUTO = ("pfo_target_share", "pfo_warmup")
 _PLASTICITY = ("num_plasticity_rollouts", "num_plasticity_epochs", "plasticity_curve")
 RULES = (
     Rule(_KL, lambda p: not p["kl_penalty"], "kl_penalty is false"),
@@ -45,6 +46,14 @@ RULES = (
     Rule(("kl_stop_limit",), lambda p: not p["kl_stop"], "kl_stop is false"),
     Rule(("pfo_limit",), lambda p: p["pfo_mode"] == "penalty", "pfo_mode is penalty"),
     Rule(("pfo_coef",), lambda p: p["pfo_mode"] == "clip", "pfo_mode is clip"),
+    Rule(("pfo_layers", "pfo_distance"), lambda p: p["pfo_features"] == "outputs", "pfo_features is outputs"),
+    Rule(_PFO_AUTO, lambda p: not p["pfo_auto"], "pfo_auto is false"),
+    Rule(_PFO_AUTO, lambda p: p["pfo_coef"] == p["critic_pfo_coef"] == 0, "pfo_coef and critic_pfo_coef are 0"),
+    Rule(
+        _PFO_AUTO,
+        lambda p: p["pfo_mode"] == "clip" and p["critic_pfo_coef"] == 0,
+        "pfo_mode is clip and critic_pfo_coef is 0",
+    ),
     Rule(("weight_spectral_coef",), lambda p: not p["weight_spectral"], "weight_spectral is false"),
     Rule(
         ("feature_spectral_coef", "critic_feature_spectral_coef"),
@@ -105,9 +114,14 @@ RULES = (
 # What changes a measurement, but no run.
 ONLY_MEASURED = (
     Rule(
-        ("pfo_layers", "pfo_features", "pfo_distance"),
+        ("pfo_layers", "pfo_features", "pfo_distance", "pfo_reference", "pfo_states", "pfo_auto"),
         lambda p: p["pfo_coef"] == p["critic_pfo_coef"] == 0 and p["pfo_mode"] == "penalty",
         "pfo_coef and critic_pfo_coef are 0",
+    ),
+    Rule(
+        ("pfo_auto",),
+        lambda p: p["pfo_mode"] == "clip" and p["critic_pfo_coef"] == 0,
+        "pfo_mode is clip and critic_pfo_coef is 0",
     ),
     Rule(
         ("clip_eps",),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.ppo import losses
+from purejaxppo.ppo.interventions.proximity import change_of_samples
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 
@@ -25,7 +26,7 @@ def policy_loss(
 
     objective = learner.choose(state.choices, "policy_objective", objective_of)
     if learner.config.pfo_mode == "clip":
-        is_within = losses.PFO_CHANGES[learner.config.pfo_distance](phi, batch.policy_phi) <= hparams.pfo_limit
+        is_within = change_of_samples(learner, phi, batch.policy_phi) <= hparams.pfo_limit
         objective = jnp.where(is_within, objective, jax.lax.stop_gradient(objective))
     return -objective.mean()
 

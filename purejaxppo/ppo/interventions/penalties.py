@@ -10,7 +10,7 @@ import numpy as np
 
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput, Params, is_head
-from purejaxppo.ppo.interventions.proximity import kl_coef
+from purejaxppo.ppo.interventions.kl_control import kl_coef
 from purejaxppo.ppo.state import Array, Batch, Learner, RunState
 
 
