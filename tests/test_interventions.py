@@ -47,7 +47,7 @@ SWITCHES: dict[str, Fields] = {
 }
 EVERYTHING: dict[str, Any] = {name: value for fields in SWITCHES.values() for name, value in fields.items()}
 EVERYTHING |= {"rms_norm": False, "adam_rel": False, "optimizer": "adam", "residual": False}  # which exclude others
-EVERYTHING |= {"crelu": False}
+EVERYTHING |= {"crelu": False, "shrink_and_perturb": "soft"}
 # CHAIN goes with no clip of PFO.
 SWITCHES["chain"] = {
     "pfo_reference": "previous", "pfo_states": "other", "pfo_features": "outputs", "pfo_auto": True, "kl_stop": True,
@@ -478,18 +478,24 @@ def test_switched_on_they_are_reported_under_the_registrys_names() -> None:
 
 
 def test_every_float_of_an_intervention_matters_once_it_is_on() -> None:
+    """Two runs to compare with: in one the KL is above its target in every rollout, in the other below."""
     fields = {**EVERYTHING, "policy_objective": "clip"}
-    hparams = dataclasses.replace(
-        FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=0.009, weight_spectral_coef=0.1, feature_spectral_coef=0.1,
+    above = dataclasses.replace(
+        FAST, pfo_limit=0.01, kl_stop_limit=0.01, kl_target=1e-6, weight_spectral_coef=0.1, feature_spectral_coef=0.1,
         weight_clip_scale=0.9,
     )  # fmt: skip
-    points = [dataclasses.replace(hparams, **{name: 1.3 * getattr(hparams, name) + 0.01}) for name in FLOATS]
-    result = train([hparams, *points], **fields)
-    leaves = jax.tree.leaves(result.state.params)
-    weights = np.concatenate([np.asarray(x).reshape(len(FLOATS) + 1, -1) for x in leaves], 1)
-    factors = np.asarray(result.state.kl_control.factor)
-    for number, name in enumerate(FLOATS, 1):
-        assert (weights[number] != weights[0]).any() or factors[number] != factors[0], name
+    below = dataclasses.replace(above, kl_target=100.0)
+    bases = dict.fromkeys(FLOATS, above) | {"kl_decrement": below}
+    changes = {name: 1.3 * getattr(base, name) + 0.01 for name, base in bases.items()} | {"kl_target": 100.0}
+    points = [dataclasses.replace(base, **{name: changes[name]}) for name, base in bases.items()]
+    state = train([above, below, *points], **fields).state
+    runs = [np.asarray(x).reshape(len(FLOATS) + 2, -1) for x in jax.tree.leaves((state.params, state.kl_control))]
+    weights = np.concatenate(runs, axis=1)
+    same = [
+        name for number, name in enumerate(FLOATS, 2)
+        if (weights[number] == weights[int(name == "kl_decrement")]).all()
+    ]  # fmt: skip
+    assert same == []
 
 
 def test_the_early_stop_leaves_the_kl_near_its_limit() -> None:
