@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import purejaxppo as pjp
 from purejaxppo.envs.wrappers import ObservationStatistics
+from purejaxppo.ppo.minibatches import shuffled_indices
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Learner, RunState, make_learner
-from purejaxppo.ppo.update import shuffled_indices
 from purejaxppo.training import plasticity
 from purejaxppo.training.plasticity import PlasticityTask, make_task
 from purejaxppo.training.train import make_trainer

@@ -20,8 +20,10 @@ from purejaxppo.distributions import Categorical, Normal
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput
 from purejaxppo.ppo import losses
+from purejaxppo.ppo.interventions.optimizers import flattened
+from purejaxppo.ppo.measures import minibatch_metrics
 from purejaxppo.ppo.state import Batch, Learner, RunState
-from purejaxppo.ppo.update import flattened, loss_terms, minibatch_metrics, sum_of_terms
+from purejaxppo.ppo.terms import loss_terms, sum_of_terms
 
 LAYER = 24
 """Width of each of the three layers in the reference's `all_preactivations_policy`."""

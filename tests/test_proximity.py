@@ -17,8 +17,9 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.ppo.interventions import kl_control, proximity
+from purejaxppo.ppo.interventions.optimizers import flattened
+from purejaxppo.ppo.measures import churn
 from purejaxppo.ppo.state import Batch, Learner, RunState
-from purejaxppo.ppo.update import churn, flattened
 from purejaxppo.sweep import checkpoints
 
 CHAIN = {"pfo_reference": "previous", "pfo_states": "other", "pfo_features": "outputs"}

@@ -18,10 +18,12 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import NetworkOutput
 from purejaxppo.ppo.interventions import kl_control, resets
-from purejaxppo.ppo.interventions.optimizers import init_optimizers, owners
+from purejaxppo.ppo.interventions.optimizers import flattened, init_optimizers, owners
+from purejaxppo.ppo.interventions.resets import reset_at_interval
 from purejaxppo.ppo.state import Batch, Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
-from purejaxppo.ppo.update import flattened, gradient_step, loss_terms, reset_at_interval, sum_of_terms
+from purejaxppo.ppo.terms import loss_terms, sum_of_terms
+from purejaxppo.ppo.update import gradient_step
 
 SMALL = {"num_envs": 4, "num_steps": 8, "minibatch_size": 32, "reset_interval": 3}
 CASES: dict[str, dict[str, Any]] = {

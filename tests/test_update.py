@@ -17,23 +17,18 @@ from purejaxppo.metrics import Metrics
 from purejaxppo.networks import NetworkOutput, Params, make_actor_critic
 from purejaxppo.ppo.interventions.optimizers import (
     clip_scale,
+    flattened,
     init_adam,
     init_optimizers,
     scheduled_learning_rates,
     step_weights,
 )
+from purejaxppo.ppo.measures import corners, minibatch_metrics
+from purejaxppo.ppo.minibatches import shuffled_indices
 from purejaxppo.ppo.rollout import Rollout, next_values, prepare_batch
 from purejaxppo.ppo.state import Batch, Learner, RunState
-from purejaxppo.ppo.update import (
-    corners,
-    flattened,
-    gradient_step,
-    loss_terms,
-    minibatch_metrics,
-    shuffled_indices,
-    sum_of_terms,
-    update_networks,
-)
+from purejaxppo.ppo.terms import loss_terms, sum_of_terms
+from purejaxppo.ppo.update import gradient_step, update_networks
 
 KEY = jax.random.key(0)
 T, N, OBS, ACTIONS = 4, 2, 3, 5

@@ -20,8 +20,9 @@ from purejaxppo.networks import make_actor_critic
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.interventions.kl_control import init_kl_control
 from purejaxppo.ppo.interventions.objectives import policy_loss
+from purejaxppo.ppo.interventions.optimizers import flattened
 from purejaxppo.ppo.state import Batch, Learner, RunState
-from purejaxppo.ppo.update import flattened, gradient_step
+from purejaxppo.ppo.update import gradient_step
 
 Weights = dict[str, Any]
 SIZE, OBS, ACTIONS = 8, 3, 5

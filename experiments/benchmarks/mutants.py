@@ -93,14 +93,16 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "first_cut_for_all_cuts": ("(last[cut]", "(last[0]", "[corridor]"),
         "critic_phi_of_policy": ("(learner, state, critic),", "(learner, state, policy),", "[cartpole]"),
     },
-    "ppo/update.py": {
+    "ppo/measures.py": {
         "weight_norm_before_step": ("params[name], after.params", "params[name], before.params", "[cartpole]"),
+        "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "[cartpole]"),
+    },
+    "ppo/update.py": {
         "kl_stop_leaves_the_memory": ("optimizer, memory = jax.tree.map(", "optimizer, _ = jax.tree.map(",
             "proximity::a_stop_stops_the_memory_too"),
         "churn_on_its_own_minibatch": ("jnp.roll(order, -1, axis=0)", "order", "[cartpole]"),
         "kl_stop_takes_the_step_back": ("jnp.where(is_stopped,", "jnp.where(control.is_stopped,", "[stop]"),
         "kl_coef_by_the_first_epoch": ("last[1], num_steps", "first[1], num_steps", "[squashed]"),
-        "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "[cartpole]"),
         "same_order_every_epoch": ("fold_in(key, number)", "fold_in(key, 0)", "[cartpole]"),
         "first_samples_dropped": ("order[: config", "order[-config", "[normal]"),
         "one_masked_epoch_too_many": ("number < num_epochs", "number <= num_epochs", "selection"),

@@ -24,11 +24,17 @@ from flax import struct
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.metrics import Metrics
 from purejaxppo.networks import Params
-from purejaxppo.ppo.interventions.optimizers import adam_direction, clip_scale, init_adam, initial_learning_rate
+from purejaxppo.ppo.interventions.optimizers import (
+    adam_direction,
+    clip_scale,
+    flattened,
+    init_adam,
+    initial_learning_rate,
+)
+from purejaxppo.ppo.minibatches import shuffled_indices
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Learner, RunState
-from purejaxppo.ppo.update import flattened, shuffled_indices
 
 HEADS = ("policy", "critic")
 _SHUFFLE = 0x706C6173  # key of the passes after the first, the same for all runs

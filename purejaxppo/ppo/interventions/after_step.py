@@ -5,7 +5,6 @@ Before operations of the user's own. Weights are one flat vector [P] a network, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import Params
 from purejaxppo.ppo.interventions import optimizers
-from purejaxppo.ppo.interventions.optimizers import Rates, Weights
+from purejaxppo.ppo.interventions.optimizers import Rates, Unravel, Weights
 from purejaxppo.ppo.interventions.penalties import hidden_matrices
 from purejaxppo.ppo.state import Array, Learner, RunState
 
@@ -26,7 +25,7 @@ def apply(
     learner: Learner,
     hparams: HyperParams,
     rates: Rates,
-    unravel: Callable[[Weights], Params],
+    unravel: Unravel,
     state: RunState,
     weights: Weights,
     key: Array,

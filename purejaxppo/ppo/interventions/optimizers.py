@@ -20,8 +20,18 @@ from purejaxppo.ppo.state import Array, Learner, RunState
 
 Weights = dict[str, Array]
 """Of each network its weights (or their gradient, or Adam's step) as one vector [P]."""
+Unravel = Callable[[Weights], Params]
+"""From flat weights to the networks' nested parameters."""
 Rates = dict[str, Array]
 """Of each optimiser its learning rate []."""
+
+
+def flattened(params: Params) -> tuple[Weights, Unravel]:
+    """Of each network its weights as one vector, and the way back."""
+    pairs = {name: ravel_pytree(network) for name, network in params.items()}
+    return {name: flat for name, (flat, _) in pairs.items()}, lambda weights: {
+        name: unravel(weights[name]) for name, (_, unravel) in pairs.items()
+    }
 
 
 def owners(learner: Learner, params: Params) -> dict[str, tuple[str, Array | None]]:
@@ -93,7 +103,7 @@ def step_weights(
     learner: Learner,
     hparams: HyperParams,
     rates: Rates,
-    unravel: Callable[[Weights], Params],
+    unravel: Unravel,
     weights: Weights,
     gradients: Weights,
     optimizer: dict[str, optax.OptState],

@@ -13,8 +13,11 @@ from jax.flatten_util import ravel_pytree
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.networks import Params
 from purejaxppo.ppo import units
+from purejaxppo.ppo.interventions import optimizers, proximity
 from purejaxppo.ppo.interventions.optimizers import owners
-from purejaxppo.ppo.state import Array, Learner, RunState
+from purejaxppo.ppo.minibatches import rows_of, shuffled_indices
+from purejaxppo.ppo.state import Array, Batch, Learner, RunState
+from purejaxppo.ppo.terms import Outputs, loss_terms, sum_of_terms
 from purejaxppo.ppo.units import Units
 
 _RESETS = 0x72657365  # folded into an update's key, whose other children are its epochs' numbers
@@ -153,3 +156,44 @@ def reset_metrics(state: RunState) -> dict[str, Array]:
     """Resets of units so far, by network; a shared trunk's under both names."""
     counts = state.memory["units_reset"]
     return {f"{name}_units_reset": counts.get(name, counts.get("shared")) for name in ("policy", "critic")}
+
+
+def reset_at_interval(
+    learner: Learner,
+    hparams: HyperParams,
+    state: RunState,
+    batch: Batch,
+    key: Array,
+    num_epochs: Array | int,
+    fresh: Params,
+) -> RunState:
+    """Resets where they are due after this update: ReDo or ReGraMa, then hard shrink and perturb.
+
+    `state.params` is nested. Every run computes it in every update: under vmap a condition would do so, too.
+    """
+    config, is_now = learner.config, is_due(learner, state, num_epochs)
+    if config.unit_resets in ("redo", "regrama"):
+        activity = unit_activity(learner, hparams, state, batch, key)
+        chosen = jax.tree.map(lambda x: x & is_now, is_inactive(hparams, activity))
+        state = reset_units(learner, state, chosen, fresh)
+    if config.shrink_and_perturb == "hard":
+        moved = shrink_and_perturb(hparams, state.params, fresh)
+        params = jax.tree.map(lambda old, new: jnp.where(is_now, new, old), state.params, moved)
+        state = replace(state, params=params)
+    return state
+
+
+def unit_activity(learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array) -> Units:
+    """What ReDo or ReGraMa judge units by, on as many random samples of the rollout as a minibatch has."""
+    _, key_samples, key_loss = child_keys(key)
+    rows = rows_of(batch, shuffled_indices(key_samples, learner.config.batch_size)[: learner.config.minibatch_size])
+    if learner.config.unit_resets == "redo":
+        return units.activity(learner, state, learner.both(state, rows.obs))
+    # With `pfo_states = "other"` PFO's term is about other samples, and does not depend on these units' outputs.
+    rows = replace(rows, other=rows)
+    rows = proximity.with_reference(learner, optimizers.flattened(state.params)[1], state, rows)
+
+    def loss(outputs: Outputs) -> Array:
+        return sum_of_terms(learner, loss_terms(learner, hparams, state, outputs, rows, key_loss))
+
+    return units.gradient_activity(learner, state, rows.obs, loss)
