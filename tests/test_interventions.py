@@ -606,6 +606,12 @@ COMBINATIONS = [
     for (actions, torso), env in ACTIONS.items()
     for is_shared in (False, True)
 ]  # fmt: skip
+# Half of them: of every intervention, each two of actions, torso and trunk; the other half with the next intervention.
+PAIRS = [
+    combination
+    for number, combination in enumerate(COMBINATIONS)
+    if (number // 8 + number // 4 + number // 2 + number) % 2 == 0
+]
 SMALLEST = pjp.TrainConfig(
     total_steps=24, num_envs=2, num_steps=4, minibatch_size=4, num_epochs=2, hidden_sizes=(4, 4), num_log_points=1
 )
@@ -621,8 +627,16 @@ def build(fields: dict[str, Any]) -> Any:
     return pjp.make_train(config)
 
 
-@pytest.mark.parametrize("fields", COMBINATIONS)
-def test_every_combination_can_be_traced_or_is_refused(fields: dict[str, Any]) -> None:
+def test_pairs_have_every_two_choices_with_every_intervention() -> None:
+    chosen = [str(combination.id).rsplit("-", 3) for combination in PAIRS]
+    for name in SWITCHES:
+        mine = [choices for of, *choices in chosen if of == name]
+        assert len(mine) == 4
+        assert all(len({(one[i], one[j]) for one in mine}) == 4 for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize("fields", PAIRS)
+def test_every_pair_of_choices_can_be_traced_or_is_refused(fields: dict[str, Any]) -> None:
     run = build(fields | {"diagnostics": False})
     if run is not None:
         result = jax.eval_shape(run, HyperParams(pfo_coef=1.0, critic_pfo_coef=1.0), KEY)
