@@ -98,6 +98,9 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "last_epoch_is_the_first": ("-1: last_epoch}", "-1: first_epoch}", "[cartpole]"),
     },
     "ppo/update.py": {
+        "kl_stop_leaves_the_memory": ("optimizer, memory = jax.tree.map(", "optimizer, _ = jax.tree.map(",
+            "proximity::a_stop_stops_the_memory_too"),
+        "churn_on_its_own_minibatch": ("jnp.roll(order, -1, axis=0)", "order", "[cartpole]"),
         "kl_stop_takes_the_step_back": ("jnp.where(is_stopped,", "jnp.where(control.is_stopped,", "[stop]"),
         "kl_coef_by_the_first_epoch": ("last[1], num_steps", "first[1], num_steps", "[squashed]"),
         "same_order_every_epoch": ("fold_in(key, number)", "fold_in(key, 0)", "[cartpole]"),
@@ -144,6 +147,12 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "ppo/interventions/proximity.py": {
         "pfo_against_new_phi": ("(phis[0], held.policy_phi)", "(phis[0], phis[0])", "[cartpole]"),
+        "held_to_the_rollout_on_other_states": ("held = batch if learner.", "held = batch if True or learner.",
+            "proximity::each_corner_holds_what_it_says_where_it_says_to_what_it_says"),
+        "sizes_of_all_steps": ("jnp.where(is_here, sizes[name], kept)", "jnp.where(is_here, sizes[name] + kept, kept)",
+            "proximity::the_coefficient_makes_the_term_a_share_of_its_loss"),
+        "adapted_from_the_start": ("state.update >= jnp.maximum(hparams.pfo_warmup, 1.0)", "state.update >= 0",
+            "proximity::the_warm_up_has_the_fixed_coefficients_and_0_stays_0"),
     },
     "ppo/interventions/kl_control.py": {
         "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
@@ -168,7 +177,10 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "activation(z + next(left).reshape(z.shape))", "resets::exactly_the_units_that_numpy_names_are_reset"),
     },
     "ppo/state.py": {"time_is_normalised": ("if self.config.time_aware", "if False", "[running_and_time]")},
-    "distributions.py": {"unclamped_densities": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60)", "update_rules")},
+    "distributions.py": {
+        "change_of_outputs_reversed": ("return self.kl(old, new)", "return self.kl(new, old)",
+            "proximity::the_change_of_outputs_and_its_gradient"),
+        "unclamped_densities": ("(math.log(1e-7), math.log(1e9))", "(-math.inf, 60)", "update_rules")},
     "envs/wrappers.py": {
         "never_sticky": ("is_repeated, state.action", "is_repeated, action", "sticky_actions"),
         "sticky_across_episodes": ("where(is_over, 0, action)", "where(is_over, action, action)", "sticky_actions"),
