@@ -25,7 +25,7 @@ from purejaxppo.hyperparams import HyperParams, validate_hyperparams
 from purejaxppo.networks import make_actor_critic
 from purejaxppo.ppo import losses
 from purejaxppo.ppo.interventions import after_step, optimizers, penalties
-from purejaxppo.ppo.interventions.proximity import init_kl_control
+from purejaxppo.ppo.interventions.kl_control import init_kl_control
 from purejaxppo.ppo.start import init_memory
 from purejaxppo.ppo.state import Learner, RunState
 from purejaxppo.ppo.state import make_learner as make_whole_learner
