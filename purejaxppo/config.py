@@ -354,6 +354,27 @@ class TrainConfig:
                 f"{self.num_envs} x {self.num_steps} = {self.batch_size}."
             )
         self._validate_pfo()
+        self._validate_counts()
+        return self
+
+    @property
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Widths of the critic's dense hidden layers, whether they are its own or the policy's."""
+        return self.critic_hidden_sizes or self.hidden_sizes
+
+    @property
+    def own_diagnostics(self) -> tuple[str, ...]:
+        """Import paths of the diagnostics that are not ours."""
+        return self.diagnostics if isinstance(self.diagnostics, tuple) else ()
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """Modules that the configuration's import paths lead to, each once."""
+        paths = (self.env, self.network or "", *self.own_diagnostics, *self.interventions)
+        return tuple(dict.fromkeys(path.split(":")[0] for path in paths if own.is_path(path)))
+
+    def _validate_counts(self) -> None:
+        """What XLA counts in int32: sizes of axes, and steps of loops."""
         counts = {
             "num_envs x num_steps": self.batch_size,
             "num_epochs x minibatches of an epoch": self.num_epochs * self.num_minibatches,
@@ -375,23 +396,6 @@ class TrainConfig:
         for name, count in counts.items():
             if count > MAX_COUNT:
                 raise ConfigError(f"{name} is {count}, but must be at most {MAX_COUNT}.")
-        return self
-
-    @property
-    def critic_sizes(self) -> tuple[int, ...]:
-        """Widths of the critic's dense hidden layers, whether they are its own or the policy's."""
-        return self.critic_hidden_sizes or self.hidden_sizes
-
-    @property
-    def own_diagnostics(self) -> tuple[str, ...]:
-        """Import paths of the diagnostics that are not ours."""
-        return self.diagnostics if isinstance(self.diagnostics, tuple) else ()
-
-    @property
-    def own_modules(self) -> tuple[str, ...]:
-        """Modules that the configuration's import paths lead to, each once."""
-        paths = (self.env, self.network or "", *self.own_diagnostics, *self.interventions)
-        return tuple(dict.fromkeys(path.split(":")[0] for path in paths if own.is_path(path)))
 
     def _validate_optimization(self) -> None:
         """Rules of the learning rates, of what the critic has to itself, and of the scale at the start."""

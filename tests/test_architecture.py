@@ -109,6 +109,19 @@ def test_the_algorithm_fits_on_a_page_or_two() -> None:
     assert len((FOLDER / "training" / "train.py").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_no_function_is_longer_than_sixty_lines() -> None:
+    """Without its docstring."""
+    too_long = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) and first.end_lineno else 0
+                lines = (node.end_lineno or 0) - node.lineno + 1 - told
+                too_long += [f"{name}.{node.name}: {lines}"] * (lines > 60)
+    assert not too_long
+
+
 def test_imports_are_found_wherever_they_are() -> None:
     """The test above is worth nothing if these are not seen: a plain import, one in a function, one for types."""
     assert "config" in imports("presets")

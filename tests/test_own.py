@@ -182,7 +182,7 @@ def test_strengths_are_swept_inside_one_program_and_json_gives_the_sweep_back() 
         ),
         (SWEEP | {"hparams": {"shrinkage": "much"}}, "shrinkage is 'much', but must be a number."),
         (SWEEP | {"hparams": {"shrinkage": float("inf")}}, "shrinkage is inf, but must be a finite number"),
-        (SWEEP | {"points": [{"shrink": 1.0}, {}]}, "shrink is in some points only"),
+        (SWEEP | {"points": [{"stretch": 1.0}, {}]}, "stretch is in some points only"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_sentence(content: dict, sentence: str) -> None:

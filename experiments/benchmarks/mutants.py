@@ -102,7 +102,7 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "proximity::a_stop_stops_the_memory_too"),
         "churn_on_its_own_minibatch": ("jnp.roll(order, -1, axis=0)", "order", "[cartpole]"),
         "kl_stop_takes_the_step_back": ("jnp.where(is_stopped,", "jnp.where(control.is_stopped,", "[stop]"),
-        "kl_coef_by_the_first_epoch": ("last[1], num_steps", "first[1], num_steps", "[squashed]"),
+        "kl_coef_by_the_first_epoch": ("last[0]), last[1], fresh", "last[0]), first[1], fresh", "[squashed]"),
         "same_order_every_epoch": ("fold_in(key, number)", "fold_in(key, 0)", "[cartpole]"),
         "first_samples_dropped": ("order[: config", "order[-config", "[normal]"),
         "one_masked_epoch_too_many": ("number < num_epochs", "number <= num_epochs", "selection"),

@@ -85,7 +85,25 @@ def update_networks(
     state = dataclasses.replace(state, params=weights)
     state, first, last = _repeat_epochs(learner, epoch, state, num_epochs)
     state = dataclasses.replace(state, params=unravel(state.params))
-    metrics, num_steps = corners(first[0], last[0]), num_epochs * config.num_minibatches
+    return end_of_update(learner, hparams, state, batch, key, num_epochs, corners(first[0], last[0]), last[1], fresh)
+
+
+def end_of_update(
+    learner: Learner,
+    hparams: HyperParams,
+    state: RunState,
+    batch: Batch,
+    key: Array,
+    num_epochs: Array | int,
+    metrics: Metrics,
+    last_kl: Array | None,
+    fresh: Params | None,
+) -> tuple[RunState, Metrics]:
+    """What interventions do after the epochs, `state.params` being nested, and report of them.
+
+    last_kl: of every minibatch of the last epoch; fresh: networks whose weights units that are reset get.
+    """
+    config, num_steps = learner.config, num_epochs * learner.config.num_minibatches
     if fresh is not None:
         state = resets.reset_at_interval(learner, hparams, state, batch, key, num_epochs, fresh)
     if config.unit_resets != "off":
@@ -93,7 +111,8 @@ def update_networks(
     if of_pfo := proximity.pfo_metrics(state, num_steps):
         metrics = metrics.joined(Metrics.of(of_pfo))
     if state.kl_control is not None:
-        control, of_kl = kl_control.finish_rollout(learner, hparams, state, last[1], num_steps)
+        assert last_kl is not None
+        control, of_kl = kl_control.finish_rollout(learner, hparams, state, last_kl, num_steps)
         state, metrics = dataclasses.replace(state, kl_control=control), metrics.joined(Metrics.of(of_kl))
     return state, metrics
 

@@ -126,8 +126,7 @@ class GroupProgram:
                 function, mesh=mesh, in_specs=tuple(arguments), out_specs=PartitionSpec("runs"), check_vma=False
             )
             # Said again, because XLA forgets how arrays of no elements are split.
-            donated = () if donate is None else donate
-            return jax.jit(mapped, donate_argnums=donated, out_shardings=self.sharding)
+            return jax.jit(mapped, donate_argnums=() if donate is None else donate, out_shardings=self.sharding)
 
         def segment(hparams: HyperParams, state: RunState, num_epochs: Array) -> tuple[RunState, Metrics]:
             def one(run: tuple[HyperParams, RunState, Array]) -> tuple[RunState, Metrics]:
