@@ -22,6 +22,7 @@ import pandas as pd
 import xarray as xr
 from benchmark_tables import accelerator_table, brax_table, device_table, floor_table, peers_table, size_table
 
+from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.claims.table import HEADER, cells, filled
 from purejaxppo.envs.suites import SUITES
 from purejaxppo.interventions import INTERVENTIONS
@@ -181,11 +182,22 @@ def interventions_table() -> str:
     """Every intervention of the package: where it acts, what it does, its fields, switch first, its cost, source."""
     costs = json.loads((HERE / "benchmarks" / "results" / "intervention_costs.json").read_text())["rows"]
     told = {name: f"{found['ratio']:.2f}" for name, found in costs.items()}
+    numbers = {name: x for name, x in DEFAULTS.items() if isinstance(x, int | float) and not isinstance(x, bool)}
+    named = {name: f"`{name}` {format_value(x)}" for name, x in numbers.items()}
     rows = [
-        [x.name, x.acts, f"`{x.formula}`", ", ".join(f"`{y}`" for y in x.fields), told.get(x.name, ""), x.source]
+        [
+            x.name,
+            x.acts,
+            f"`{x.formula}`",
+            ", ".join(named.get(field, f"`{field}`") for field in x.fields),
+            told.get(x.name, ""),
+            x.source,
+        ]
         for x in sorted(INTERVENTIONS, key=lambda x: x.acts)
     ]
-    return markdown(["what", "acts on", "what it does", "fields", "time", "source"], rows).replace(" ---: ", " --- ")
+    return markdown(["what", "acts on", "what it does", "fields, defaults", "time", "source"], rows).replace(
+        " ---: ", " --- "
+    )
 
 
 def suites_table() -> str:
