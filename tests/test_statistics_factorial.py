@@ -71,15 +71,35 @@ def test_a_seed_with_a_run_that_diverged_does_not_count(dataset):
     assert set(table["num_seeds"]) == {SEEDS - 1}
 
 
-def test_numbers_are_no_factors_and_cells_without_runs_are_named(dataset):
-    assert list(two_level_fields(dataset)) == list(AXES)
+def test_what_is_no_full_factorial_is_refused(dataset):
     with pytest.raises(ConfigError, match=r"^factor is 'pfo_coef', but must be a swept field with two levels: activ"):
         factorial_effects(dataset, "return_mean", ["pfo_coef"])
     is_missing = (dataset["activation"] == "tanh") & dataset["layer_norm"] & (dataset["lr_schedule"] == "linear")
     with pytest.raises(ConfigError, match=r"^No run has activation = tanh, layer_norm = True, lr_schedule = linear, "):
         factorial_effects(dataset.isel(run=np.flatnonzero(~is_missing)), "return_mean")
     with pytest.raises(ConfigError, match="no swept field with two levels"):
-        factorial_effects(made_up({"pfo_coef": [0.0, 1.0]}), "return_mean")
+        factorial_effects(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "return_mean")
+
+
+def strengths(plain):
+    """Two kinds, each at a strength of its own, by two levels; and plain PPO, where asked for, in the first cell."""
+    made = made_up({"kind": [0, 1, 2], "layer_norm": [False, True]}, num_seeds=4)
+    kind = made["kind"].values.astype(int)
+    made = made.drop_vars("kind").assign_coords(
+        pfo_features=("run", np.where(kind == 1, "outputs", "preactivations")),
+        pfo_coef=("run", np.array([1.0, 100.0, 0.0])[kind]),
+    )
+    is_kept = (kind < 2) | (plain & ~made["layer_norm"].values)
+    return made.isel(run=np.flatnonzero(is_kept))
+
+
+def test_a_strength_that_goes_with_a_kind_is_no_factor_and_plain_runs_beside_them_are_refused():
+    assert list(two_level_fields(strengths(plain=False))) == ["layer_norm", "pfo_features"]
+    assert factorial_effects(strengths(plain=False), "return_mean")["effect"].tolist() == [
+        "layer_norm=True", "pfo_features=outputs", "layer_norm=True x pfo_features=outputs",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^2 and 1 runs of a seed are in cells of the factorial "):
+        factorial_effects(strengths(plain=True), "return_mean")
 
 
 def test_no_spread_is_no_division_by_zero():
@@ -94,4 +114,4 @@ def test_the_figure_colours_what_is_told_from_zero(dataset):
     dots = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [colour == "#0072b2" for colour in dots] == (table["p_holm"] < 0.05).tolist()
     assert any(table["p_holm"] < 0.05)
-    assert not draw_figure(made_up({"pfo_coef": [0.0, 1.0]}), "factorial").axes[0].lines
+    assert not draw_figure(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "factorial").axes[0].lines

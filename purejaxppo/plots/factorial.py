@@ -57,9 +57,10 @@ def _effects(dataset: xr.Dataset, panel: Panel, is_log: bool) -> pd.DataFrame | 
     if panel.metric not in dataset:
         return None
     try:
-        return factorial_effects(dataset, panel.metric, in_doublings=is_log)
+        table = factorial_effects(dataset, panel.metric, in_doublings=is_log)
     except ConfigError:
         return None
+    return table if table["value"].notna().any() else None
 
 
 def _draw(ax: Axes, table: pd.DataFrame, sheet: Sheet) -> None:

@@ -21,17 +21,26 @@ Levels = Mapping[str, tuple[Any, Any]]
 
 
 def two_level_fields(dataset: xr.Dataset) -> Levels:
-    """The swept fields that are no numbers and have two levels, name -> (first, second), in the order of the sweep."""
+    """The swept fields that have two levels, name -> (first, second), in the order of the sweep.
+
+    Of fields whose levels go together, as a strength's with the kind that it is the strength of, one: the first that is
+    no number, else the first.
+    """
     swept: dict[str, list[Any]] = {}
     for point, _ in points(dataset):
         for field, value in point.items():
             swept.setdefault(field, []).append(value)
     levels = {field: tuple(dict.fromkeys(values)) for field, values in swept.items()}
-    return {
-        field: found
-        for field, found in levels.items()
-        if len(found) == 2 and (isinstance(found[0], bool) or not isinstance(found[0], int | float))
-    }
+    two = {field: found for field, found in levels.items() if len(found) == 2}
+    together: dict[tuple[bool, ...], list[str]] = {}
+    for field, (first, _) in two.items():
+        together.setdefault(tuple(value == first for value in swept[field]), []).append(field)
+    chosen = {min(fields, key=lambda field: _is_number(two[field][0])) for fields in together.values()}
+    return {field: (first, second) for field, (first, second) in two.items() if field in chosen}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def factorial_effects(
@@ -49,7 +58,8 @@ def factorial_effects(
     much one field's effect changes with the other. Interval and p: mean over seeds, Student's t. A seed counts where
     every cell has a value (`final_values`: none for a run that diverged). in_doublings: of log2 of the value. factors:
     by default all that there are (`two_level_fields`).
-    Raises ConfigError for a field that has no two levels, for cells without runs, and for no field at all.
+    Raises ConfigError for a field that has no two levels, for cells without runs or with more of a seed than others
+    (plain PPO beside a factorial of strengths, say: leave it out), and for no field at all.
     """
     known = two_level_fields(dataset)
     chosen = list(known) if factors is None else list(factors)
@@ -57,7 +67,7 @@ def factorial_effects(
         if field not in known:
             raise ConfigError(f"factor is {field!r}, but must be a swept field with two levels: {', '.join(known)}.")
     if not chosen:
-        raise ConfigError("The results have no swept field with two levels that is no number, so no factorial.")
+        raise ConfigError("The results have no swept field with two levels, so no factorial.")
     cells = _cells(dataset, metric, {field: known[field] for field in chosen}, in_doublings)
     signs = np.array(list(itertools.product((-1, 1), repeat=len(chosen))))  # [cells, k], as the rows of `cells`
     rows = []
@@ -77,14 +87,20 @@ def _cells(dataset: xr.Dataset, metric: str, levels: Levels, in_doublings: bool)
     finals = final_values(dataset, metric).values
     with np.errstate(divide="ignore", invalid="ignore"):
         finals = np.log2(np.where(finals > 0, finals, np.nan)) if in_doublings else finals
-    seeds, found = dataset["seed"].values, []
-    numbers = np.unique(seeds)
+    seeds = dataset["seed"].values
+    numbers, found, counts = np.unique(seeds), [], set()
     for values in itertools.product(*levels.values()):
         is_here = np.all([dataset[field].values == value for field, value in zip(levels, values, strict=True)], axis=0)
+        told = ", ".join(f"{field} = {value}" for field, value in zip(levels, values, strict=True))
         if not is_here.any():
-            told = ", ".join(f"{field} = {value}" for field, value in zip(levels, values, strict=True))
             raise ConfigError(f"No run has {told}, so that the factorial is not a full one.")
         of_seed = [finals[is_here & (seeds == seed)] for seed in numbers]
+        counts.add(max(x.size for x in of_seed))
+        if len(counts) > 1:
+            raise ConfigError(
+                f"{max(counts)} and {min(counts)} runs of a seed are in cells of the factorial ({told} is one); leave "
+                "out with where what is not of it."
+            )
         found.append([float(np.mean(x)) if x.size else math.nan for x in of_seed])
     cells = np.array(found)
     return cells[:, np.isfinite(cells).all(axis=0)]
