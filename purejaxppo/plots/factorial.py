@@ -60,7 +60,7 @@ def _effects(dataset: xr.Dataset, panel: Panel, is_log: bool) -> pd.DataFrame | 
         table = factorial_effects(dataset, panel.metric, in_doublings=is_log)
     except ConfigError:
         return None
-    return table if table["value"].notna().any() else None
+    return table if np.isfinite(table["value"].to_numpy()).any() else None
 
 
 def _draw(ax: Axes, table: pd.DataFrame, sheet: Sheet) -> None:
