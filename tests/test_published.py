@@ -1,5 +1,6 @@
 """What is published: pages say what their files say, and the files what the runs did."""
 
+import json
 import math
 import shutil
 import sys
@@ -12,6 +13,7 @@ import xarray as xr
 from scipy import stats
 
 import purejaxppo as pjp
+from purejaxppo.interventions import INTERVENTIONS
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -204,3 +206,11 @@ def test_a_run_that_diverged_has_its_status_and_no_final_values():
     assert finals["status"].tolist() == [0, 7, 0]
     assert finals["return_mean"].isna().tolist() == [False, True, False]
     assert finals["return_collapse_step"].notna().tolist() == [False, True, False]
+
+
+def test_every_intervention_has_a_cost() -> None:
+    """Measured by experiments/benchmarks/intervention_costs.py, which takes --only for a new one."""
+    path = EXPERIMENTS / "benchmarks" / "results" / "intervention_costs.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert rows.keys() == {intervention.name for intervention in INTERVENTIONS}
+    assert all(0.3 < row["low"] <= row["ratio"] <= row["high"] < 5 for row in rows.values())
