@@ -32,7 +32,9 @@ class Metrics(Mapping[str, Any]):
         """Of one run: scalars [] and spectra [D] by name."""
         scalars = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items() if jnp.ndim(x) == 0}
         spectra = {name: x for name, x in metrics.items() if jnp.ndim(x) == 1}
-        return Metrics(names=tuple(scalars), values=jnp.stack(list(scalars.values())), spectra=spectra)
+        # The barrier: jax 0.10's GPU compiler fails on a kernel that joins these, the reductions before them and others.
+        values = jax.lax.optimization_barrier(jnp.stack(list(scalars.values())))
+        return Metrics(names=tuple(scalars), values=values, spectra=spectra)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.spectra:
