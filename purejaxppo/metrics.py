@@ -32,7 +32,7 @@ class Metrics(Mapping[str, Any]):
         """Of one run: scalars [] and spectra [D] by name."""
         scalars = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items() if jnp.ndim(x) == 0}
         spectra = {name: x for name, x in metrics.items() if jnp.ndim(x) == 1}
-        # The barrier: jax 0.10's GPU compiler fails on a kernel that joins these, the reductions before them and others.
+        # The barrier: jax 0.10's GPU compiler fails on one kernel that joins these, what they come from, and others.
         values = jax.lax.optimization_barrier(jnp.stack(list(scalars.values())))
         return Metrics(names=tuple(scalars), values=values, spectra=spectra)
 

@@ -49,7 +49,7 @@ class Parts:
         self._first = first
         self.widths: dict[str, tuple[int, ...]] = {}
         """Metric -> () of a number, (D,) of a spectrum; of all log points together, not each of which has all."""
-        self._kept = (range(0), np.zeros(0))
+        self._kept: tuple[range, list[tuple[dict[str, int], np.ndarray]]] = (range(0), [])
         for point in range(self.num_points):
             with self._opened(point) as part:
                 self.widths |= dict.fromkeys(_numbers(part), ())
@@ -68,25 +68,21 @@ class Parts:
                     if name in part:
                         spectra[:, place] = part[name]
             return spectra
-        names = [number for number, width in self.widths.items() if not width]
         if self._kept[0] != points:
-            self._kept = (range(0), np.zeros(0))  # lets go of the others first
-            self._kept = (points, self._table(names, points))
-        return self._kept[1][:, :, names.index(name)].T
+            self._kept = (range(0), [])  # lets go of the others first
+            self._kept = (points, [self._numbers_at(point) for point in points])
+        numbers = np.full((len(points), self.num_runs), np.nan, np.float32)
+        for row, (places, values) in zip(numbers, self._kept[1], strict=True):
+            if name in places:
+                row[:] = values[:, places[name]]
+        return numbers.T
 
-    def _table(self, names: list[str], points: range) -> np.ndarray:
-        """All numbers at some log points, [L, S, M]."""
-        table = np.empty((len(points), self.num_runs, len(names)), np.float32)
-        places = {name: place for place, name in enumerate(names)}
-        for rows, point in zip(table, points, strict=True):
-            with self._opened(point) as part:
-                there = _numbers(part)
-                values = part["values"] if "values" in part else np.stack([part[name] for name in there], axis=1)
-            if there == names[: len(there)]:  # nearly always, and then ten times as fast
-                rows[:, : len(there)], rows[:, len(there) :] = values, np.nan
-            else:
-                rows[:], rows[:, [places[name] for name in there]] = np.nan, values
-        return table
+    def _numbers_at(self, point: int) -> tuple[dict[str, int], np.ndarray]:
+        """Name -> column, and values [S, M], of a log point as the file has them: one table of all takes longer."""
+        with self._opened(point) as part:
+            names = _numbers(part)
+            values = part["values"] if "values" in part else np.stack([part[name] for name in names], axis=1)
+        return {name: column for column, name in enumerate(names)}, values
 
     @contextlib.contextmanager
     def _opened(self, point: int) -> Iterator[Any]:
