@@ -5,7 +5,7 @@ python experiments/publish.py runs/stress_acrobot --figures 1 2 3 4 6 7 spectrum
 Pictures are 1200 pixels wide and have 256 colours, those of their legends among them, exactly; a picture whose legend
 would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, without spectra: `python
 experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulates them again when the sweep is gone.
-`finals.csv` has what became of every run. `python experiments/tables.py` then writes the tables of the pages anew.
+`finals.csv` has what became of every run, `factorial.csv`, where that figure is asked for, the effects that it shows. `python experiments/tables.py` then writes the tables of the pages anew.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from purejaxppo.results.files import save
 from purejaxppo.results.runs import policy_widths, steps_reached
 from purejaxppo.statistics.collapse import collapse_steps, has_learned
 from purejaxppo.statistics.correlations import RANKS
+from purejaxppo.statistics.factorial import factorial_effects
 from purejaxppo.statistics.finals import final_values
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +42,7 @@ FINALS = (
     "excess_ratio",
 )
 EVENTS = ("rank", "dead", "return")
+EFFECTS = {"return_mean": False, "policy_rank": True, "policy_preactivation_norm": True}  # metric: whether in doublings
 
 
 def command(*arguments: str) -> None:
@@ -74,6 +76,12 @@ def finals_table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(columns | {"has_learned": has_learned(dataset)})
 
 
+def factorial_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """Main effects and interactions, as the figure of the factorial draws them: `factorial_effects` of each metric."""
+    tables = {metric: factorial_effects(dataset, metric, in_doublings=is_log) for metric, is_log in EFFECTS.items()}
+    return pd.concat([table.assign(metric=metric) for metric, table in tables.items()])
+
+
 def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
     """The figures as small pictures; of several environments one each."""
     for name in figures:
@@ -99,7 +107,10 @@ def main() -> None:
     target = RESULTS / folder.resolve().name
     target.mkdir(exist_ok=True)
     dataset = pjp.load_results(directory)
-    draw(select(dataset, parse_where(arguments.where)), ["overview", *arguments.figures], target)
+    drawn = select(dataset, parse_where(arguments.where))
+    draw(drawn, ["overview", *arguments.figures], target)
+    if "factorial" in arguments.figures:
+        factorial_table(drawn).to_csv(target / "factorial.csv", index=False, lineterminator="\n")
     finals_table(dataset).to_csv(target / "finals.csv", index=False, lineterminator="\n")
     contrasts = [*["--against"] * bool(arguments.against), *arguments.against]
     contrasts += [*["--within"] * bool(arguments.within), *arguments.within]

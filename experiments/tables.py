@@ -46,6 +46,11 @@ HERE = Path(__file__).parent
 PAGES = (HERE / "README.md", HERE.parent / "README.md")
 BLOCK = re.compile(r"(<!-- table: (\w+) ?([\w-]*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 METRICS = {"policy_rank": "policy rank", "policy_preactivation_norm": "norm", "policy_dead_neurons": "dead of {width}"}
+FACTORIAL = {
+    "return_mean": "return",
+    "policy_rank": "policy rank, doublings",
+    "policy_preactivation_norm": "norm, doublings",
+}
 
 # Studies whose sweeps were deleted before log points were kept (`drawn.nc`), and that were not run again: commit of
 # their numbers and pictures, day, minutes that the sweep took, seeds.
@@ -87,6 +92,19 @@ def study_table(name: str) -> str:
         cells = estimates(summary, metric)
         columns.append((header.format(width=width), bold(cells, ranks) if metric == "policy_rank" else cells))
     header, lines = zip(*columns, strict=True)
+    return markdown(header, list(zip(*lines, strict=True)))
+
+
+def factorial_table(name: str) -> str:
+    """What each choice adds to return, rank and norm, and each product of choices; bold: told from 0 after Holm."""
+    table, columns = read(name, "factorial"), []
+    for metric, header in FACTORIAL.items():
+        rows = table[table["metric"] == metric].to_dict("records")
+        cells = [format_interval(row["value"], row["low"], row["high"]) for row in rows]
+        marked = [f"**{cell}**" if row["p_holm"] < 0.05 else cell for cell, row in zip(cells, rows, strict=True)]
+        columns += [(header, marked), ("p (Holm)", [format_p(row["p_holm"]) for row in rows])]
+    effects = [" x ".join(f"`{part}`" for part in effect.split(" x ")) for effect in table["effect"].unique()]
+    header, lines = zip(("effect", effects), *columns, strict=True)
     return markdown(header, list(zip(*lines, strict=True)))
 
 
@@ -246,6 +264,7 @@ def plans_table() -> str:
 
 TABLES: dict[str, Callable[..., str]] = {
     "study": study_table,
+    "factorial": factorial_table,
     "claims": claims_table,
     "verdicts": verdicts_table,
     "studies": studies_table,
@@ -288,7 +307,7 @@ def unsupported(text: str) -> list[str]:
     missing = []
     for section in re.split(r"\n(?=#{2,} )", text):
         tables = "\n".join(line for line in section.splitlines() if line.startswith("|"))
-        if not {"study", "claims"} & {found[2] for found in BLOCK.finditer(section)}:
+        if not {"study", "factorial", "claims"} & {found[2] for found in BLOCK.finditer(section)}:
             continue
         names = set(re.findall(r"(?:results/|configs/|<!-- table: \w+ )(\w+)", section))
         paths = [HERE / "configs" / f"{name}.toml" for name in sorted(names)]

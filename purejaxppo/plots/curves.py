@@ -97,7 +97,8 @@ def draw_curves(
     legends = list(channels)
     is_counted = is_counted and any(panel.metric == "return_mean" for panel in panels)
     if is_counted and (counts := collapse_channel(dataset, everything, channels, facets)):
-        legends = [counts] if len(channels) == 1 and len(facets) == 1 else [*channels, counts]
+        names_all = len(channels) == 1 and len(channels[0].levels) == len(everything)
+        legends = [counts] if names_all else [*channels, counts]
         caption += f" {collapse_sentence()}"
     metrics = [panel.metric for panel in panels]
     read = f"{describe_sweep(dataset)}. {describe_lines(dataset, everything)}"
