@@ -206,7 +206,7 @@ class TrainConfig:
     """Whether, after every gradient step, weights and biases are clipped to +-weight_clip_scale / sqrt(fan_in)."""
     weight_projection: bool = False
     """Whether, after every gradient step, every hidden layer's weight matrix is scaled to the Frobenius norm that it
-    had at the start; for networks with layer_norm or rms_norm."""
+    had at the start, and its biases with it; for networks with layer_norm or rms_norm."""
     unit_resets: Literal["off", "redo", "regrama", "continual_backprop"] = "off"
     """Hidden units (of convolutions: channels) that are made anew, with fresh weights to them and none from them: those
     whose mean |activation| is small beside their layer's (`redo`), or whose mean |gradient of the loss| is (`regrama`),

@@ -272,7 +272,7 @@ INTERVENTIONS = (
         "after a step",
         ("weight_projection",),
         {"weight_projection": True},
-        "W <- W |W_0| / |W| of every hidden layer, with layer_norm or rms_norm",
+        "W, b <- |W_0| / |W| (W, b) of every hidden layer, with layer_norm or rms_norm",
         "Lyle et al. 2024, arXiv 2407.01800",
         _switched("weight_projection"),
         needs={"layer_norm": True},

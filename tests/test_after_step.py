@@ -192,11 +192,25 @@ def test_projection_gives_hidden_layers_the_norm_of_the_start_and_keeps_their_di
         if place == ("critic", "hidden_0") or place[1].endswith("_head"):
             np.testing.assert_array_equal(w, before[place])
             continue
-        expected = before[place] * np.linalg.norm(start[place]) / np.linalg.norm(before[place])
-        np.testing.assert_allclose(w, expected, rtol=1e-5)
-    for name in ("hidden_0", "hidden_1"):
-        np.testing.assert_array_equal(found["policy"][name]["bias"], params["policy"][name]["bias"])
+        factor = np.linalg.norm(start[place]) / np.linalg.norm(before[place])
+        np.testing.assert_allclose(w, before[place] * factor, rtol=1e-5)
+        network, layer = place
+        np.testing.assert_allclose(found[network][layer]["bias"], params[network][layer]["bias"] * factor, rtol=1e-5)
+    for part in ("scale", "bias"):  # of the normalisation
+        np.testing.assert_array_equal(found["policy"]["hidden_0_norm"][part], params["policy"]["hidden_0_norm"][part])
     assert len(state.memory["weight_projection"]) == 4
+
+
+@pytest.mark.parametrize("normalization", ["layer_norm", "rms_norm"])
+def test_projection_changes_no_output(normalization: str) -> None:
+    """What is in front of a normalisation is only scaled, weights and biases by one factor."""
+    learner, state = prepare(**{normalization: True}, weight_projection=True)
+    params = moved(state.params)
+    projected = after_step.project_weights(params, state.memory["weight_projection"])
+    obs = jax.random.normal(KEY, (32, 3))
+    for before, after in zip(*(learner.both(state.replace(params=x), obs) for x in (params, projected)), strict=True):
+        np.testing.assert_allclose(after.outputs, before.outputs, rtol=1e-3, atol=1e-4)
+        assert np.abs(after.preactivations[0] - before.preactivations[0]).max() < 1e-3
 
 
 def test_all_of_them_act_one_after_another() -> None:
@@ -216,14 +230,18 @@ def test_all_of_them_act_one_after_another() -> None:
     for network, layers in state.params.items():
         result = unravel[network](found[network])
         for name, layer in layers.items():
+            thetas = {}
             for part, x in float64(layer).items():
                 theta = 0.75 * (x + 0.2 - 0.05 * x) + 0.25 * np.float64(fresh[network][name][part])
                 if name not in NORM:
                     bound = 0.7 / np.sqrt(len(layer["kernel"]))
                     theta = np.clip(theta, -bound, bound)
-                if part == "kernel" and name.startswith("hidden_"):
-                    theta *= np.linalg.norm(x) / np.linalg.norm(theta)
-                np.testing.assert_allclose(result[name][part], theta, rtol=1e-4, atol=1e-6)
+                thetas[part] = theta
+            factor = 1.0
+            if name.startswith("hidden_") and name not in NORM:
+                factor = np.linalg.norm(layer["kernel"]) / np.linalg.norm(thetas["kernel"])
+            for part, theta in thetas.items():
+                np.testing.assert_allclose(result[name][part], theta * factor, rtol=1e-4, atol=1e-6)
 
 
 # --- In whole updates: one program, a run for each strength

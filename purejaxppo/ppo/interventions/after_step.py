@@ -5,6 +5,7 @@ Before operations of the user's own. Weights are one flat vector [P] a network, 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -94,11 +95,12 @@ def matrix_norms(params: Params) -> dict[str, Array]:
 
 
 def project_weights(params: Params, norms: dict[str, Array]) -> Params:
-    """W <- W |W_0| / |W| of every hidden layer, Frobenius norms; a matrix of zeros stays.
+    """W, b <- |W_0| / |W| (W, b) of every hidden layer, Frobenius norms; a matrix of zeros stays, and its biases do.
 
-    The projection of Normalize-and-Project (Lyle et al. 2024, arXiv 2407.01800). Where a normalisation follows, the
-    norm of W changes no output, but the larger it is, the less a step turns W. None follows a head, whose norm is how
-    sure the policy may be: heads are left alone, as are biases and gains.
+    The projection of Normalize-and-Project (Lyle et al. 2024, arXiv 2407.01800). Where a normalisation follows, this
+    changes no output (but by its epsilon, and in residual layers), and the larger the norm of W is, the less a step
+    turns it. None follows a head, whose norm is how sure the policy may be: heads are left alone. So are the
+    normalisation's gains and offsets, which others project too.
     """
     factors = {}
     for name, norm in matrix_norms(params).items():
@@ -106,7 +108,8 @@ def project_weights(params: Params, norms: dict[str, Array]) -> Params:
 
     def scaled(path: tuple[Any, ...], x: Array) -> Array:
         name = jax.tree_util.keystr(path, simple=True, separator="_")
-        return x * factors[name] if name in factors else x
+        layer = re.sub("bias$", "kernel", name)
+        return x * factors[layer] if layer in factors else x
 
     return jax.tree_util.tree_map_with_path(scaled, params)
 
