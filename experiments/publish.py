@@ -5,7 +5,8 @@ python experiments/publish.py runs/stress_acrobot --figures 1 2 3 4 6 7 spectrum
 Pictures are 1200 pixels wide and have 256 colours, those of their legends among them, exactly; a picture whose legend
 would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, without spectra: `python
 experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulates them again when the sweep is gone.
-`finals.csv` has what became of every run, `factorial.csv`, where that figure is asked for, the effects that it shows. `python experiments/tables.py` then writes the tables of the pages anew.
+`finals.csv` has what became of every run; `factorial.csv`, where that figure is asked for, its effects. `python
+experiments/tables.py` then writes the tables of the pages anew.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import xarray as xr
 
 import purejaxppo as pjp
 from purejaxppo.plots.conditions import parse_where, select
+from purejaxppo.plots.factorial import FACTORIAL
 from purejaxppo.plots.figures import draw_figure, file_name
 from purejaxppo.plots.files import as_small_png, lost_colours
 from purejaxppo.plots.panels import FIGURE_1, FIGURE_2, FIGURE_3, FIGURE_6, OVERVIEW
@@ -42,7 +44,6 @@ FINALS = (
     "excess_ratio",
 )
 EVENTS = ("rank", "dead", "return")
-EFFECTS = {"return_mean": False, "policy_rank": True, "policy_preactivation_norm": True}  # metric: whether in doublings
 
 
 def command(*arguments: str) -> None:
@@ -78,8 +79,11 @@ def finals_table(dataset: xr.Dataset) -> pd.DataFrame:
 
 def factorial_table(dataset: xr.Dataset) -> pd.DataFrame:
     """Main effects and interactions, as the figure of the factorial draws them: `factorial_effects` of each metric."""
-    tables = {metric: factorial_effects(dataset, metric, in_doublings=is_log) for metric, is_log in EFFECTS.items()}
-    return pd.concat([table.assign(metric=metric) for metric, table in tables.items()])
+    tables = [
+        factorial_effects(dataset, panel.metric, in_doublings=is_log, is_lowest=is_lowest).assign(metric=panel.metric)
+        for panel, is_log, is_lowest in FACTORIAL
+    ]
+    return pd.concat(tables)
 
 
 def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:

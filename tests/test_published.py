@@ -23,6 +23,7 @@ import tables  # noqa: E402
 
 RESULTS = EXPERIMENTS / "results"
 KEPT = sorted(path.parent.name for path in RESULTS.glob("*/drawn.nc"))
+FACTORIALS = sorted(path.parent.name for path in RESULTS.glob("*/factorial.csv"))
 STUDY = "stress_acrobot"
 
 
@@ -156,6 +157,25 @@ def test_tables_of_settings_are_made_of_the_runs_final_values(name):
         assert runs["return_collapse_step"].notna().sum() == row["collapsed"]
         for metric in ("return_mean", "policy_rank", "policy_preactivation_norm"):
             assert row[metric] == pytest.approx(stats.trim_mean(runs[metric], 0.25), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", FACTORIALS)
+def test_effects_of_a_factorial_are_contrasts_of_the_runs_final_values(name):
+    """By the definition: each seed's signed sum over its eight runs, and scipy's t-test over seeds."""
+    finals, effects = (pd.read_csv(RESULTS / name / f"{table}.csv") for table in ("finals", "factorial"))
+    finals = finals[finals["pfo_coef"] > 0]
+    assert len(effects) == 3 * 7
+    assert set(finals.groupby("seed").size()) == {8}
+    for row in effects.to_dict("records"):
+        values = finals[row["metric"]] if row["metric"] == "return_mean" else np.log2(finals[row["metric"]])
+        for part in row["effect"].split(" x "):
+            field, level = part.split(",")[0].split("=")
+            values = values * np.where(finals[field] == level, 1, -1)
+        each = values.groupby(finals["seed"]).sum() / 4
+        test = stats.ttest_1samp(each, 0)
+        expected = [each.mean(), *test.confidence_interval(), test.pvalue]
+        np.testing.assert_allclose([row[x] for x in ("value", "low", "high", "p")], expected, rtol=1e-3, atol=1e-5)
+    assert np.all(effects["p_holm"] >= effects["p"])
 
 
 def test_a_row_has_the_numbers_of_its_own_point():

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Panel, and whether effects are doublings of the metric.
-_PANELS = ((RETURN, False), (POLICY_RANK, True), (NORM, True))
+# Panel, whether effects are doublings of the metric, and whether low is good.
+FACTORIAL = ((RETURN, False, False), (POLICY_RANK, True, False), (NORM, True, True))
 _TOLD, _NOT_TOLD = "#0072b2", "0.55"
 _ROW_HEIGHT = 0.3
 
@@ -31,18 +31,19 @@ def factorial_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     Dots and lines: mean over seeds and its 95 % interval (`factorial_effects`), blue where it is told from 0 after
     Holm's correction over the panel. Results without a full factorial leave a figure that says so.
     """
-    tables = [_effects(dataset, panel, is_log) for panel, is_log in _PANELS]
+    tables = [_effects(dataset, *row) for row in FACTORIAL]
+    counts = [int(table["num_seeds"].iloc[0]) for table in tables if table is not None]
     names = next((table["effect"].tolist() for table in tables if table is not None), [])
     caption = (
         f"{describe_sweep(dataset)}. What the named level adds to a run's final value, on average over the other "
         "fields' levels; of products: half of how much one field's effect changes with the other's level. Mean over "
-        "seeds (runs of equal seed are compared), 95 % interval (Student's t); blue: told from 0, p < 0.05 after Holm "
-        "over the rows of a panel."
+        f"the {max(counts, default=0)} seeds (runs of equal seed are compared), 95 % interval (Student's t); blue: "
+        "told from 0, p < 0.05 after Holm over the rows of a panel."
     )
     with house_style(sheet):
         title = "Main effects and interactions"
-        figure, axes = lay_out(len(_PANELS), [], title, caption, _page(names), sheet)
-        for ax, (panel, is_log), table in zip(axes, _PANELS, tables, strict=True):
+        figure, axes = lay_out(len(FACTORIAL), [], title, caption, _page(names), sheet)
+        for ax, (panel, is_log, _), table in zip(axes, FACTORIAL, tables, strict=True):
             ax.set_title(panel.title if sheet.is_titled else panel.short or panel.title)
             ax.set_xlabel("doublings" if is_log else panel.label)
             if table is None:
@@ -52,12 +53,12 @@ def factorial_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     return figure
 
 
-def _effects(dataset: xr.Dataset, panel: Panel, is_log: bool) -> pd.DataFrame | None:
+def _effects(dataset: xr.Dataset, panel: Panel, is_log: bool, is_lowest: bool) -> pd.DataFrame | None:
     """The effects on a panel's metric; None where the results have no such metric, or no factorial."""
     if panel.metric not in dataset:
         return None
     try:
-        table = factorial_effects(dataset, panel.metric, in_doublings=is_log)
+        table = factorial_effects(dataset, panel.metric, in_doublings=is_log, is_lowest=is_lowest)
     except ConfigError:
         return None
     return table if np.isfinite(table["value"].to_numpy()).any() else None

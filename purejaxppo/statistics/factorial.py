@@ -15,7 +15,9 @@ from scipy import stats
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import points
 from purejaxppo.statistics.contrasts import holm
-from purejaxppo.statistics.finals import final_values
+from purejaxppo.statistics.estimates import MIN_RUNS
+from purejaxppo.statistics.finals import comparable_values
+from purejaxppo.statistics.tables import format_value
 
 Levels = Mapping[str, tuple[Any, Any]]
 
@@ -26,6 +28,11 @@ def two_level_fields(dataset: xr.Dataset) -> Levels:
     Of fields whose levels go together, as a strength's with the kind that it is the strength of, one: the first that is
     no number, else the first.
     """
+    return {field: levels for (field, *_), levels in _factors(dataset).items()}
+
+
+def _factors(dataset: xr.Dataset) -> dict[tuple[str, ...], tuple[Any, Any]]:
+    """Fields whose two levels go together, the one that names them first, and its levels."""
     swept: dict[str, list[Any]] = {}
     for point, _ in points(dataset):
         for field, value in point.items():
@@ -35,8 +42,9 @@ def two_level_fields(dataset: xr.Dataset) -> Levels:
     together: dict[tuple[bool, ...], list[str]] = {}
     for field, (first, _) in two.items():
         together.setdefault(tuple(value == first for value in swept[field]), []).append(field)
-    chosen = {min(fields, key=lambda field: _is_number(two[field][0])) for fields in together.values()}
-    return {field: (first, second) for field, (first, second) in two.items() if field in chosen}
+    groups = [tuple(sorted(fields, key=lambda field: _is_number(two[field][0]))) for fields in together.values()]
+    groups.sort(key=lambda fields: list(two).index(fields[0]))
+    return {fields: (two[fields[0]][0], two[fields[0]][1]) for fields in groups}
 
 
 def _is_number(value: Any) -> bool:
@@ -48,16 +56,19 @@ def factorial_effects(
     metric: str,
     factors: Sequence[str] | None = None,
     in_doublings: bool = False,
+    is_lowest: bool = False,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """What each of k two-level fields does to a final value, alone and with others: 2^k - 1 rows, Holm over all.
 
-    Columns: effect (`pfo_states=other x pfo_features=outputs`), order (1 for main effects), value, low, high, p,
-    p_holm, num_seeds. Of each seed an effect is the mean of the cells with an even number of its fields at the first
-    level minus that of the other cells: a main effect is what the second level adds, an interaction of two half of how
-    much one field's effect changes with the other. Interval and p: mean over seeds, Student's t. A seed counts where
-    every cell has a value (`final_values`: none for a run that diverged). in_doublings: of log2 of the value. factors:
-    by default all that there are (`two_level_fields`).
+    Columns: effect (`pfo_states=other x pfo_features=outputs, pfo_coef=100`: levels that go together are not told
+    apart), order (1 for main effects), value, low, high, p, p_holm, num_seeds. Of each seed an effect is the mean of
+    the cells with an even number of its fields at the first level minus that of the other cells: a main effect is what
+    the second level adds, an interaction of two half of how much one field's effect changes with the other. Interval
+    and p: mean over seeds, Student's t; where all seeds agree, p is that of equal signs, 2^(1 - seeds), and fewer than
+    `MIN_RUNS` seeds have no interval. A run that diverged counts as the worst case, `is_lowest` saying that low is good
+    (`comparable_values`); a seed without a value in every cell does not count. in_doublings: of log2 of the value.
+    factors: by default all that there are (`two_level_fields`).
     Raises ConfigError for a field that has no two levels, for cells without runs or with more of a seed than others
     (plain PPO beside a factorial of strengths, say: leave it out), and for no field at all.
     """
@@ -68,25 +79,32 @@ def factorial_effects(
             raise ConfigError(f"factor is {field!r}, but must be a swept field with two levels: {', '.join(known)}.")
     if not chosen:
         raise ConfigError("The results have no swept field with two levels, so no factorial.")
-    cells = _cells(dataset, metric, {field: known[field] for field in chosen}, in_doublings)
+    finals = comparable_values(dataset, metric, is_lowest).values
+    with np.errstate(divide="ignore", invalid="ignore"):
+        finals = np.log2(np.where(finals > 0, finals, np.nan)) if in_doublings else finals
+    cells = _cells(dataset, finals, {field: known[field] for field in chosen})
+    names = {fields[0]: _name(dataset, fields, second) for fields, (_, second) in _factors(dataset).items()}
     signs = np.array(list(itertools.product((-1, 1), repeat=len(chosen))))  # [cells, k], as the rows of `cells`
     rows = []
     for order in range(1, len(chosen) + 1):
         for members in itertools.combinations(range(len(chosen)), order):
             contrast = np.prod(signs[:, members], axis=1) / (len(signs) / 2)
             each = contrast @ cells
-            told = " x ".join(f"{chosen[k]}={known[chosen[k]][1]}" for k in members)
+            told = " x ".join(names[chosen[k]] for k in members)
             rows.append({"effect": told, "order": order, **_estimate(each, level), "num_seeds": each.size})
     table = pd.DataFrame(rows)
     table.insert(6, "p_holm", holm(table["p"].to_numpy()))
     return table
 
 
-def _cells(dataset: xr.Dataset, metric: str, levels: Levels, in_doublings: bool) -> np.ndarray:
+def _name(dataset: xr.Dataset, fields: Sequence[str], second: Any) -> str:
+    """What the second level of a factor is: it, and the values of the fields that go with it."""
+    place = int(np.flatnonzero(dataset[fields[0]].values == second)[0])
+    return ", ".join(f"{field}={format_value(dataset[field].values[place].item())}" for field in fields)
+
+
+def _cells(dataset: xr.Dataset, finals: np.ndarray, levels: Levels) -> np.ndarray:
     """Mean final value of each cell and seed, [2^k cells, seeds]; of the seeds those with a value in every cell."""
-    finals = final_values(dataset, metric).values
-    with np.errstate(divide="ignore", invalid="ignore"):
-        finals = np.log2(np.where(finals > 0, finals, np.nan)) if in_doublings else finals
     seeds = dataset["seed"].values
     numbers, found, counts = np.unique(seeds), [], set()
     for values in itertools.product(*levels.values()):
@@ -112,8 +130,9 @@ def _estimate(each: np.ndarray, level: float) -> dict[str, float]:
     if each.size < 2:
         return {"value": value} | nothing
     error = float(np.std(each, ddof=1)) / math.sqrt(each.size)
+    half = float(stats.t.ppf((1 + level) / 2, each.size - 1)) * error if each.size >= MIN_RUNS else math.nan
     if error == 0:
-        return {"value": value, "low": value, "high": value, "p": float(value == 0)}
-    half = float(stats.t.ppf((1 + level) / 2, each.size - 1)) * error
-    p = 2 * float(stats.t.sf(abs(value) / error, each.size - 1))
+        p = 2.0 ** (1 - each.size) if value else 1.0
+    else:
+        p = 2 * float(stats.t.sf(abs(value) / error, each.size - 1))
     return {"value": value, "low": value - half, "high": value + half, "p": p}
