@@ -166,8 +166,8 @@ class TrainConfig:
     """Layers that PFO regularises: the penultimate one, or all hidden layers side by side."""
     pfo_features: Literal["preactivations", "features", "outputs"] = "preactivations"
     """What PFO holds: pre-activations of these layers (the paper), their post-activations, or the networks' outputs, as
-    CHAIN does: KL(reference || present) of discrete actions, for continuous ones the mean squared difference of the
-    means (before tanh), of the critic that of V."""
+    CHAIN does: KL(reference || present) of discrete actions (C-CHAIN's code: cross-entropy, of the same gradient), for
+    continuous ones the mean squared difference of the means (before tanh), of the critic that of V."""
     pfo_distance: Literal["l2", "cosine"] = "l2"
     """PFO's distance: mean squared difference per dimension, or 1 - cosine similarity per sample."""
     pfo_reference: Literal["rollout", "previous"] = "rollout"
@@ -175,7 +175,8 @@ class TrainConfig:
     before, as CHAIN does (at the very first step these are the present ones)."""
     pfo_states: Literal["minibatch", "other"] = "minibatch"
     """States on which PFO holds them: those of the gradient step's minibatch (the paper), or of another one, the next
-    of the same shuffled epoch, after the last the first, as CHAIN does: change outside the minibatch is churn."""
+    of the same shuffled epoch, after the last the first (CHAIN's code shuffles once more for them): change outside the
+    minibatch is churn. With two minibatches an epoch the other one is that of the step before, too."""
     pfo_auto: bool = False
     """Whether coefficients of PFO other than 0 adapt, as in CHAIN: after pfo_warmup rollouts, which have pfo_coef and
     critic_pfo_coef, the term is to be pfo_target_share of the size of the policy loss (critic: of the value loss)."""
@@ -209,9 +210,10 @@ class TrainConfig:
     had at the start, and its biases with it; for networks with layer_norm or rms_norm."""
     unit_resets: Literal["off", "redo", "regrama", "continual_backprop"] = "off"
     """Hidden units (of convolutions: channels) that are made anew, with fresh weights to them and none from them: those
-    whose mean |activation| is small beside their layer's (`redo`), or whose mean |gradient of the loss| is (`regrama`),
+    whose mean |activation| is small beside their layer's (`redo`), or whose mean |dLoss / dactivation| is (`regrama`),
     both on as many random samples of the rollout as a minibatch has, after the last update of reset_interval; or, step
-    by step, a small share of the units that are old and contribute least (`continual_backprop`)."""
+    by step, a small share of the units that are old and contribute least (`continual_backprop`; PFO then holds a new
+    unit to the pre-activations of the old one until the rollout ends)."""
     reset_interval: int = 10
     """With unit_resets redo or regrama, or shrink_and_perturb hard: updates from one reset to the next (Plasticine's
     PPO: 10)."""

@@ -451,7 +451,11 @@ def sweep(name: str, *values: float, **others: float) -> list[HyperParams]:
 @pytest.fixture(scope="module")
 def plain() -> Any:
     """Plain PPO: as it is, with NaN for every float of an intervention, and without momentum and entropy bonus."""
-    nothing = dataclasses.replace(FAST, **dict.fromkeys(FLOATS, float("nan")))
+    strengths = {name for x in INTERVENTIONS for name in x.fields} & set(field_names(HyperParams))
+    strengths |= {"value_clip_eps", "critic_learning_rate"}  # of options that are off
+    strengths -= {"pfo_coef", "critic_pfo_coef", "adam_beta1", "adam_beta2"}  # read in every program
+    assert strengths >= set(FLOATS)
+    nothing = dataclasses.replace(FAST, **dict.fromkeys(strengths, float("nan")))
     return train([FAST, nothing, *STILL])
 
 

@@ -175,6 +175,15 @@ def test_the_memory_is_one_step_back(phases: dict[str, RunState]) -> None:
         assert 1e-4 < np.abs(ended - previous).max() < 2e-2
 
 
+@pytest.mark.parametrize(("interval", "is_due"), [(1, True), (2, False)])
+def test_after_a_reset_the_next_step_is_held_to_the_new_weights(interval: int, is_due: bool) -> None:
+    """Else it would be pulled back to what the reset has just left."""
+    learner, state = prepare(**CHAIN, shrink_and_perturb="hard", reset_interval=interval, diagnostics=False)
+    after, _ = update(learner, HyperParams(learning_rate=1e-2), state, make_batch(learner, state))
+    for name, weights in flattened(after.params)[0].items():
+        assert np.array_equal(after.memory["pfo_previous"][name], weights) is is_due
+
+
 def test_the_memory_is_in_the_checkpoint(phases: dict[str, RunState], tmp_path: Path) -> None:
     state = phases["two steps"].replace(key=jax.random.key(3))
     checkpoints.save(tmp_path, 1, checkpoints.to_host(state))

@@ -57,7 +57,9 @@ def gradient_activity(
 ) -> Units:
     """Mean |dL / dh| of every unit over samples (and places), for a loss of what policy and critic give for obs [B, *].
 
-    Up to a factor, which is the same for all units of a layer: a loss that is a mean has gradients of order 1 / B.
+    Up to a factor, which is the same for all units of a layer: a loss that is a mean has gradients of order 1 / B. h is
+    what leaves the activation. A dead ReLU unit has such a gradient, though its own weights have none: code by others
+    for ReGraMa judges by the gradients of the weights to a unit, and finds it.
     """
     activation = learner.activation(state.choices)
     obs = learner.network_input(state.observation_statistics, obs)

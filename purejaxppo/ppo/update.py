@@ -78,7 +78,7 @@ def update_networks(
         is_corner &= _is_first_or_last(jnp.asarray(number), last) & is_measured
         others = None
         if config.num_minibatches > 1 and (config.pfo_states == "other" or config.diagnostics):
-            others = jnp.roll(order, -1, axis=0)  # of each the next one, on which the step before was not made either
+            others = jnp.roll(order, -1, axis=0)  # of each the next one, of the last the first
         keys = jax.random.split(key_loss, config.num_minibatches)
         return jax.lax.scan(minibatch, state, (order, others, keys, is_corner))
 

@@ -78,7 +78,8 @@ def clip_weights(params: Params, scale: Array | float) -> Params:
     """theta <- clip(theta, -+ scale / sqrt(fan_in)) of every layer's weights and its biases, heads included.
 
     Elsayed et al. 2024 (arXiv 2407.01704): 1 / sqrt(fan_in) is the bound of the uniform start, in their code that of
-    biases as well. Gains and biases of a normalisation, and log scales, stay: a gain starts at 1, beyond most bounds.
+    biases as well. Gains and biases of a normalisation, and log scales, stay: a gain starts at 1, beyond most bounds
+    (their code for PPO clips the logs of its deviations, too).
     """
     if not isinstance(params, dict):
         return params

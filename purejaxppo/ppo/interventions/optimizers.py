@@ -81,7 +81,8 @@ def muon(hparams: HyperParams) -> optax.GradientTransformation:
     """Muon at learning rate 1, for nested parameters: matrices by Muon, everything else by Nesterov's Adam.
 
     A matrix moves by sqrt(max(1, fan_out / fan_in)) times its momentum (decay 0.95, Nesterov), orthogonalised by five
-    Newton-Schulz iterations: all singular values between about 0.7 and 1.2 (Jordan et al. 2024, as `optax` has it).
+    Newton-Schulz iterations: all singular values between about 0.7 and 1.2 (Jordan et al. 2024, as `optax` has it; they
+    leave the last layer to Adam, here it is a matrix as others are). `adam_eps` is also that of the iterations.
     """
     return optax.contrib.muon(1.0, eps=hparams.adam_eps, adam_b1=hparams.adam_beta1, adam_b2=hparams.adam_beta2)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.flatten_util import ravel_pytree
@@ -117,6 +118,15 @@ def init_pfo_memory(learner: Learner, params: Params) -> dict[str, Any]:
             coefs=dict.fromkeys(_ADDED_TO, jnp.zeros(())), terms=nothing, added_to=dict(nothing)
         )
     return memory
+
+
+def restart_where(is_now: Array, state: RunState) -> dict[str, Any]:
+    """The memory after weights were replaced, `state.params` being nested: the next step is held to the new ones."""
+    if "pfo_previous" not in state.memory:
+        return state.memory
+    present = {name: ravel_pytree(network)[0] for name, network in state.params.items()}
+    previous = jax.tree.map(lambda new, old: jnp.where(is_now, new, old), present, state.memory["pfo_previous"])
+    return state.memory | {"pfo_previous": previous}
 
 
 def start_pfo(learner: Learner, hparams: HyperParams, state: RunState) -> dict[str, Any]:

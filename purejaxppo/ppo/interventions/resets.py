@@ -118,7 +118,10 @@ def reset_units(learner: Learner, state: RunState, chosen: Units, fresh: Params)
 
     Weights and bias that lead to a unit become those of `fresh`, a normalisation's gain and bias with them; weights
     that lead away from it become 0, also to a unit that is made anew as well; Adam's moments of all of these become 0,
-    its number of steps stays (Sokar et al. 2023, arXiv 2302.12902, and their code, which sets biases to 0).
+    its number of steps stays (Sokar et al. 2023, arXiv 2302.12902, and their code, which sets biases to 0 and keeps
+    their moments). The Adam of continual backpropagation's authors counts steps by weight and starts anew with a unit:
+    by one count for all a new unit's first steps are longer, with the default betas up to 6.6 times the rate. Code by
+    others for ReGraMa leaves weights away from a unit as they are.
     """
     params, touched = {}, {}
     for name, network in units.built_in(learner).items():
@@ -180,7 +183,7 @@ def reset_at_interval(
         moved = shrink_and_perturb(hparams, state.params, fresh)
         params = jax.tree.map(lambda old, new: jnp.where(is_now, new, old), state.params, moved)
         state = replace(state, params=params)
-    return state
+    return replace(state, memory=proximity.restart_where(is_now, state))
 
 
 def unit_activity(learner: Learner, hparams: HyperParams, state: RunState, batch: Batch, key: Array) -> Units:
