@@ -106,7 +106,7 @@ def extend(
 
     Args:
         directory: Directory of a finished sweep.
-        seeds: Each point is to have seeds 0 to this number, without it, beside those that it has.
+        seeds: Each point is to have seeds 0 to N - 1 (and keeps those that it has).
         total_steps: Environment steps that every run is to have; alone.
         add: Values of fields, FIELD=VALUE or FIELD=VALUE,VALUE, each at all points of the other fields.
         plan_only: Print the plan of the larger sweep and what is missing of it, and stop.
