@@ -137,6 +137,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "after_step::clipping_bounds_weights_and_biases_by_fan_in_and_nothing_else"),
         "projected_to_norm_1": ("norms[name] / jnp.where", "1.0 / jnp.where",
             "after_step::projection_gives_hidden_layers_the_norm_of_the_start_and_keeps_their_direction"),
+        "projected_without_biases": ('re.sub("bias$", "kernel", name)', "name",
+            "after_step::projection_changes_no_output"),
     },
     "ppo/interventions/penalties.py": {
         "parseval_of_inputs": ("kernel.T @ kernel - scale * jnp.eye(kernel.shape[1])",
@@ -153,6 +155,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "proximity::the_coefficient_makes_the_term_a_share_of_its_loss"),
         "adapted_from_the_start": ("state.update >= jnp.maximum(hparams.pfo_warmup, 1.0)", "state.update >= 0",
             "proximity::the_warm_up_has_the_fixed_coefficients_and_0_stays_0"),
+        "held_to_what_a_reset_left": ("jnp.where(is_now, new, old), present", "jnp.where(False, new, old), present",
+            "proximity::after_a_reset_the_next_step_is_held_to_the_new_weights"),
     },
     "ppo/interventions/kl_control.py": {
         "kl_stop_never_stops": ("kl > hparams.kl_stop_limit", "kl > jnp.inf", "[stop]"),
@@ -259,6 +263,10 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
             "is_unit.astype(gram.dtype)", "diagnostics_probe::collapsed_features_and_a_floor"),
         "no_floor": ('"float64": 1e-12', '"float64": 0.0', "diagnostics_probe::collapsed_features_and_a_floor"),
         "no_floor_on_a_tpu": ('"float32": 1e-6', '"float32": 0.0', "diagnostics_probe::collapsed_features_and_a_floor"),
+    },
+    "statistics/factorial.py": {
+        "diverged_is_the_least_of_what_is_to_be_low": ("(dataset, metric, is_lowest)", "(dataset, metric)",
+            "statistics_factorial::a_run_that_diverged_counts_as_the_worst"),
     },
     "blas.py": {"other_platforms_times_3": ('"default": cpu}',
         '"default": lambda *a: jax.tree.map(lambda x: 3 * x, cpu(*a))}',
