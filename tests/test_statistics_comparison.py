@@ -142,6 +142,14 @@ def test_the_text_names_points_by_what_differs_from_the_first() -> None:
     assert format_comparison(alone, "return_mean").splitlines()[2].startswith("all runs")
 
 
+def test_a_first_point_of_many_fields_is_named_by_the_first_few() -> None:
+    fields = {f"weight_{name}": [0.0, 1.0] for name in "abcdefg"}
+    table = comparison_table(results(np.arange(8.0).reshape(2, 4), **fields), "return_mean")
+    lines = format_comparison(table, "return_mean").splitlines()
+    assert lines[2].startswith("weight_a=0, weight_b=0, ... (7 fields)  ")
+    assert lines[3].startswith(", ".join(f"{field}=1" for field in fields))
+
+
 def test_points_at_different_steps_are_said_to_be() -> None:
     """As in a sweep that still runs: its groups come one after the other."""
     groups = [

@@ -35,6 +35,9 @@ Block = list[tuple[Point, bool]]
 """Points that are compared with each other, and whether each is the one that the others are compared against; that one
 is the first, where there is one."""
 
+MANY_FIELDS = 6
+"""More than these are not all written into the first row of a table."""
+
 
 def comparison_table(
     dataset: xr.Dataset,
@@ -184,14 +187,17 @@ def _interval(row: Mapping[Any, Any], name: str, decimals: int | None) -> str:
 
 
 def _names(table: pd.DataFrame, rows: Sequence[Mapping[Any, Any]]) -> list[str]:
-    """A row's name: all that the base of its block sets, and what the others set otherwise."""
+    """A row's name: all that the base of its block sets (the first few of many), and what the others set otherwise."""
     swept = list(table.columns)[: list(table.columns).index("runs")]
     names, base = [], None
     for row in rows:
         if row["is_base"] or (base is not None and row["block"] != base["block"]):
             base = row if row["is_base"] else None
         shown = [name for name in swept if base is None or row is base or row[name] != base[name]]
-        names.append(", ".join(f"{name}={format_value(row[name])}" for name in shown) or "all runs")
+        parts = [f"{name}={format_value(row[name])}" for name in shown]
+        if row is base and len(parts) > MANY_FIELDS:
+            parts[2:] = [f"... ({len(parts)} fields)"]
+        names.append(", ".join(parts) or "all runs")
     return names
 
 
