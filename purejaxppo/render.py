@@ -50,7 +50,7 @@ def render(out: str | Path, run: int, path: Path | None = None, *, seed: int = 0
     is_brax = name.startswith("brax/")
     draw, milliseconds = (None, 0) if is_brax else _drawing(policy)
     suffix = ".html" if is_brax else ".gif"
-    path = Path(out) / f"run_{run}{suffix}" if path is None else Path(path)
+    path = (Path(out) / f"run_{run}{suffix}" if path is None else Path(path)).expanduser()
     if path.suffix != suffix:
         raise ConfigError(f"path is {path}, but must end in {suffix} for {name}.")
     obs, physics = play_episode(policy, seed, max_steps)

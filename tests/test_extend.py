@@ -13,6 +13,8 @@ import pytest
 import xarray as xr
 
 import purejaxppo as pjp
+from purejaxppo import own
+from purejaxppo.commands.computing import resume
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep import checkpoints, engine, extend, store
 from purejaxppo.sweep.extended import extended, lengthened, parse_additions, planned
@@ -242,29 +244,169 @@ def test_new_points_are_those_of_one_sweep(copy: Path, tmp_path: Path) -> None:
     assert_same(copy, tmp_path / "one")
 
 
-def test_a_kill_while_the_larger_sweep_takes_its_place_loses_nothing(
-    copy: Path, sixteen: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After each of its steps; and who resumes goes on there."""
-    replace, count = os.replace, [0]
+class _Killed(BaseException):
+    pass
 
-    def dying(source: Path, target: Path) -> None:
-        if Path(target).parent == copy and Path(source).parent.name == store.EXTENSION:
-            count[0] += 1
-            if count[0] > 1:
-                raise OSError(28, "No space left on device")
+
+def _files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole_extension(eight: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight seeds with what commands have written of them, and sixteen that are whole and not yet in their place."""
+    out = shutil.copytree(eight, tmp_path_factory.mktemp("sweeps") / "eight")
+    for name in ("claims.csv", "figure.pdf", "figure.svg", "figure.txt", "run_3.gif", "run_3.html", "notes.txt"):
+        (out / name).write_text("of eight\n")
+    for name in ("export/long.csv", "tensorboard/run_0000/events", "smaller/claims.csv"):
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("of eight\n" if "smaller" not in name else "of four\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extend, "adopt", lambda out: None)
+        pjp.extend_sweep(out, seeds=16, is_quiet=True)
+    (out / "extension/tensorboard/run_0008").mkdir(parents=True)
+    (out / "extension/tensorboard/run_0008/events").write_text("of sixteen\n")
+    return out
+
+
+def test_a_kill_at_any_instant_while_the_larger_sweep_takes_its_place_loses_nothing(
+    whole_extension: Path, sixteen: Path, tmp_path: Path
+) -> None:
+    """Before each call that changes the disk, and whoever resumes goes on there: the same files in the end."""
+    calls = ("replace", "rename", "mkdir", "rmdir", "unlink")
+    originals, left = {name: getattr(os, name) for name in calls}, [10**9]
+
+    def dying(name: str) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Killed
+            return originals[name](*arguments, **options)
+
+        return call
+
+    def adopt_killed_after(num_calls: int, out: Path) -> bool:
+        left[0] = num_calls
+        with pytest.MonkeyPatch.context() as patch:
+            for name in calls:
+                patch.setattr(os, name, dying(name))
+            try:
+                extend.adopt(out)
+            except _Killed:
+                return True
+        return False
+
+    expected = shutil.copytree(whole_extension, tmp_path / "expected")
+    extend.adopt(expected)
+    found = _files(expected)
+    assert sorted(path.name for path in (expected / "smaller").iterdir()) == [
+        *("claims.csv", "export", "figure.pdf", "figure.svg", "figure.txt", "run_3.gif", "run_3.html", "smaller"),
+        "tensorboard",
+    ]
+    assert found["smaller/smaller/claims.csv"] == b"of four\n"
+    assert found["tensorboard/run_0008/events"] == b"of sixteen\n"
+    assert found["notes.txt"] == b"of eight\n"
+    with pytest.raises(ConfigError, match=r"is being replaced by its extension; finish that with: purejaxppo resume"):
+        load_policies(whole_extension)
+    num_calls = 0
+    while True:
+        out = shutil.copytree(whole_extension, tmp_path / "out")
+        if not adopt_killed_after(num_calls, out):
+            break
+        if store.is_extending(out):
+            assert store.load_results(out).sizes["run"] == 8
+            adopt_killed_after(3, out)  # and once more
+            if store.is_extending(out):
+                extend.adopt(out)
+        store.clean(out)
+        assert _files(out) == found, f"killed after {num_calls} calls"
+        shutil.rmtree(out)
+        num_calls += 1
+    assert num_calls > 20
+    shutil.rmtree(expected / "tensorboard")
+    assert_same(expected, sixteen)
+
+
+def test_a_full_disk_while_the_larger_sweep_takes_its_place_is_one_sentence(
+    whole_extension: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, replace = shutil.copytree(whole_extension, tmp_path / "out"), os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == store.LAYOUT:
+            raise OSError(28, "No space left on device")
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dying)
-        for _ in range(5):
-            count[0] = 0
-            with pytest.raises(RunError, match=r"No space left on device; nothing is lost, continue with"):
-                pjp.extend_sweep(copy, seeds=16, is_quiet=True)
-            assert store.is_extending(copy)
-    assert not store.is_started(copy / store.EXTENSION)
-    extend.grow(store.read_sweep(copy), copy, is_quiet=True)  # as resume does
-    assert_same(copy, sixteen)
+        patch.setattr(os, "replace", full)
+        with pytest.raises(RunError, match=r"No space left on device; nothing is lost, continue with: purejaxppo res"):
+            extend.grow(make_sweep(seeds=16), out, is_quiet=True)
+    with pytest.raises(ConfigError, match="is being replaced by its extension"):
+        pjp.run_sweep(make_sweep(seeds=16), out, is_quiet=True)
+    extend.grow(store.read_sweep(out), out, is_quiet=True)  # as resume does
+    assert pjp.load_results(out).sizes["run"] == 16
+    assert not list(out.glob(f"{store.LOCK}*"))
+
+
+def test_two_processes_never_extend_one_directory(
+    whole_extension: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(whole_extension, tmp_path / "out")
+    before = _files(out)
+    with store.lock(out, 0), pytest.raises(ConfigError, match="another process is computing this sweep right now"):
+        extend.grow(make_sweep(seeds=16), out, is_quiet=True)
+    assert _files(out) == before
+    adopt, waited = extend.adopt, []
+
+    def wait_until(is_true: Any, what: str) -> None:
+        assert not is_true()
+        adopt(out)  # as process 0 does
+        assert is_true()
+        waited.append(what)
+
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(engine, "wait_until", wait_until)
+    monkeypatch.setattr(extend, "adopt", None)
+    assert extend.grow(make_sweep(seeds=16), out, is_quiet=True).sizes["run"] == 16
+    assert len(waited) == 1
+
+
+def test_a_finished_sweep_that_is_run_again_leaves_its_extension_the_lock(copy: Path) -> None:
+    with store.lock(copy, 0):
+        pjp.run_sweep(make_sweep(), copy, is_quiet=True)
+        assert (copy / f"{store.LOCK}0").is_file()
+    assert not (copy / f"{store.LOCK}0").exists()
+
+
+def test_an_extension_that_ends_before_it_has_begun_leaves_nothing_that_is_taken_for_one(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk and a kill while it copies what it takes over."""
+    monkeypatch.setattr(own, "before_first_import", [])
+
+    def failing(error: BaseException) -> Any:
+        def write_sweep(*arguments: Any, **options: Any) -> None:
+            raise error
+
+        return write_sweep
+
+    before = _files(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_sweep", failing(OSError(28, "No space left on device")))
+        with pytest.raises(RunError, match=r"cannot be written: No space left on device; it is as it was, extend it"):
+            pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+        assert _files(copy) == before
+        patch.setattr(store, "write_sweep", failing(_Killed()))
+        with pytest.raises(_Killed):
+            pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+    assert not store.is_extending(copy)
+    with pytest.raises(ConfigError, match=r"was to be extended, which was stopped before anything was computed; exten"):
+        resume(copy)
+    monkeypatch.setattr(engine, "compute", failing(_Killed()))
+    with pytest.raises(_Killed):
+        pjp.extend_sweep(copy, seeds=16, is_quiet=True)
+    assert store.is_extending(copy)
+    assert not (copy / store.BEGUN).exists()
 
 
 def test_without_final_states_more_steps_are_refused_and_more_seeds_are_not(copy: Path) -> None:
@@ -337,7 +479,11 @@ def test_only_finished_sweeps_are_merged(eight: Path, tmp_path: Path) -> None:
         merge([eight, tmp_path / "new"], tmp_path / "out")
     with pytest.raises(ConfigError, match="must have at least two"):
         merge([eight], tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+    (tmp_path / "results").mkdir()
+    shutil.copy(eight / store.RESULTS, tmp_path / "results")  # as `import_metrics` makes them
+    with pytest.raises(ConfigError, match=r"results is not a sweep's: sweep\.json is missing"):
+        merge([eight, tmp_path / "results"], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "results"]
 
 
 def test_a_run_in_two_sweeps_with_other_numbers_is_named(eight: Path, copy: Path, tmp_path: Path) -> None:

@@ -84,12 +84,17 @@ def resume(
         directory: Directory of the sweep.
         options: How to compute.
     """
-    from purejaxppo.sweep.store import EXTENSION, is_extending, is_started, read_sweep
+    from purejaxppo.sweep.store import BEGUN, EXTENSION, is_extending, is_started, read_sweep
 
     own.before_first_import.append(lambda: _prepare(options))
     if is_extending(directory):
         folder = directory / EXTENSION
         _run(read_sweep(folder if is_started(folder) else directory), directory, options, is_extended=True)
+    elif os.path.isdir(directory / BEGUN):
+        raise ConfigError(
+            f"directory {directory} was to be extended, which was stopped before anything was computed; extend it again, "
+            f"or delete {directory / BEGUN}."
+        )
     else:
         _run(read_sweep(directory), directory, options)
 

@@ -84,6 +84,11 @@ def tag(name: str) -> str:
     return f"{_GROUPS.get(metric.family, network)}/{name}"
 
 
+def check_tensorboard() -> None:
+    """Raise ConfigError when tensorboardX is not installed."""
+    _package("tensorboardX.record_writer")
+
+
 class LiveTensorBoard:
     """Event files that grow while a sweep runs: a folder per run, with the headline metrics.
 

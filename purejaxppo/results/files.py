@@ -50,7 +50,9 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
 
     Folders that are missing are created. Raises OSError when the disk refuses.
     """
-    target = Path(path)
+    target, dataset = Path(path), dataset.copy()
+    for described in (dataset, *dataset.variables.values()):
+        described.attrs = {name: writable(x) if isinstance(x, str) else x for name, x in described.attrs.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     metrics = {str(name): value.variable for name, value in dataset.data_vars.items() if _is_metric(value.variable)}
@@ -67,6 +69,11 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def writable(text: str) -> str:
+    """A text that UTF-8 can hold: bytes of an argument or a path that are no UTF-8, as they are written: `\\udcf6`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_metric(variable: xr.Variable) -> bool:
@@ -188,12 +195,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 def sync_and_rename(partial: Path, target: Path) -> None:
     """Force a finished temporary file to disk, then let it take its final name (same folder, so one atomic step)."""
-    with open(partial, "rb") as handle:
+    with open(partial, "rb+") as handle:  # Windows forces nothing to disk that is open for reading alone
         os.fsync(handle.fileno())
     os.replace(partial, target)
     if hasattr(os, "O_DIRECTORY"):  # the new name itself must reach the disk too; Windows has no such call
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have none for folders
+                raise
         finally:
             os.close(folder)

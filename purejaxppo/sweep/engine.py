@@ -6,6 +6,7 @@ Time, disk and the terminal live here and nowhere else; the compiled programs kn
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
@@ -19,7 +20,7 @@ import jax
 from purejaxppo import own
 from purejaxppo.blas import is_cpu
 from purejaxppo.envs.suites import versions
-from purejaxppo.errors import RunError, Stopped
+from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.metrics import Metrics
 from purejaxppo.ppo.state import RunState
 from purejaxppo.sweep import checkpoints, snapshots, store
@@ -122,14 +123,16 @@ def run_sweep(
 def _run_sweep(
     sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool, is_kept: bool
 ) -> xr.Dataset:
-    sweep = checked(sweep)
+    sweep = checked(sweep, tensorboard=tensorboard)
     facts = facts_of(sweep)
     if store.is_started(out):
+        store.check_settled(out)
         store.check_same(out, sweep, facts, is_forced=is_forced)
         if (out / store.RESULTS).is_file():
-            dataset = store.load_results(out)
-            store.clean(out)
-            return dataset
+            if jax.process_index() == 0:  # and not while it is extended
+                with contextlib.suppress(ConfigError, RunError), store.lock(out, 0):
+                    store.clean(out)
+            return store.load_results(out)
     elif jax.process_index() == 0:
         check_effects(sweep)
         store.create(out, sweep)
@@ -137,9 +140,13 @@ def _run_sweep(
     return compute(sweep, out, work, memory=memory, tensorboard=tensorboard, is_quiet=is_quiet)
 
 
-def checked(sweep: Sweep) -> Sweep:
+def checked(sweep: Sweep, *, tensorboard: bool) -> Sweep:
     """The sweep as its directory will say it; raises ConfigError for what is impossible, before anything is written."""
     check_settings()
+    if tensorboard:
+        from purejaxppo.results.export import check_tensorboard
+
+        check_tensorboard()
     sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
     check_brought(make_groups(sweep))
     return sweep
@@ -160,11 +167,11 @@ def compute(
     start, here, groups = time.perf_counter(), jax.process_index(), make_groups(sweep)
     said = out if work.base is None else work.base
     try:
-        _await(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
+        wait_until(lambda: store.is_started(out), f"process 0 to create {out}; do all processes see that directory?")
         with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
             if here == 0:
                 _begin(out, groups, work, memory)
-            _await(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
+            wait_until(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
             budget = store.read_budget(out) if memory is None else memory
             session = Session(
                 out=out,
@@ -175,7 +182,7 @@ def compute(
                 stop=stop,
                 budget=budget if jax.process_count() == 1 else None,
                 # Event files must not stop where a sweep did.
-                tensorboard=tensorboard or (said / TENSORBOARD).is_dir(),
+                tensorboard=tensorboard or any((folder / TENSORBOARD).is_dir() for folder in (out, said)),
                 is_kept=work.is_kept,
             )
             progress.expect(session.chunks)
@@ -208,7 +215,7 @@ def _begin(out: Path, groups: list[Group], work: Work, memory: int | None) -> No
     store.write_layout(out, lay_out(groups, budget, work), budget)
 
 
-def _await(is_true: Callable[[], bool], what: str) -> None:
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
     """Wait for another process, which needs seconds; raises RunError after two minutes."""
     deadline = time.monotonic() + 120
     while not is_true():
@@ -450,7 +457,7 @@ class _CheckpointClock:
 def _live_tensorboard(session: Session, chunk: Chunk) -> Any:
     from purejaxppo.results.export import LiveTensorBoard
 
-    return LiveTensorBoard(session.said / TENSORBOARD, chunk.runs(session.groups))
+    return LiveTensorBoard(session.out / TENSORBOARD, chunk.runs(session.groups))
 
 
 def _wait_for_all(session: Session) -> None:

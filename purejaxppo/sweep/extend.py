@@ -1,7 +1,8 @@
 """A finished sweep is extended: only what is missing is computed.
 
 The sweep that it becomes is computed in DIR/extension, a directory like any other (stopped, killed, it goes on), which
-keeps the runs that are there (kept.json says which); when it is whole it takes the place of what was in DIR.
+keeps the runs that are there (kept.json says which); when it is whole it takes the place of what was in DIR. Whoever
+does any of that holds the lock on DIR.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from purejaxppo.sweep.program import learner_of
 
 SMALLER = "smaller"
 """Folder of what was drawn and written of a sweep before it was extended."""
-_PICTURES = (".pdf", ".png", ".svg")
+_PICTURES = (".pdf", ".png", ".svg", ".gif")
+_FOLDERS = ("export", engine.TENSORBOARD)
 # How the names of the tables and pages begin that commands write into a sweep's directory.
 _TABLES = ("summary", "compare", "claims", "evaluation", "rediagnosed", "report")
 
@@ -43,7 +45,7 @@ def extend_sweep(
     rounded up to whole log intervals of the length that they have. options: those of `run_sweep`.
     Raises ConfigError as `extended`, `lengthened` and `grow` do.
     """
-    sweep = store.read_sweep(Path(out))
+    sweep = store.read_sweep(Path(out).expanduser())
     grown = planned(sweep, seeds=seeds, total_steps=total_steps, add=add)
     return grow(grown, out, **options)
 
@@ -61,20 +63,26 @@ def grow(
     """Make a finished directory that of a larger sweep, or go on doing so; options as in `run_sweep`.
 
     Raises ConfigError for a directory that is not finished, is being extended otherwise, or was computed elsewhere or
-    by other versions (unless forced), and where final states are needed that were not kept.
+    by other versions (unless forced), or is in the hands of another process, and where final states are needed that
+    were not kept; RunError as `run_sweep` does.
     """
+    out = Path(out).expanduser()
     with engine.ONE_SWEEP:
-        return _grow(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
+        sweep = engine.checked(sweep, tensorboard=tensorboard)
+        if not (out / store.RESULTS).is_file():
+            store.read_sweep(out)
+            raise ConfigError(f"directory {out} is not finished; finish it with: purejaxppo resume {out}")
+        with store.lock(out, jax.process_index()):
+            return _grow(sweep, out, memory, is_forced, tensorboard, is_quiet, is_kept)
 
 
 def _grow(
     sweep: Sweep, out: Path, memory: int | None, is_forced: bool, tensorboard: bool, is_quiet: bool, is_kept: bool
 ) -> xr.Dataset:
-    sweep, extension = engine.checked(sweep), out / store.EXTENSION
-    if not (out / store.RESULTS).is_file():
-        store.read_sweep(out)
-        raise ConfigError(f"directory {out} is not finished; finish it with: purejaxppo resume {out}")
-    if (extension / store.RESULTS).is_file():
+    extension, here = out / store.EXTENSION, jax.process_index()
+    if here > 0:
+        engine.wait_until(lambda: not store.is_being_replaced(out), f"process 0 to put an extension in place in {out}")
+    elif store.is_being_replaced(out):
         adopt(out)
     facts = engine.facts_of(sweep)
     kept, todo = compared(out, sweep)
@@ -86,14 +94,14 @@ def _grow(
                 f"out is {out}, which is being extended otherwise; finish that with: purejaxppo resume {out}"
             )
         store.check_same(extension, sweep, facts, is_forced=is_forced)
-    elif jax.process_index() == 0:
+    elif here == 0:
         check_effects(sweep)
         store.check_facts(out, facts, is_forced=is_forced)
         _begin(out, sweep, kept, todo, facts)
     note = _said_of_programs(out, sweep, kept)
     work = engine.Work(facts=facts, base=out, todo=todo, note=note, first_number=_next_number(out), is_kept=is_kept)
     engine.compute(sweep, extension, work, memory=memory, tensorboard=tensorboard, is_quiet=is_quiet)
-    if jax.process_index() == 0:
+    if here == 0:
         adopt(out)
     return store.load_results(out)
 
@@ -102,15 +110,21 @@ def adopt(out: Path) -> None:
     """Let a whole extension take the place of what was there; killed in between, it goes on where it was."""
     extension = out / store.EXTENSION
     try:
-        _set_aside(out)
-        for folder in (store.POLICIES, store.STATES, store.SNAPSHOTS):
+        if store.is_started(extension):  # so nothing of it has been taken, and what is there is the smaller sweep's
+            _set_aside(out)
+            os.replace(extension / store.SWEEP, out / store.SWEEP)
+        for folder in (store.POLICIES, store.STATES, store.SNAPSHOTS, engine.TENSORBOARD):
+            before = out / f".{folder}.old"
             if (extension / folder).is_dir():
-                shutil.rmtree(out / folder, ignore_errors=True)
+                if (out / folder).is_dir():
+                    _remove(before)
+                    os.replace(out / folder, before)
                 os.replace(extension / folder, out / folder)
-        for name in (store.LAYOUT, store.PROVENANCE, store.SWEEP, store.RESULTS):  # the results last: they say `whole`
+            _remove(before)
+        for name in (store.LAYOUT, store.PROVENANCE, store.RESULTS):  # the results last: they say `whole`
             if (extension / name).is_file():
                 os.replace(extension / name, out / name)
-        shutil.rmtree(extension)
+        _remove(extension)
     except OSError as error:
         raise RunError(
             f"directory {out} cannot be written: {error.strerror or error}; nothing is lost, continue with: "
@@ -118,35 +132,48 @@ def adopt(out: Path) -> None:
         ) from error
 
 
+def _remove(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def _set_aside(out: Path) -> None:
     """Pictures, tables and reports of the smaller sweep go to DIR/smaller, where none is taken for the larger one's.
 
     What an earlier extension has left there goes into a folder of the same name in it.
     """
-    files = [path for path in out.iterdir() if path.is_file()]
-    written = [path for path in files if path.suffix in _PICTURES or path.name.startswith(_TABLES)]
-    if not written:
-        return
-    if (out / SMALLER).is_dir():
-        os.replace(out / SMALLER, out / f".{SMALLER}")
-    (out / SMALLER).mkdir()
-    if (out / f".{SMALLER}").is_dir():
-        os.replace(out / f".{SMALLER}", out / SMALLER / SMALLER)
-    for path in written:
-        os.replace(path, out / SMALLER / path.name)
+    collected = out / f".{SMALLER}.new"
+    written = [path for path in out.iterdir() if _is_written(path)]
+    if written or collected.is_dir():
+        collected.mkdir(exist_ok=True)
+        for path in sorted(written, key=lambda path: path.suffix != ".txt"):  # captions, while their pictures tell them
+            os.replace(path, collected / path.name)
+        if (out / SMALLER).is_dir():
+            os.replace(out / SMALLER, collected / SMALLER)
+        os.replace(collected, out / SMALLER)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether commands have drawn, written or exported a file or folder of a sweep's directory."""
+    if path.is_dir():
+        return path.name in _FOLDERS
+    is_page = path.suffix == ".html" and path.name.startswith("run_")
+    is_caption = path.suffix == ".txt" and path.with_suffix(".svg").is_file()
+    return path.suffix in _PICTURES or path.name.startswith(_TABLES) or is_page or is_caption
 
 
 def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], facts: dict[str, Any]) -> None:
-    """The directory of an extension, with what it takes over; its sweep.json comes last."""
+    """The directory of an extension, with what it takes over; it gets its name when it is whole."""
     going_on = {old for old, new in kept.items() if new in todo}
     if lacking := sorted(going_on - set(checkpoints.final_places(out / store.STATES))):
         raise ConfigError(
             f"directory {out} has no final state of run {lacking[0]}, from which it could go on: it was computed with "
             "--no-keep, or by an earlier version."
         )
-    extension = out / store.EXTENSION
+    extension = out / store.BEGUN
     try:
-        shutil.rmtree(extension, ignore_errors=True)
+        _remove(extension)
+        _remove(out / store.EXTENSION)  # what one that has taken its place has left
         for folder in (store.POLICIES, store.STATES):
             (extension / folder).mkdir(parents=True)
         ended = {old: new for old, new in kept.items() if old not in going_on}
@@ -161,8 +188,12 @@ def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], 
         }
         store.write_json(extension / store.PROVENANCE, known | {"continued": [*(known.get("continued") or []), note]})
         store.write_sweep(extension, sweep)
+        os.replace(extension, out / store.EXTENSION)
     except OSError as error:
-        raise ConfigError(f"directory {out} cannot be written: {error.strerror or error}.") from None
+        shutil.rmtree(extension, ignore_errors=True)  # on a full disk it would take the room that is needed
+        raise RunError(
+            f"directory {out} cannot be written: {error.strerror or error}; it is as it was, extend it again."
+        ) from error
 
 
 def _said_of_programs(out: Path, sweep: Sweep, kept: dict[int, int]) -> str:

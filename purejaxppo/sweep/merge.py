@@ -27,14 +27,15 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> xr.Dataset:
 
     Where they do not make a whole product of points and seeds, runs are missing, and `extend` computes them. Policies,
     snapshots and final states come along, and where each is from. `out` is new or empty.
-    Raises ConfigError for a directory that is not finished, for what `concat` refuses, and for `out` as `create` does.
+    Raises ConfigError for a directory that is not a finished sweep's, for what `concat` refuses, and for `out` as `create` does.
     """
-    folders, target = [Path(source) for source in sources], Path(out)
+    folders, target = [Path(source).expanduser() for source in sources], Path(out).expanduser()
     if len(folders) < 2:
         raise ConfigError(f"merge has {len(folders)} directory, but must have at least two.")
     for folder in folders:
+        store.read_sweep(folder)  # results alone, as `import_metrics` makes them, have no plan that runs could lack
+        store.check_settled(folder)
         if not (folder / store.RESULTS).is_file():
-            store.read_sweep(folder)
             raise ConfigError(f"directory {folder} is not finished; finish it with: purejaxppo resume {folder}")
     if len({store.is_of_version_0_1(folder) for folder in folders}) > 1:
         raise ConfigError("one of the directories is of version 0.1 and another is not, so their log points differ.")

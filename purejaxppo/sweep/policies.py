@@ -164,6 +164,7 @@ def load_policies(out: str | Path, runs: Sequence[int] | None = None, snapshot: 
 def _wanted(out: Path, runs: Sequence[int] | None) -> tuple[list[Group], set[int]]:
     """The plan of a directory, and which of its runs are asked for; raises as `load_policies` does."""
     sweep = store.read_sweep(out)
+    store.check_settled(out)
     groups = make_groups(sweep)
     if any(group.config.time_aware for group in groups) and store.is_of_version_0_1(out):
         raise ConfigError(f"directory {out} has policies of version 0.1 that saw time in [0, 1]; play them with that.")

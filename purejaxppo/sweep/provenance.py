@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 import purejaxppo
+from purejaxppo.results.files import writable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "brax", "chex", "distrax", "numpy", "xarray")
 # Settings of JAX that change bits, each under its own name; not every JAX has all of them.
@@ -45,6 +46,7 @@ def provenance() -> dict[str, str | int]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
     facts |= {name: str(jax.config.values[name]) for name in SETTINGS if name in jax.config.values}
+    facts = {name: writable(x) if isinstance(x, str) else x for name, x in facts.items()}
     return facts | {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES}
 
 

@@ -9,6 +9,7 @@
     snapshots/CHUNK-00012.npz  networks of a chunk at log point 12, where num_snapshots says so (snapshots.py)
     states/CHUNK.npz        complete final state of a chunk, from which an extension goes on
     extension/              the larger sweep that this one becomes, while it is computed (extend.py)
+    .extension.new/         the same, until all that it takes over has been copied
     results.nc              everything, labelled; parts and checkpoints are deleted once it is written
 
 Every file is written under a temporary name and then renamed, so that whatever has its name is whole. Imports no JAX.
@@ -36,7 +37,7 @@ from purejaxppo import own
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.results.concat import concat
 from purejaxppo.results.dataset import GroupResult, to_dataset
-from purejaxppo.results.files import load, save, write_atomically
+from purejaxppo.results.files import load, save, writable, write_atomically
 from purejaxppo.results.pieces import Piece, after, below, pick
 from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, own_modules, parse_sweep, to_json
@@ -48,7 +49,7 @@ except ImportError:  # Windows
 
 SWEEP, PROVENANCE, LAYOUT, RESULTS = "sweep.json", "provenance.json", "layout.json", "results.nc"
 PARTS, CHECKPOINTS, POLICIES, STATES, LOCK = "parts", "checkpoints", "policies", "states", ".lock-"
-SNAPSHOTS, EXTENSION, KEPT = "snapshots", "extension", "kept.json"
+SNAPSHOTS, EXTENSION, BEGUN, KEPT = "snapshots", "extension", ".extension.new", "kept.json"
 # Facts that need not be the same when a sweep goes on; the bits depend on all others.
 PASSING = (
     "created",
@@ -109,11 +110,26 @@ def is_started(out: Path) -> bool:
 
 def is_extending(out: Path) -> bool:
     """Whether a directory is being extended, by a process that runs or by one that was stopped."""
-    return is_started(out / EXTENSION) or os.path.isfile(out / EXTENSION / RESULTS)
+    return is_started(out / EXTENSION) or is_being_replaced(out)
+
+
+def is_being_replaced(out: Path) -> bool:
+    """Whether a whole extension takes the place of what is in a directory, or is to do so."""
+    return os.path.isfile(out / EXTENSION / RESULTS)
+
+
+def check_settled(out: Path) -> None:
+    """Raise ConfigError where some files of a directory may be of a sweep and others of its extension."""
+    if is_being_replaced(out):
+        raise ConfigError(
+            f"directory {out} is being replaced by its extension; finish that with: purejaxppo resume {out}"
+        )
 
 
 def check_out(out: Path) -> None:
     """Raise ConfigError where a directory is not new or empty: nothing is ever overwritten."""
+    if (shown := str(out.absolute())) != writable(shown):
+        raise ConfigError(f"out is {writable(shown)}, but must be a path of UTF-8 text: netCDF writes to no other.")
     try:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"out is {out}, which is a file, but must be a new or empty directory.")
@@ -277,19 +293,31 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def lock(out: Path, process_index: int) -> Iterator[None]:
     """Keep other processes from computing the same sweep; the system lets go when this one ends, however it does.
 
-    Raises ConfigError when another one holds the lock. Does nothing where the system has no such locks.
+    Raises ConfigError when another one holds the lock, RunError when the directory cannot be written. Does nothing where
+    the system has no such locks.
     """
     if fcntl is None:
         yield
         return
-    with open(out / f"{LOCK}{process_index}", "wb") as file:
+    path, is_ours = out / f"{LOCK}{process_index}", True
+    try:
+        file = open(path, "wb")
+    except OSError as error:
+        raise RunError(f"directory {out} cannot be written: {error.strerror}.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"out is {out}, where another process is computing this sweep right now.") from None
+            is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except (BlockingIOError, FileNotFoundError):  # who had it may have just deleted the file that was opened
+            is_ours = False
         except OSError:  # a file system without locks
             pass
-        yield
+        if not is_ours:
+            raise ConfigError(f"out is {out}, where another process is computing this sweep right now.")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def finish(out: Path) -> xr.Dataset:
@@ -306,6 +334,8 @@ def finish(out: Path) -> xr.Dataset:
                 f"folder {out / PARTS / chunk.name} has metrics of {found} log points and then a gap, but should have "
                 f"{expected}; to compute these runs again, delete it and {out / POLICIES / chunk.name}.npz."
             )
+    for path in out.glob(f".{RESULTS}.*.partial"):  # of a process that was killed: as large as what is to be written
+        path.unlink(missing_ok=True)
     save(assemble(out), out / RESULTS)
     clean(out)
     return load(out / RESULTS)
@@ -313,10 +343,10 @@ def finish(out: Path) -> xr.Dataset:
 
 def clean(out: Path) -> None:
     """Delete what results.nc replaces, and what a killed process left half written."""
-    for folder in (PARTS, CHECKPOINTS):
+    for folder in (PARTS, CHECKPOINTS, *(() if is_extending(out) else (EXTENSION,))):
         shutil.rmtree(out / folder, ignore_errors=True)
     litter = [*out.glob(".*.tmp"), *out.glob(".*.partial"), *out.glob(f"{LOCK}*")]
-    for folder in (POLICIES, SNAPSHOTS):
+    for folder in (POLICIES, STATES, SNAPSHOTS):
         litter += (out / folder).glob(".*.tmp")
     for path in litter:
         path.unlink(missing_ok=True)
