@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 MOST_RUNS_LISTED = 32
 MOST_RUNS_AT_ONCE = 128
+MOST_EPISODES = 1_000_000  # of a run, and steps of an episode
 
 
 def evaluate(
@@ -70,8 +71,8 @@ def evaluate(
     Raises ConfigError for numbers out of range and as `load_policies` does.
     """
     for name, value in {"episodes": episodes, "max_steps": max_steps}.items():
-        if value < 1:
-            raise ConfigError(f"{name} is {value}, but must be at least 1.")
+        if not 1 <= value <= MOST_EPISODES:
+            raise ConfigError(f"{name} is {value}, but must be at least 1 and at most {MOST_EPISODES}.")
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)

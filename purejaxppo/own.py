@@ -129,7 +129,9 @@ def find(field: str, path: str) -> Any:
     module_name, name = path.split(":")
     module = load(field, module_name)
     if not hasattr(module, name):
-        raise ConfigError(f"{field} is {path!r}, but {module_name}, {module.__file__}, has no {name}.")
+        raise ConfigError(
+            f"{field} is {path!r}, but {module_name}, {getattr(module, '__file__', 'built in')}, has no {name}."
+        )
     return getattr(module, name)
 
 
@@ -167,6 +169,11 @@ def load(field: str, name: str) -> Any:
     """A module of a user's; raises ConfigError with one sentence where it cannot be imported."""
     if not re.fullmatch(_MODULE, name):
         raise ConfigError(f"{field} is {name!r}, but must be the name of a module, such as 'lab.setup'.")
+    if name == "__main__":
+        raise ConfigError(
+            f"{field} is in __main__, a notebook or the script that runs, but must be in a module of its own: a sweep "
+            "that goes on imports it again."
+        )
     while before_first_import:
         before_first_import.pop()()
     try:
@@ -209,11 +216,14 @@ def sources(modules: Iterable[str]) -> dict[str, str]:
 
 
 def _source(name: str) -> str:
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # somebody made the module without a file
+        spec = None
     if spec is None:
         raise ConfigError(f"there is no module {name} on sys.path or beside the sweep file.")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     files = sorted(path for folder in folders for path in folder.rglob("*.py"))
-    if not folders and spec.origin is not None:
+    if not folders and spec.has_location and spec.origin is not None:
         files = [Path(spec.origin)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]

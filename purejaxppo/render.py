@@ -22,6 +22,7 @@ from purejaxppo.sweep.policies import Policy, load_policy
 from purejaxppo.sweep.store import write_atomically
 
 SIDE = 320  # pixels
+MOST_STEPS = 100_000  # all of which are in memory, and then in one file
 _INK, _MUTED, _ACCENT, _PAPER = "#222222", "#999999", "#d55e00", "#ffffff"
 # One colour per channel of an image; the later channel covers the earlier one. Seaquest has the most, ten.
 _CHANNELS = (
@@ -41,8 +42,8 @@ def render(out: str | Path, run: int, path: Path | None = None, *, seed: int = 0
 
     Raises ConfigError for an environment that cannot be drawn, a path that does not fit, and as `load_policy` does.
     """
-    if max_steps < 1:
-        raise ConfigError(f"max_steps is {max_steps}, but must be at least 1.")
+    if not 1 <= max_steps <= MOST_STEPS:
+        raise ConfigError(f"max_steps is {max_steps}, but must be at least 1 and at most {MOST_STEPS}.")
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     policy = load_policy(out, run)

@@ -92,8 +92,8 @@ def resume(
         _run(read_sweep(folder if is_started(folder) else directory), directory, options, is_extended=True)
     elif os.path.isdir(directory / BEGUN):
         raise ConfigError(
-            f"directory {directory} was to be extended, which was stopped before anything was computed; extend it again, "
-            f"or delete {directory / BEGUN}."
+            f"directory {directory} was to be extended, which was stopped before anything was computed; extend it "
+            f"again, or delete {directory / BEGUN}."
         )
     else:
         _run(read_sweep(directory), directory, options)

@@ -11,6 +11,8 @@ import errno
 import math
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,9 @@ _LOGS_TOGETHER, _MOST_TOGETHER = 64, 2**20
 # Compression carries a checksum: a damaged file fails to load instead of loading wrong numbers. Level 1: higher ones
 # take longer and save nothing of numbers in float32.
 _COMPRESSED = {"zlib": True, "complevel": 1, "shuffle": True}
+
+DAMAGED = (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What a file of arrays (.npz) that is damaged makes its readers raise."""
 
 
 class Values(Protocol):

@@ -7,8 +7,6 @@ NumPy arrays, it writes those of process 0 and silently none of the others).
 from __future__ import annotations
 
 import warnings
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.results.files import DAMAGED
 from purejaxppo.sweep.store import opened, write_atomically
 
 _RUN_INDEX, _OPTIONAL = "run_index", (".choices", ".kl_control")
@@ -60,7 +59,9 @@ def restore(folder: Path, shapes: Any) -> tuple[int, Any] | None:
     for path in reversed(steps):
         try:
             return int(path.stem), _read(path, shapes)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        except jax.errors.JaxRuntimeError:
+            raise
+        except DAMAGED:
             warnings.warn(f"checkpoint {path} is damaged and is left out.", stacklevel=2)
     if steps:
         raise RunError(f"every checkpoint in {folder} is damaged; delete that folder to compute its runs again.")
@@ -137,4 +138,5 @@ def is_key(x: Any) -> bool:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.npz") if path.stem.isdigit())
+    found = (path for path in folder.glob("*.npz") if path.stem.isdigit())
+    return sorted(found, key=lambda path: int(path.stem))  # as text 99999 would come after 100000

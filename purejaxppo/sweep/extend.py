@@ -182,7 +182,7 @@ def _begin(out: Path, sweep: Sweep, kept: dict[int, int], todo: dict[int, int], 
             (extension / store.SNAPSHOTS).mkdir()
             carry(out, extension, kept, folders=(store.SNAPSHOTS,))  # runs that go on keep those that they have
         store.write_json(extension / store.KEPT, {"runs": sorted(kept.items())})
-        known = store.read_json(out / store.PROVENANCE) if (out / store.PROVENANCE).is_file() else {}
+        known = store.read_provenance(out)
         note = facts | {
             "extended": f"{len(kept)} runs there, {len(todo)} computed, {len(going_on)} of them from their end"
         }

@@ -133,7 +133,7 @@ ONLY_MEASURED = (
 
 def reason(name: str, point: Point, rules: Sequence[Rule] = RULES) -> str | None:
     """Why a field has no effect at a point, such as "kl_penalty is false"; None where it has one."""
-    return next((rule.sentence.format(**point) for rule in rules if name in rule.fields and rule.holds(point)), None)
+    return next((rule.sentence.format_map(point) for rule in rules if name in rule.fields and rule.holds(point)), None)
 
 
 def full_points(config: TrainConfig, hparams: HyperParams, points: Iterable[Point]) -> list[Point]:

@@ -27,7 +27,8 @@ def merge(sources: Sequence[str | Path], out: str | Path) -> xr.Dataset:
 
     Where they do not make a whole product of points and seeds, runs are missing, and `extend` computes them. Policies,
     snapshots and final states come along, and where each is from. `out` is new or empty.
-    Raises ConfigError for a directory that is not a finished sweep's, for what `concat` refuses, and for `out` as `create` does.
+    Raises ConfigError for a directory that is not a finished sweep's, for what `concat` refuses, and for `out` as
+    `create` does.
     """
     folders, target = [Path(source).expanduser() for source in sources], Path(out).expanduser()
     if len(folders) < 2:

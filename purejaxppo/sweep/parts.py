@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.files import write_atomically
+from purejaxppo.results.files import DAMAGED, write_atomically
 
 if TYPE_CHECKING:
     from purejaxppo.metrics import Metrics
@@ -92,7 +91,7 @@ class Parts:
                 yield part
         except FileNotFoundError:
             raise ConfigError(f"file {path} is gone: the sweep has ended meanwhile; load its results again.") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, *DAMAGED) as error:
             raise ConfigError(f"file {path} is damaged and cannot be read.") from error
 
 

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from purejaxppo import own
 from purejaxppo.config import SELECTABLE, TrainConfig
 from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
-from purejaxppo.fields import coerce, field_names, scalar, unknown_name
+from purejaxppo.fields import coerce, field_names, hints_of, scalar, unknown_name
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams, with_strengths
 from purejaxppo.presets import preset_fields
 from purejaxppo.sweep import inert
 
 STATIC = field_names(TrainConfig)
 TRACED = field_names(HyperParams)
+_IS_STATIC = frozenset(STATIC)
 TOP_LEVEL = ["name", "seeds", "preset", "import", "config", "hparams", "axes", "points"]
 MAX_SEED = 2**32 - 1
 # One value of every field in which runs of one program may differ: configurations that agree in the others are equal.
@@ -51,6 +52,11 @@ class Sweep:
     """Modules of your own that are imported first, such as one that registers environments."""
     folder: str | None = field(default=None, compare=False)
     """Folder of the sweep file, beside which modules of your own are found; None where there is no file."""
+
+    def __post_init__(self) -> None:
+        """A number of seeds counts from 0, as in a file; raises ConfigError for what is neither that nor several."""
+        if not hasattr(self.seeds, "__iter__"):
+            object.__setattr__(self, "seeds", parse_seeds(self.seeds))
 
     @property
     def swept(self) -> list[str]:
@@ -147,6 +153,9 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep", folder:
     for table in ("config", "hparams", "axes"):
         if not isinstance(content.get(table, {}), dict):
             raise ConfigError(f"{table} is {content[table]!r}, but must be a table, [{table}].")
+    points = content.get("points", [])
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise ConfigError(f"points is {points!r}, but must be a list of tables, [[points]].")
     imports = import_modules(content.get("import", []), folder)
     preset_config, preset_hparams = preset_fields(content["preset"]) if "preset" in content else ({}, {})
     config = build(TrainConfig, preset_config | content.get("config", {}), "config")
@@ -172,7 +181,7 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep", folder:
 
 def build(cls: type, values: dict[str, Any], where: str) -> Any:
     """An instance of TrainConfig or HyperParams from values as read; raises ConfigError for an unknown field."""
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     for name in values:
         if name in hints:
             continue
@@ -235,21 +244,29 @@ def make_groups(sweep: Sweep) -> list[Group]:
     Raises ConfigError naming the field, the value and what is allowed.
     """
     groups: dict[TrainConfig, list[Run]] = {}
+    configs: dict[str, tuple[TrainConfig, list[Run]]] = {}  # by their fields as they are written, 1 being no True
     index = 0
     for point in sweep.points:
-        static = {name: value for name, value in point.items() if name in STATIC}
-        traced: dict[str, Any] = {name: value for name, value in point.items() if name in TRACED}
-        strengths = {name: value for name, value in point.items() if name not in STATIC + TRACED}
-        config = dataclasses.replace(sweep.config, **static).validate()
-        check_options(config.env, brax_backend=config.brax_backend, max_episode_steps=config.max_episode_steps)
-        hparams = validate_hyperparams(with_strengths(dataclasses.replace(sweep.hparams, **traced), strengths))
-        shared = dataclasses.replace(config, **_ANY)
+        static = {name: value for name, value in point.items() if name in _IS_STATIC}
+        key = repr(static)
+        if key not in configs:
+            config = dataclasses.replace(sweep.config, **static).validate()
+            check_options(config.env, brax_backend=config.brax_backend, max_episode_steps=config.max_episode_steps)
+            configs[key] = config, groups.setdefault(dataclasses.replace(config, **_ANY), [])
+        config, runs = configs[key]
+        hparams = _hparams_at(sweep, {name: value for name, value in point.items() if name not in _IS_STATIC})
         for seed in sweep.seeds:
-            run = Run(index=index, point=point, seed=seed, config=config, hparams=hparams)
-            groups.setdefault(shared, []).append(run)
+            runs.append(Run(index=index, point=point, seed=seed, config=config, hparams=hparams))
             index += 1
     ordered = (sorted(runs, key=lambda run: run.config.num_epochs) for runs in groups.values())
     return [Group(config=runs[0].config, runs=tuple(runs)) for runs in ordered]
+
+
+def _hparams_at(sweep: Sweep, values: dict[str, Any]) -> HyperParams:
+    """The hyper-parameters of a sweep with some values, of strengths too; raises ConfigError for impossible ones."""
+    strengths = {name: value for name, value in values.items() if name not in TRACED}
+    traced = {name: value for name, value in values.items() if name in TRACED}
+    return validate_hyperparams(with_strengths(dataclasses.replace(sweep.hparams, **traced), strengths))
 
 
 def describe(sweep: Sweep, groups: list[Group]) -> str:
@@ -306,6 +323,7 @@ def _plain(value: Any) -> Any:
 
 def _parse_name(name: Any) -> str:
     is_text = isinstance(name, str) and name.strip() not in ("", ".", "..") and not set(name) & set("/\\\0\n")
+    is_text = is_text and not any("\ud800" <= letter <= "\udfff" for letter in name)  # bytes that are no UTF-8
     if not is_text or len(name.encode()) > MAX_NAME:
         raise ConfigError(
             f"name is {name!r}, but must be a non-empty line of text without slashes, of at most {MAX_NAME} bytes."
@@ -339,8 +357,6 @@ def _strength(value: Any) -> Any:
 def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Every point of [[points]] at every point of [axes]; what a point leaves out is as in the base configuration."""
     axes, points = _product(content), content.get("points", [])
-    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
-        raise ConfigError(f"points is {points!r}, but must be a list of tables, [[points]].")
     has_own = _has_interventions(content)
     points = [{name: _coerce_swept(name, value, has_own) for name, value in point.items()} for point in points] or [{}]
     fields = dict.fromkeys(name for point in points for name in point)
@@ -351,9 +367,10 @@ def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[s
     for name in fields:
         if name in axes[0]:
             raise ConfigError(f"{name} is in both axes and points, but must be in one of them.")
-    for position, point in enumerate(points):
-        if point in points[:position]:
-            raise ConfigError(f"points[{position}] is {point}, but an earlier point is the same; points must differ.")
+    if (position := _repeated([tuple(point.values()) for point in points])) is not None:
+        raise ConfigError(
+            f"points[{position}] is {points[position]}, but an earlier point is the same; points must differ."
+        )
     count = len(axes) * len(points)
     if count > MAX_RUNS:  # before they are laid out, which would fill the memory
         raise ConfigError(f"axes and points have {count} points together, but at most {MAX_RUNS} are allowed.")
@@ -362,13 +379,13 @@ def _parse_points(content: dict[str, Any], base: dict[str, Any]) -> tuple[dict[s
 
 def _product(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     coerced: dict[str, list[Any]] = {}
+    has_own = _has_interventions(content)
     for name, values in content.get("axes", {}).items():
         if not isinstance(values, list) or not values:
             raise ConfigError(f"axes.{name} is {values!r}, but must be a non-empty list of values.")
-        coerced[name] = [_coerce_swept(name, value, _has_interventions(content)) for value in values]
-        for position, value in enumerate(coerced[name]):
-            if value in coerced[name][:position]:
-                raise ConfigError(f"axes.{name} has {value!r} twice, but no two values may be the same.")
+        coerced[name] = [_coerce_swept(name, value, has_own) for value in values]
+        if (position := _repeated(coerced[name])) is not None:
+            raise ConfigError(f"axes.{name} has {coerced[name][position]!r} twice, but no two values may be the same.")
     count = math.prod(len(values) for values in coerced.values())
     if count > MAX_RUNS:
         raise ConfigError(
@@ -377,9 +394,23 @@ def _product(content: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return tuple(dict(zip(coerced, point, strict=True)) for point in itertools.product(*coerced.values()))
 
 
+def _repeated(values: Sequence[Any]) -> int | None:
+    """The position of the first of some values that an earlier one equals, as 1, 1.0 and true do; None without any."""
+    seen: set[Any] = set()
+    for position, value in enumerate(values):
+        try:
+            hash(key := value)
+        except TypeError:  # a table or a list of lists of lists, which no field takes and its type says so later
+            key = repr(value)
+        if key in seen:
+            return position
+        seen.add(key)
+    return None
+
+
 def _coerce_swept(name: str, value: Any, has_own: bool) -> Any:
     """A swept value in the type of its field; with interventions of the user's own an unknown field is a strength."""
-    hints = get_type_hints(TrainConfig if name in STATIC else HyperParams)
+    hints = hints_of(TrainConfig if name in STATIC else HyperParams)
     if name not in STATIC + TRACED:
         if has_own:
             return _strength(value)

@@ -10,8 +10,6 @@ A snapshot is such a file of some log point before the end, with more in it (sna
 from __future__ import annotations
 
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +26,7 @@ from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Params
 from purejaxppo.ppo.state import Array, Learner, make_learner
+from purejaxppo.results.files import DAMAGED
 from purejaxppo.sweep import store
 from purejaxppo.sweep.plan import Group, Run, make_groups
 from purejaxppo.training.evaluation import choose_action
@@ -273,7 +272,7 @@ def _read(path: Path, wanted: set[int]) -> dict[str, np.ndarray]:
             if wanted.isdisjoint(content[_RUN_INDEX].tolist()):
                 return {}
             return {name: content[name] for name in content.files if not name.startswith(ORIGIN)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, *DAMAGED) as error:
         raise ConfigError(f"file {path} is damaged and cannot be read.") from error
 
 

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ from purejaxppo import own
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.results.concat import concat
 from purejaxppo.results.dataset import GroupResult, to_dataset
-from purejaxppo.results.files import load, save, writable, write_atomically
+from purejaxppo.results.files import DAMAGED, load, save, writable, write_atomically
 from purejaxppo.results.pieces import Piece, after, below, pick
 from purejaxppo.sweep.parts import Parts, PartsMetric, count_parts
 from purejaxppo.sweep.plan import Group, Run, Sweep, make_groups, own_modules, parse_sweep, to_json
@@ -163,9 +162,9 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with open(path, "rb") as file, np.load(file) as content:
             yield content
-    except ConfigError:
+    except (ConfigError, RunError):
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, *DAMAGED) as error:
         raise ConfigError(f"file {path} is damaged and cannot be read.") from error
 
 
@@ -199,9 +198,14 @@ def check_facts(out: Path, facts: dict[str, Any], *, is_forced: bool) -> None:
         )
 
 
+def read_provenance(out: Path) -> dict[str, Any]:
+    """What a directory says of the processes that computed it; nothing where that is lost."""
+    return read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+
+
 def warn_of_other_sources(out: Path, sweep: Sweep) -> None:
     """Say so where the user's own modules are not those that the sweep was run with."""
-    known = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    known = read_provenance(out)
     known |= (known.get("continued") or [{}])[-1]
     changed = [name for name, code in own.sources(own_modules(sweep)).items() if known.get(name, code) != code]
     for name in changed:
@@ -218,14 +222,24 @@ def note_continuation(out: Path, facts: dict[str, Any]) -> None:
 
 def note_seconds(out: Path, total: float, compiling: float) -> None:
     """Add the time of this process to what earlier ones took; what a SIGKILL ends is not counted."""
-    known = read_json(out / PROVENANCE)
+    known = read_provenance(out)
     seconds = {"seconds_total": total, "seconds_compiling": compiling}
     write_json(out / PROVENANCE, known | {name: known.get(name, 0.0) + value for name, value in seconds.items()})
 
 
 def _changes(there: dict[str, Any], here: dict[str, Any]) -> str:
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    return ", ".join(f"{name} ({there.get(name)} there, {here.get(name)} here)" for name in names)
+    return ", ".join(f"{name} ({_difference(name, there.get(name), here.get(name))})" for name in names)
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """Both values; of long lists how many they have, and the first item that differs."""
+    told = f"{there} there, {here} here"
+    if not isinstance(there, list) or not isinstance(here, list) or len(told) < 200:
+        return told
+    pairs = itertools.zip_longest(there, here, fillvalue="none")
+    number, (one, other) = next((number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"{len(there)} there, {len(here)} here; {name}[{number}] is {one} there, {other} here"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -293,31 +307,32 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def lock(out: Path, process_index: int) -> Iterator[None]:
     """Keep other processes from computing the same sweep; the system lets go when this one ends, however it does.
 
-    Raises ConfigError when another one holds the lock, RunError when the directory cannot be written. Does nothing where
-    the system has no such locks.
+    Raises ConfigError when another one holds the lock, RunError when the directory cannot be written. Does nothing
+    where the system has no such locks.
     """
     if fcntl is None:
         yield
         return
     path, is_ours = out / f"{LOCK}{process_index}", True
     try:
-        file = open(path, "wb")
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunError(f"directory {out} cannot be written: {error.strerror}.") from error
-    with file:
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(os.fstat(handle), path.stat())
         except (BlockingIOError, FileNotFoundError):  # who had it may have just deleted the file that was opened
             is_ours = False
         except OSError:  # a file system without locks
             pass
         if not is_ours:
             raise ConfigError(f"out is {out}, where another process is computing this sweep right now.")
-        try:
-            yield
-        finally:
+        yield
+    finally:
+        if is_ours:
             path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def finish(out: Path) -> xr.Dataset:
@@ -387,7 +402,7 @@ def names_of(paths: Sequence[str | Path]) -> list[str]:
 def assemble(out: Path) -> xr.Dataset:
     """The dataset from all parts written so far, and from what an extension keeps of the results before it."""
     sweep = read_sweep(out)
-    attributes = read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    attributes = read_provenance(out)
     groups, chunks = make_groups(sweep), read_layout(out) or []
     kept = _read_kept(out)
     pieces: dict[int, list[Piece]] = {number: [] for number in range(len(groups))}

@@ -12,6 +12,8 @@ from typing import Any
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.fields import SYNONYMS
 
+_NUMBER = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+
 
 class Forgiving:
     """A text stream whose writes never fail: what a full disk or a closed pipe does not take is dropped."""
@@ -78,6 +80,8 @@ def guard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     told: Any = Told(os.fdopen(1, "w", closefd=False) if sys.stdout is None else sys.stdout)
+    if hasattr(told, "reconfigure"):  # what its encoding lacks is shown as a code, as on standard error
+        told.reconfigure(errors="backslashreplace")
     forgiving: Any = Forgiving(os.fdopen(2, "w", closefd=False) if sys.stderr is None else sys.stderr)
     sys.stdout, sys.stderr = told, forgiving
     if os.environ.get("NO_COLOR"):
@@ -99,9 +103,9 @@ def usual_arguments(arguments: Sequence[str], whole: Sequence[str]) -> list[str]
         if re.match(r"~[\w.-]*(/|$)", value):
             value = os.path.expanduser(value)
         asked = option if equals else (found[-1] if found else "")
-        if asked in whole and re.fullmatch(r"[0-9.]+[kM]", value):
+        if asked in whole and re.fullmatch(rf"{_NUMBER}[kM]", value):
             value = value[:-1] + {"k": "e3", "M": "e6"}[value[-1]]
-        if asked in whole and re.fullmatch(r"[0-9.]+[eE]\+?[0-9]{1,2}", value) and float(value).is_integer():
+        if asked in whole and re.fullmatch(rf"{_NUMBER}[eE]\+?[0-9]{{1,2}}", value) and float(value).is_integer():
             value = str(int(float(value)))
         found.append(f"{option}{equals}{value}")
     return found
