@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_what_is_missing_is_one_sentence(path: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as error:
         make_actor_critic(pjp.TrainConfig(network=path), SHAPE, 2, state_independent_scale=False)
     assert sentence in str(error.value)
+
+
+def test_what_is_in_a_notebook_or_in_no_file_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^diagnostics is in __main__, a notebook or the script that runs, but must be"
+    ):
+        own.find("diagnostics", "__main__:diag")
+    with pytest.raises(ConfigError, match=r"^env is 'sys:Foo', but sys, built in, has no Foo"):
+        own.find("env", "sys:Foo")
+    monkeypatch.setitem(sys.modules, "made_up", types.ModuleType("made_up"))
+    with pytest.raises(ConfigError, match=r"there is no module made_up on sys\.path"):
+        own.sources(["made_up"])
+    assert own.sources(["sys"]).keys() == {"source_of_sys"}
 
 
 def test_a_module_that_cannot_be_imported_says_where(module: Any) -> None:

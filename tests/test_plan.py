@@ -18,6 +18,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.presets import preset
 from purejaxppo.sweep.plan import Group, Run, Sweep, describe, make_groups, parse_sweep, to_json
 
+NAN = float("nan")
 CONFIGS = Path(__file__).parent.parent / "experiments" / "configs"
 AXES = {
     "num_epochs": st.integers(1, 9),
@@ -101,6 +102,21 @@ def test_axes_and_points_are_multiplied_and_every_point_is_run_at_each_place_of_
 
 def test_a_number_of_seeds_counts_from_zero() -> None:
     assert parse_sweep({"seeds": 3}).seeds == (0, 1, 2)
+
+
+def test_a_number_of_seeds_counts_from_zero_in_python_too() -> None:
+    seeds: Any = 4
+    assert Sweep(name="four", seeds=seeds) == Sweep(name="four", seeds=(0, 1, 2, 3))
+    for seeds in (0, 2.5, None):
+        with pytest.raises(ConfigError, match=rf"^seeds is {seeds}, but must be a number of at least 1 or a list"):
+            Sweep(name="wrong", seeds=seeds)
+
+
+def test_a_point_is_checked_whatever_an_equal_one_was() -> None:
+    """1 == 1.0 == True, of which a field takes some: what was found out of one is never taken for another's."""
+    points = ({"num_epochs": 1, "gamma": 0.5}, {"num_epochs": True, "gamma": 0.6})
+    with pytest.raises(ConfigError, match="num_epochs is True, but must be a whole number"):
+        make_groups(Sweep(name="mixed", seeds=(0,), points=points))
 
 
 def test_no_tables_are_one_run_of_the_defaults() -> None:
@@ -272,6 +288,14 @@ def test_programs_of_the_papers_sweeps(name: str, splitting: dict[str, int], sel
         ({"points": [{"gamma": 0.9}, {"num_epochs": 4}, {"gamma": 0.9}]}, r"points\[2\] is .*gamma.*0.9.* same"),
         ({"points": [{"share_trunk": False}, {}]}, r"points\[1\] is .*share_trunk.* same"),
         ({"points": {"gamma": 0.9}}, "points is .*, but must be a list of tables"),
+        ({"points": 5}, "points is 5, but must be a list of tables"),
+        ({"points": True, "axes": {"gamma": [1]}}, "points is True, but must be a list of tables"),
+        ({"axes": {"num_epochs": [4, 4.0]}}, "axes.num_epochs has 4 twice"),
+        ({"axes": {"share_trunk": [True, 1]}}, "axes.share_trunk has 1 twice"),
+        ({"axes": {"gamma": [NAN, 0.5, NAN]}}, "axes.gamma has nan twice"),
+        ({"axes": {"gamma": [float("nan"), float("nan")]}}, "gamma is nan, but must be a finite number"),
+        ({"axes": {"hidden_sizes": [[[[8]]], [[[8]]]]}}, "axes.hidden_sizes has .* twice"),
+        ({"points": [{"gamma": {}}, {"gamma": 1.0}]}, "gamma is {}, but must be a number"),
         ({"preset": "paper"}, "preset 'paper' is unknown"),
         ({"preset": 3}, "preset is 3, but must be"),
         ({"preset": ["paper_atari"]}, "preset is .*, but must be"),
@@ -279,6 +303,7 @@ def test_programs_of_the_papers_sweeps(name: str, splitting: dict[str, int], sel
         ({"name": "a/b"}, "name is 'a/b', but must be"),
         ({"name": " "}, "name is ' ', but must be"),
         ({"name": ".."}, "name is '..', but must be"),
+        ({"name": "Gr\udcf6sse"}, r"name is 'Gr\\udcf6sse', but must be"),
     ],
 )
 def test_a_mistake_in_the_file_is_refused_in_one_sentence(content: dict[str, Any], sentence: str) -> None:

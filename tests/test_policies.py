@@ -299,8 +299,11 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
     for path, sentence in {"x.mp4": "must end in .gif", "nowhere/x.gif": "cannot be written: No such file"}.items():
         with pytest.raises(pjp.ConfigError, match=sentence):
             render(tmp_path / "cart", 0, tmp_path / path, max_steps=3)
-    with pytest.raises(pjp.ConfigError, match="max_steps is 0"):
-        render(tmp_path / "cart", 0, max_steps=0)
+    for max_steps in (0, 10**12):
+        with pytest.raises(
+            pjp.ConfigError, match=f"max_steps is {max_steps}, but must be at least 1 and at most 100000"
+        ):
+            render(tmp_path / "cart", 0, max_steps=max_steps)
     with pytest.raises(pjp.ConfigError, match=r"seed is 4294967296, but"):
         render(tmp_path / "cart", 0, seed=2**32)
 

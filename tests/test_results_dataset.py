@@ -1,8 +1,10 @@
 """Results: groups of runs become one labelled Dataset, and the Dataset survives the disk."""
 
 import dataclasses
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import tracemalloc
@@ -234,6 +236,36 @@ def test_what_netcdf_calls_a_runtime_error_is_the_disks(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="NetCDF: HDF error"):
         save(to_dataset([group([0], {})], {}), tmp_path / "results.nc")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_where_folders_cannot_be_forced_to_disk_files_still_are(tmp_path, monkeypatch, number):
+    fsync, forced = os.fsync, []
+
+    def refusing(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        assert os.write(handle, b"") == 0  # Windows asks that the file is open for writing
+        forced.append(fsync(handle))
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="error"):
+            files.write_atomically(tmp_path / "a", lambda file: file.write(b"whole"))
+        return
+    files.write_atomically(tmp_path / "a", lambda file: file.write(b"whole"))
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert len(forced) == 1
+
+
+def test_texts_that_are_no_utf8_are_written_as_codes(tmp_path):
+    """As Python reads an argument of bytes in Latin-1; directories of earlier versions have it as JSON has it."""
+    dataset = to_dataset([group([0], {})], {"command": os.fsdecode(b"sweep Gr\xf6sse.toml")})
+    dataset["return_mean"].attrs["definition"] = "\udcf6"
+    loaded = load(save(dataset, tmp_path / "results.nc"))
+    assert loaded.attrs["command"] == "sweep Gr\\udcf6sse.toml"
+    assert loaded["return_mean"].attrs["definition"] == "\\udcf6"
+    assert dataset.attrs["command"] == os.fsdecode(b"sweep Gr\xf6sse.toml")
 
 
 def test_the_file_is_whole_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ As processes, on results that nobody had to train for.
 """
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -23,7 +24,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import load, save
 from purejaxppo.results.runs import how_far, progress_sentence
 from purejaxppo.sweep.plan import Sweep, parse_sweep, to_json
-from purejaxppo.sweep.terminal import usual_arguments
+from purejaxppo.sweep.terminal import guard_streams, usual_arguments
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,17 @@ def test_output_that_cannot_be_written_is_told(folder: Path) -> None:
     assert process.returncode == 1
     assert process.stderr == "purejaxppo: standard output cannot be written: No space left on device.\n"
     assert call(["envs"], folder, ">&-").returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_standard_output_has_no_letters_for_is_shown_as_codes(encoding: str, monkeypatch: Any) -> None:
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    guard_streams()
+    print("Größe \N{EURO SIGN} \udcf6", flush=True)
+    found = streams["stdout"].buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert found == ("Gr\\xf6\\xdfe" if encoding == "ascii" else "Größe") + " \\u20ac \\udcf6\n"
 
 
 @pytest.mark.parametrize(("setting", "is_coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
@@ -173,7 +185,8 @@ def test_arguments_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None
     given = ["train", "--total-steps", "1e6", "--total-steps=2.5e3", "--learning-rate", "1e6", "--out=~/x", "~", "a~b"]
     expected = ["train", "--total-steps", "1000000", "--total-steps=2500", "--learning-rate", "1e6"]
     assert usual_arguments(given, whole) == [*expected, "--out=/home/me/x", "/home/me", "a~b"]
-    assert usual_arguments(["--total-steps", "1.5e0", "--total-steps", "x"], whole)[1] == "1.5e0"
+    for text in ("1.5e0", "1.2.3M", "1..5e6", ".k", "1.2.3e6"):
+        assert usual_arguments(["--total-steps", text, "--total-steps", "x"], whole)[1] == text
     with pytest.raises(ConfigError, match=r"option --lr is unknown; did you mean --learning-rate\?"):
         usual_arguments(["train", "--lr=3"], whole)
 

@@ -28,11 +28,12 @@ from purejaxppo.errors import ConfigError, RunError, Stopped
 from purejaxppo.ppo.rollout import collect
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
-from purejaxppo.sweep import checkpoints, devices, engine, estimate, store
+from purejaxppo.sweep import checkpoints, devices, engine, estimate, policies, store
 from purejaxppo.sweep import memory as memory_module
 from purejaxppo.sweep.costs import Costs, measure
 from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.memory import bytes_of, chunk_width, estimate_run, format_memory, parse_memory
+from purejaxppo.sweep.parts import Parts
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep, to_json
 from purejaxppo.sweep.program import GroupProgram, map_runs, runs_at_once
 from purejaxppo.sweep.progress import Progress, TimeLeft
@@ -159,6 +160,69 @@ def test_the_same_call_again_computes_nothing(whole: Path, monkeypatch: pytest.M
 def test_another_sweep_in_the_same_directory_is_refused_and_named(whole: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.num_epochs \(4 there, 5 here\)"):
         run_sweep(make_sweep(config=CONTENT["config"] | {"num_epochs": 5}), whole, is_quiet=True)
+
+
+def test_of_many_points_the_first_that_differs_is_named(tmp_path: Path) -> None:
+    rates = [i / 1000 for i in range(1, 101)]
+    store.create(tmp_path / "out", make_sweep(axes={"learning_rate": rates, "pfo_coef": [0.0, 1.0]}))
+    rates[30] = 0.5
+    with pytest.raises(ConfigError) as error:
+        run_sweep(make_sweep(axes={"learning_rate": rates[:99], "pfo_coef": [0.0, 1.0]}), tmp_path / "out")
+    assert (
+        "another sweep: points (200 there, 198 here; points[60] is {'learning_rate': 0.031, 'pfo_coef': 0.0} there, "
+        "{'learning_rate': 0.5, 'pfo_coef': 0.0} here);"
+    ) in str(error.value)
+
+
+def test_a_path_that_netcdf_cannot_write_to_is_refused_before_anything_is_compiled(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"Gr\xf6sse")
+    with pytest.raises(ConfigError, match=r"out is .*Gr\\udcf6sse, but must be a path of UTF-8 text"):
+        run_sweep(make_sweep(), out, is_quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_is_no_utf8_is_kept_as_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/purejaxppo", "sweep", os.fsdecode(b"Gr\xf6sse.toml")])
+    assert engine.provenance()["command"] == "purejaxppo sweep Gr\\udcf6sse.toml"
+
+
+def test_event_files_that_cannot_be_written_are_refused_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [*sys.modules]:
+        if name.split(".")[0] == "tensorboardX":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match="package tensorboardX is not installed"):
+        run_sweep(make_sweep(), tmp_path / "out", tensorboard=True, is_quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_killed_processes_leave_is_removed(whole: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    litter = [
+        out / f"{store.STATES}/.0000-0000.npz.tmp",
+        out / f"{store.EXTENSION}/{store.KEPT}",
+        out / ".results.nc.tmp",
+    ]
+    for path in litter:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    run_sweep(make_sweep(), out, is_quiet=True)
+    assert [path for path in litter if path.exists()] == []
+    assert not (out / store.EXTENSION).exists()
+
+
+def test_a_half_written_file_of_results_makes_room_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create(tmp_path / "out", make_sweep())
+    store.write_layout(tmp_path / "out", [], None)
+    half = tmp_path / "out" / f".{store.RESULTS}.123-abc.partial"
+    half.write_text("half")
+    monkeypatch.setattr(store, "assemble", lambda out: pytest.fail("still there") if half.exists() else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        store.finish(tmp_path / "out")
 
 
 def test_other_versions_are_refused_unless_forced_and_then_noted(
@@ -498,9 +562,18 @@ def test_time_is_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.
         stop_after(patch, 1)
         with pytest.raises(Stopped):
             run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
-    first = store.read_json(tmp_path / "out" / store.PROVENANCE)["seconds_total"]
+    path = tmp_path / "out" / store.PROVENANCE
+    known = store.read_json(path)
+    assert 0 < known["seconds_total"] < 1e5
+    store.write_json(path, known | {"seconds_total": 1e6})
     dataset = run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
-    assert float(dataset.attrs["seconds_total"]) > first > 0
+    assert 1e6 < float(dataset.attrs["seconds_total"]) < 1.1e6
+
+
+def test_time_is_counted_where_the_provenance_is_lost(tmp_path: Path) -> None:
+    store.note_seconds(tmp_path, 2.0, 1.0)
+    store.note_seconds(tmp_path, 3.0, 0.0)
+    assert store.read_provenance(tmp_path) == {"seconds_total": 5.0, "seconds_compiling": 1.0}
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "layout.json", "provenance.json"])
@@ -681,6 +754,45 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_two_are_reported
         pytest.raises(RunError, match=r"every checkpoint in .*0000-0000 is damaged"),
     ):
         run_sweep(make_sweep(), out, is_quiet=True)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("compression"), RuntimeError("encrypted"), KeyError("names")])
+def test_whatever_a_damaged_archive_raises_it_is_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A flipped bit in a header asks for a compression or a password; of checkpoints the one before is taken."""
+    state = {"a": np.zeros(2, np.float32)}
+    for step in (1, 2):
+        checkpoints.save(tmp_path / "checkpoints", step, state)
+    (tmp_path / "00000.npz").write_bytes((tmp_path / "checkpoints/00001.npz").read_bytes())
+    load = np.load
+
+    def damaged(file: Any) -> Any:
+        if "00002" in file.name or "00000" in file.name:
+            raise error
+        return load(file)
+
+    monkeypatch.setattr(np, "load", damaged)
+    with pytest.warns(UserWarning, match=r"00002\.npz is damaged"):
+        restored = checkpoints.restore(tmp_path / "checkpoints", jax.eval_shape(lambda: state))
+    assert restored is not None
+    assert restored[0] == 1
+    with pytest.raises(ConfigError, match=r"00000\.npz is damaged"):
+        Parts(tmp_path, 2)
+    with pytest.raises(ConfigError, match=r"00000\.npz is damaged"), store.opened(tmp_path / "00000.npz"):
+        pass
+    with pytest.raises(ConfigError, match=r"00000\.npz is damaged"):
+        policies._read(tmp_path / "00000.npz", {0})
+
+
+def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    state = {"a": np.zeros(2, np.float32)}
+    for step in (99_998, 99_999, 100_000, 100_001):
+        checkpoints.save(tmp_path, step, state)
+    assert {path.stem for path in tmp_path.iterdir()} == {"100000", "100001"}
+    restored = checkpoints.restore(tmp_path, jax.eval_shape(lambda: state))
+    assert restored is not None
+    assert restored[0] == 100_001
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
