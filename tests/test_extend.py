@@ -306,15 +306,18 @@ def test_a_kill_at_any_instant_while_the_larger_sweep_takes_its_place_loses_noth
     assert found["smaller/smaller/claims.csv"] == b"of four\n"
     assert found["tensorboard/run_0008/events"] == b"of sixteen\n"
     assert found["notes.txt"] == b"of eight\n"
+    assert not list(expected.glob(".*"))
+    sweeps = [[_files(of / folder) for of in (whole_extension, expected)] for folder in ("policies", "states")]
     with pytest.raises(ConfigError, match=r"is being replaced by its extension; finish that with: purejaxppo resume"):
         load_policies(whole_extension)
     num_calls = 0
     while True:
-        out = shutil.copytree(whole_extension, tmp_path / "out")
+        out = shutil.copytree(whole_extension, tmp_path / "out", copy_function=os.link)  # no file is written into
         if not adopt_killed_after(num_calls, out):
             break
+        for folder, whole in zip(("policies", "states"), sweeps, strict=True):  # at every instant one of the two
+            assert any(_files(out / name) in whole for name in (folder, f".{folder}.old")), num_calls
         if store.is_extending(out):
-            assert store.load_results(out).sizes["run"] == 8
             adopt_killed_after(3, out)  # and once more
             if store.is_extending(out):
                 extend.adopt(out)
