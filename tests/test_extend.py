@@ -419,9 +419,13 @@ def test_without_final_states_more_steps_are_refused_and_more_seeds_are_not(copy
     ):
         pjp.extend_sweep(copy, total_steps=256, is_quiet=True)
     assert not (copy / store.EXTENSION).exists()
+    (copy / "tensorboard/run_0000_seed=0").mkdir(parents=True)  # event files do not stop where a sweep did
     pjp.extend_sweep(copy, seeds=16, is_quiet=True, is_kept=False)
     assert pjp.load_results(copy).sizes["run"] == 16
     assert not list((copy / store.STATES).glob("*"))
+    new = sorted(path.name for path in (copy / "tensorboard").iterdir())
+    assert new == [f"run_{index:04d}_seed={index}" for index in range(8, 16)]
+    assert (copy / "smaller/tensorboard/run_0000_seed=0").is_dir()
 
 
 def test_other_versions_and_what_is_not_finished_are_refused(copy: Path, tmp_path: Path) -> None:
