@@ -289,8 +289,8 @@ _MINIBATCH: dict[str, Row] = {
 _MINIBATCH_NETWORK = {
     "gradient_norm": (
         "gradient norm",
-        "L2 norm of the gradient of the whole loss with respect to all its weights (trunk_optimizers two: the critic's is "
-        "of a trunk gradient that the policy's optimiser has clipped)",
+        "L2 norm of the gradient of the whole loss with respect to all its weights (trunk_optimizers two: the critic's "
+        "is of a trunk gradient that the policy's optimiser has clipped)",
     ),
     "gradient_norm_clipped": ("clipped gradient norm", "the same after clipping to max_grad_norm"),
     "step_norm": ("step norm", "L2 norm of the change of all its weights in the step"),
@@ -499,8 +499,8 @@ def _plasticity() -> list[Metric]:
         metrics.append(_metric(f"{network}_plasticity_loss", row, "plasticity"))
         least = f"least {loss} of a constant on the same minibatch of the same task; the same at every measurement"
         fresh = (
-            f"{network}_plasticity_loss of the run's initial network, fitted alike (normalize_observations running: by the "
-            "task's own statistics, not log point 0's); the same at every measurement"
+            f"{network}_plasticity_loss of the run's initial network, fitted alike (normalize_observations running: by "
+            "the task's own statistics, not log point 0's); the same at every measurement"
         )
         for of, definition in (("constant", least), ("fresh", fresh)):
             row = (f"{network} plasticity loss, {of}", units, definition, "")
