@@ -3,7 +3,7 @@
 python experiments/publish.py runs/stress_acrobot --figures 1 2 3 4 6 7 spectrum survival --compare return_mean
 
 Pictures are 1200 pixels wide, or 100 an inch, and have 256 colours, those of their legends among them, exactly; a
-picture whose legend would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, without
+picture whose legend would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, no
 spectra: `python experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulates them again when the
 sweep is gone. `finals.csv` has what became of every run; `factorial.csv`, where that figure is asked for, its effects.
 `python experiments/tables.py` then writes the tables of the pages anew.
