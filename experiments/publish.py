@@ -2,11 +2,11 @@
 
 python experiments/publish.py runs/stress_acrobot --figures 1 2 3 4 6 7 spectrum survival --compare return_mean
 
-Pictures are 1200 pixels wide and have 256 colours, those of their legends among them, exactly; a picture whose legend
-would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, without spectra: `python
-experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulates them again when the sweep is gone.
-`finals.csv` has what became of every run; `factorial.csv`, where that figure is asked for, its effects. `python
-experiments/tables.py` then writes the tables of the pages anew.
+Pictures are 1200 pixels wide, or 100 an inch, and have 256 colours, those of their legends among them, exactly; a
+picture whose legend would lose a colour is an error. `drawn.nc` has the metrics that the figures and tables need, no
+spectra: `python experiments/publish.py experiments/results/NAME/drawn.nc ...` draws and tabulates them again when the
+sweep is gone. `finals.csv` has what became of every run; `factorial.csv`, where that figure is asked for, its effects.
+`python experiments/tables.py` then writes the tables of the pages anew.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from purejaxppo.statistics.factorial import factorial_effects
 from purejaxppo.statistics.finals import final_values
 
 RESULTS = Path(__file__).parent / "results"
-WIDTH = 1200
+WIDTH, RESOLUTION = 1200, 100  # pixels, and the fewest an inch: of wide figures lines would be thinner than a pixel
 PANELS = (*OVERVIEW, *FIGURE_1, *FIGURE_2, *FIGURE_3, *FIGURE_6)
 FINALS = (
     *("return_mean", *(f"policy_{rank}" for rank in RANKS), "critic_rank", "policy_preactivation_norm"),
@@ -91,7 +91,8 @@ def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
     for name in figures:
         for env, part in by_environment(dataset).items():
             path = target / f"{file_name(name, env)}.png"
-            path.write_bytes(as_small_png(draw_figure(part, name), WIDTH))
+            figure = draw_figure(part, name)
+            path.write_bytes(as_small_png(figure, max(WIDTH, round(RESOLUTION * figure.get_figwidth()))))
             if lost := lost_colours(path):
                 raise SystemExit(f"{path} has lost the colours of {', '.join(lost)}.")
 

@@ -286,7 +286,7 @@ def test_every_intervention_has_a_verdict_of_its_own():
         is_bad = point["reset_optimizer"] or point["adam_beta2"] == 0.9
         return run(is_true=is_bad or point == PLAIN, is_severe=is_bad, seed=seed)
 
-    table = evaluate_claims(sweep(make, points))
+    table = evaluate_claims(sweep(make, points, seeds=16))
     heads = table[(table["claim"] == "C6") & (table["part"] == "")].set_index("intervention")["verdict"]
     assert heads["pfo_coef=1"] == heads["share_trunk=True"] == "SUPPORTED"
     assert heads["reset_optimizer=True"] == heads["adam_beta2=0.9"] == "CONTRADICTED"
@@ -819,6 +819,40 @@ def test_runs_that_diverged_count_with_what_they_measured():
     np.testing.assert_allclose(part(table, "higher return")["effect"], 1, atol=0.06)
     # Divergence is no collapse whose aftermath could be seen.
     assert {claim(table, name)[0] for name in ("C3", "C4", "C5")} == {"NOT TESTED"}
+
+
+@pytest.mark.parametrize("end", [11, 55])
+def test_runs_that_diverge_collapse_no_later_for_it(end):
+    """Of 32 epochs all runs diverge, before their rank collapses or after it: sooner than those of 4 collapse."""
+
+    def make(point, seed):
+        metrics = run(True, is_severe=point["num_epochs"] == 32, seed=seed)
+        if point["num_epochs"] == 32:
+            metrics = {name: np.where(np.arange(L) < end, values, np.nan) for name, values in metrics.items()}
+        return metrics
+
+    points = ({"num_epochs": 4}, {"num_epochs": 32})
+    table = evaluate_claims(sweep(make, points, status=[0] * 8 + [end + 1] * 8))
+    sooner = part(table, "earlier collapse")
+    assert sooner["verdict"] == "SUPPORTED"
+    assert sooner["effect"] > 0.1
+
+
+def test_runs_that_diverge_before_their_first_log_point_are_asked_too():
+    """Else the share would be of those that live."""
+
+    def make(point, seed):
+        healthy = run(False, seed=seed)
+        return {name: np.full(L, np.nan) for name in healthy} if seed < 6 else healthy
+
+    table = evaluate_claims(sweep(make, status=[1] * 6 + [0] * 2))
+    lost = part(table, "the rank collapses")
+    assert (lost["count"], lost["runs"]) == (6, 8)
+
+
+def test_seeds_that_agree_are_as_many_equal_signs():
+    assert student(np.full(5, 0.3), 0.0)[3] == 2.0**-4
+    assert student(np.full(5, 0.3), 0.5)[3] == 1.0
 
 
 @pytest.mark.parametrize("last", [0, 2])

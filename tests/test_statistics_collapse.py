@@ -170,6 +170,23 @@ def test_slow_wandering_is_no_learning():
     assert np.mean(outcomes(dataset(num_runs=200, num_logs=300, return_mean=returns)).has_learned) < 0.1
 
 
+@pytest.mark.parametrize("kind", ["noise", "autocorrelated", "worse and worse"])
+def test_nor_has_it_where_more_log_points_were_written(kind):
+    found = outcomes(dataset(num_runs=60, num_logs=1000, return_mean=never_learned(kind, 60, 1000)))
+    assert np.mean(found.has_learned) < 0.04
+
+
+def test_what_is_a_collapse_does_not_depend_on_how_often_a_log_point_was_written():
+    """A gain of two to five times the noise of one of 1,000 log points is six to sixteen times that of one of 100."""
+    time = np.linspace(0, 1, 1000)
+    for gain in (2, 3, 4, 5):
+        rng = np.random.default_rng(gain)
+        returns = np.clip(time / 0.2, 0, 1) * np.clip((0.7 - time) / 0.1, 0, 1) * gain + rng.normal(size=(40, 1000))
+        often = outcomes(dataset(num_runs=40, num_logs=1000, return_mean=returns))
+        rarely = outcomes(dataset(num_runs=40, num_logs=100, return_mean=returns.reshape(40, 100, 10).mean(axis=-1)))
+        assert min(often.has_learned.mean(), often.is_collapsed.mean(), rarely.is_collapsed.mean()) > 0.9, gain
+
+
 @pytest.mark.parametrize("num_logs", [20, 100, 1000])
 def test_a_run_that_gained_eight_times_its_noise_and_lost_it_has_collapsed(num_logs):
     """As sure as the others are of having none: learned in a fifth of the run, lost in a tenth of it."""

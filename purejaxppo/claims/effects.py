@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.claims.interventions import fields_of_runs
-from purejaxppo.results.runs import is_after_start, policy_widths, steps_of_runs
+from purejaxppo.results.runs import is_after_start, policy_widths, steps_of_runs, steps_reached
 from purejaxppo.statistics.collapse import EVENTS, collapse_steps, has_learned, last_steps
 from purejaxppo.statistics.finals import FINAL_FRACTION, comparable_values
 
@@ -99,8 +99,9 @@ def has_metric(dataset: xr.Dataset, name: str) -> bool:
 
 
 def has_collapsed(dataset: xr.Dataset, event: str) -> np.ndarray:
-    """Whether rank or return of each run has collapsed, [S]; NaN where nothing was measured."""
-    return np.where(np.isnan(dataset["last_step"]), np.nan, np.isfinite(dataset[f"{event}_collapse_step"]))
+    """Whether rank or return of each run has collapsed, [S]; NaN where nothing was measured, unless as it diverged."""
+    steps = dataset[f"{event}_collapse_step"]
+    return np.where(np.isnan(dataset["last_step"]) & np.isnan(steps), np.nan, np.isfinite(steps))
 
 
 def _return_follows(dataset: xr.Dataset) -> np.ndarray:
@@ -221,9 +222,9 @@ def _end(name: str, sign: int, is_lowest_best: bool = False) -> Measure:
 
 
 def _time_collapsed(dataset: xr.Dataset) -> np.ndarray:
-    """Share of what a run measured that came after the collapse of its rank; 0 where it never collapsed."""
-    steps, ends = dataset["rank_collapse_step"].values, dataset["last_step"].values
-    return np.maximum(1 - np.where(np.isnan(steps), ends, steps) / ends, 0)
+    """Share of a run's steps that came after the collapse of its rank, or its divergence; 0 where it kept it."""
+    steps, ends = dataset["rank_collapse_step"].values, steps_reached(dataset)
+    return np.where(np.isnan(steps), 0.0, 1 - steps / np.maximum(ends, 1.0))
 
 
 NORM, RANK, RETURN, DEAD = "policy_preactivation_norm", "policy_rank", "return_mean", "policy_dead_neurons"

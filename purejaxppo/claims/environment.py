@@ -138,7 +138,9 @@ class Environment:
         mine, others = (_cells(values, side, axis) for side in (ours, theirs))
         shared = [key for key in mine if key in others]
         row = self._effect(part, {key: mine[key] - others[key] for key in shared}, [*ours, *theirs] if axis else theirs)
-        return row | {"samples": [(f"{self.name} {key[1]}", mine[key], others[key]) for key in shared]}
+        # For the summary over environments; settings share seeds, so that each seed is one sample.
+        means = (_seed_means({key: side[key] for key in shared}) for side in (mine, others))
+        return row | {"samples": [(self.name, *pair) for pair in zip(*means, strict=True)]}
 
     def _measured(self, part: Share | Effect) -> np.ndarray:
         """What a part measures in each run, [S]; once for all interventions."""
@@ -235,15 +237,18 @@ class Environment:
 def student(x: np.ndarray, threshold: float) -> tuple[float, float, float, float]:
     """Mean of x [S] with Student's 95 % interval, and the p value of its being no larger than +-threshold.
 
-    p: twice the smaller of those of the two one-sided tests, mean <= threshold and mean >= -threshold. With a single
-    value there is neither interval nor p (NaN).
+    p: twice the smaller of those of the two one-sided tests, mean <= threshold and mean >= -threshold; where all seeds
+    agree, which whole numbers may, at least that of equal signs, 2^(1 - S). With a single value there is neither
+    interval nor p (NaN).
     """
     mean, num = float(np.mean(x)), x.size
     if num < 2:
         return mean, math.nan, math.nan, math.nan
-    error = max(float(np.std(x, ddof=1)) / math.sqrt(num), 1e-12)
+    error = float(np.std(x, ddof=1)) / math.sqrt(num)
+    least = 0.0 if error > 1e-12 else 2.0 ** (1 - num)
+    error = max(error, 1e-12)
     half = error * stats.t.ppf(0.975, num - 1)
-    p = 2 * stats.t.sf((abs(mean) - threshold) / error, num - 1)
+    p = max(2 * stats.t.sf((abs(mean) - threshold) / error, num - 1), least)
     return mean, float(mean - half), float(mean + half), float(min(p, 1.0))
 
 

@@ -243,7 +243,7 @@ class EpisodeStatistics:
             "return_max": or_nan(jnp.max(self.return_max)),
             "learning_return_mean": or_nan(jnp.sum(self.learning_return_sum) / divisor),
             "learning_return_max": or_nan(jnp.max(self.learning_return_max)),
-            "episode_length_mean": or_nan(jnp.sum(self.length_sum) / divisor),
+            "episode_length_mean": or_nan(jnp.sum(self.length_sum, dtype=jnp.float32) / divisor),
             "episode_length_max": or_nan(jnp.max(self.length_max).astype(jnp.float32)),
             "episode_count": count.astype(jnp.float32),
         }

@@ -112,12 +112,13 @@ def bundled_fields(points: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def point_names(points: Sequence[dict[str, Any]], equals: str = "=") -> list[str]:
-    """Every point in words, as in `describe`; of a list of settings only what each changes."""
+    """Every point in words, as in `describe`: of several what they differ in, of a list of settings what changes."""
     bundle = bundled_fields(points)
     settings = _bundle_names(points, bundle)
+    told = set(varying_fields(points) if len(points) > 1 else points[0] if points else ()) - set(bundle)
     names = []
     for point in points:
-        parts = [f"{field}{equals}{format_value(value)}" for field, value in point.items() if field not in bundle]
+        parts = [f"{field}{equals}{format_value(value)}" for field, value in point.items() if field in told]
         if bundle:
             parts.append(settings[tuple(point[field] for field in bundle)].replace("=", equals))
         names.append(", ".join(parts) or "all runs")

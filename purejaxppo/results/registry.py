@@ -287,7 +287,11 @@ _MINIBATCH: dict[str, Row] = {
     "learning_rate": ("learning rate", "", "Adam's learning rate (with separate_learning_rates: the policy's)", ""),
 }
 _MINIBATCH_NETWORK = {
-    "gradient_norm": ("gradient norm", "L2 norm of the gradient of the whole loss with respect to all its weights"),
+    "gradient_norm": (
+        "gradient norm",
+        "L2 norm of the gradient of the whole loss with respect to all its weights (trunk_optimizers two: the critic's "
+        "is of a trunk gradient that the policy's optimiser has clipped)",
+    ),
     "gradient_norm_clipped": ("clipped gradient norm", "the same after clipping to max_grad_norm"),
     "step_norm": ("step norm", "L2 norm of the change of all its weights in the step"),
     "weight_norm": ("weight norm", "L2 norm of all its weights and biases, after the step"),
@@ -333,7 +337,7 @@ _UNITS_RESET: Row = (
     "",
 )
 _MOMENTS = {
-    "": "last minibatch of the last epoch",
+    "": "last minibatch of the last epoch",  # of the configuration's, also where kl_stop has ended the steps before
     "_first_epoch_first": "first minibatch of the first epoch",
     "_first_epoch_last": "last minibatch of the first epoch",
     "_last_epoch_first": "first minibatch of the last epoch",
@@ -465,7 +469,7 @@ def _probes_and_weights() -> list[Metric]:
         inactive = (
             "number of units of the penultimate layer whose mean |dL / dh| over samples is at most 0.025 times the "
             f"layer's mean of that, h being the {network}'s features and L the loss of PPO (policy, entropy and value "
-            f"terms) on the whole rollout; after the update phase"
+            f"terms, as the run's objective and value loss are) on the whole rollout; after the update phase"
         )
         row = (f"{network} neurons without gradient", "neurons", inactive, GRAMA)
         metrics.append(_metric(f"{network}_gradient_inactive_neurons", row, "neuron"))
@@ -494,7 +498,10 @@ def _plasticity() -> list[Metric]:
         row = (f"{network} plasticity loss", units, last, PAPER)
         metrics.append(_metric(f"{network}_plasticity_loss", row, "plasticity"))
         least = f"least {loss} of a constant on the same minibatch of the same task; the same at every measurement"
-        fresh = f"{network}_plasticity_loss of the run's initial network, fitted alike; the same at every measurement"
+        fresh = (
+            f"{network}_plasticity_loss of the run's initial network, fitted alike (normalize_observations running: by "
+            "the task's own statistics, not log point 0's); the same at every measurement"
+        )
         for of, definition in (("constant", least), ("fresh", fresh)):
             row = (f"{network} plasticity loss, {of}", units, definition, "")
             metrics.append(_metric(f"{network}_plasticity_{of}_loss", row, "plasticity"))
@@ -539,7 +546,7 @@ def _minibatch() -> list[Metric]:
     rows = dict(_MINIBATCH)
     for network in NETWORKS:
         for name, (long_name, definition) in _MINIBATCH_NETWORK.items():
-            whose = f"the {network} network (with share_trunk: the shared one)"
+            whose = f"the {network} network (with share_trunk: the shared one; trunk_optimizers two: trunk, own head)"
             rows[f"{network}_{name}"] = (f"{network} {long_name}", "", f"{definition}, of {whose}", PAPER)
     metrics = [
         _metric(full_name, described, "minibatch")

@@ -47,9 +47,12 @@ from purejaxppo.statistics.tables import format_count
 
 # Half of what was gained: the return is then nearer to that of a run that has learned nothing than to the run's best.
 RETURN_FRACTION = 0.5
-# Neighbouring log points of pure noise differ by 1.13 standard deviations on average; its best level lies 1 to 2 above
-# the mean, so that what noise seems to gain is below half of this. `experiments/benchmarks/statistics.py` counts.
+# Neighbouring values of pure noise differ by 1.13 standard deviations on average; its best level lies 1 to 2 above the
+# mean, so that what noise seems to gain is below half of this. `experiments/benchmarks/statistics.py` counts.
 RETURN_JUMPS = 5.0
+# The values are means of as many log points in a row as leave a hundred of them: noise is judged at one time scale,
+# however often it was written down, as levels are.
+NUM_VALUES = 100
 # Runs that lose their return and win it back before they lose it for good have moved twice what they gained besides.
 LEVEL_MOVES = 1 / 3
 # Three quarters of the dimensions gone: half of them go in runs that keep their return (CartPole: 4 to 2). A rank of 1,
@@ -298,11 +301,19 @@ def _limit_of_return(values: np.ndarray, untrained: float) -> float | None:
     gain = best - untrained
     # What a run moves other than up to its best and down to its end: from a log point to the next, without the two
     # moves that a single one can make, and of its level.
-    steps = np.sort(np.abs(np.diff(values)))[:-2]
-    jump = max(0.0, steps.sum() - _direct(values, best, end)) / max(1, steps.size)
+    means = _block_means(values, max(1, values.size // NUM_VALUES))
+    steps = np.sort(np.abs(np.diff(means)))[:-2]
+    jump = max(0.0, steps.sum() - _direct(means, best, end)) / max(1, steps.size)
     blocks = _block_medians(values, values.size // width)
     moves = max(0.0, np.abs(np.diff(blocks)).sum() - _direct(blocks, blocks.max(), blocks[-1]))
     return best - RETURN_FRACTION * gain if gain > max(RETURN_JUMPS * jump, LEVEL_MOVES * moves) else None
+
+
+def _block_means(values: np.ndarray, width: int) -> np.ndarray:
+    """Means of so many values in a row, what is left over at the start being with the first ones."""
+    starts = np.arange(values.size % width, values.size, width)
+    starts[0] = 0
+    return np.add.reduceat(values, starts) / np.diff(starts, append=values.size)
 
 
 def _block_medians(values: np.ndarray, count: int) -> np.ndarray:

@@ -72,8 +72,9 @@ def feature_gradients(
 ) -> dict[str, Array]:
     """Gradient [N, D] of PPO's loss on a whole rollout with respect to the features of policy and critic.
 
-    The loss is that of policy, entropy and value, without the penalties that a run may have: a measure that means the
-    same in every run. Of features that policy and critic share it is the sum of both.
+    The loss is that of policy, entropy and value, as the run's objective has them, without the penalties that a run may
+    have; samples that `pfo_mode = "clip"` leaves out have no gradient of the policy. Of features that policy and critic
+    share it is the sum of both.
     """
 
     def loss(heads: tuple[Array, Array]) -> Array:
