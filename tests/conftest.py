@@ -18,11 +18,16 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # catches the (N, 1) - (N,) value-loss bug
 jax.config.update("jax_num_cpu_devices", 2)
+
+# The same examples in every run, however slow the machine.
+hypothesis.settings.register_profile("purejaxppo", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("purejaxppo")
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
 

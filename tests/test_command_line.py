@@ -1,9 +1,9 @@
 """The command line as a process: what it prints, what it writes, how it ends, and one sentence for every mistake."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def call(
-    arguments: Sequence[str | Path], folder: Path, environment: dict[str, str], timeout: int = 120
+    arguments: Sequence[str | Path], folder: Path, environment: dict[str, str], timeout: int = 600
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "purejaxppo", *map(str, arguments)]
     return subprocess.run(
@@ -60,10 +60,11 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def test_help_answers_at_once_and_names_every_command(tmp_path: Path, environment: dict[str, str]) -> None:
-    """0.4 s where nothing else runs; the bound leaves room for a busy machine."""
-    begin = time.perf_counter()
+    """0.4 s where nothing else runs; of the processor, as the machine may be busy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = call(["--help"], tmp_path, environment)
-    assert time.perf_counter() - begin < 3
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     assert (process.returncode, process.stderr) == (0, "")
     for command in (
         "train",
@@ -98,6 +99,7 @@ def test_light_commands_do_not_import_jax(arguments: list[str], tmp_path: Path, 
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False
     )
+    assert b"Traceback" not in process.stderr
     assert process.returncode == 40
 
 

@@ -124,8 +124,10 @@ def test_modules_are_found_beside_the_sweep_file_after_all_others(tmp_path: Path
 
 def test_modules_to_import_register_names_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forget() -> None:
-        monkeypatch.delitem(CUSTOM, "lab/Corridor", raising=False)
-        monkeypatch.delitem(sys.modules, "lab.setup", raising=False)
+        CUSTOM.pop("lab/Corridor", None)
+        sys.modules.pop("lab.setup", None)
+
+    forget()
 
     file = tmp_path / "sweep.toml"
     file.write_text('[config]\nenv = "lab/Corridor"\n')

@@ -38,6 +38,8 @@ def test_the_notebooks_block_works_as_one_cell() -> None:
     text = README.read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "use_cpu_cores" in block]
     compile(code, "README.md", "exec")
+    for name in re.findall(r"pjp\.(\w+)", code):
+        assert hasattr(pjp, name), name
     lines = [line for line in code.splitlines() if line and not line.startswith(("import", "#"))]
     assert lines[0].startswith("pjp.use_cpu_cores()")
 

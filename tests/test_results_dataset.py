@@ -349,11 +349,18 @@ KEYS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
-@given(run=KEYS, log=st.one_of(st.integers(-100, 99), slices(100)), width=st.one_of(st.just(0), slices(8)))
-def test_what_is_read_when_asked_for_is_what_was_written(tmp_path_factory, run, log, width):
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    """Parts, what they hold, and the file of results that they make."""
     away, here = large(num_logs=100)
-    stored = load(save(here, tmp_path_factory.mktemp("disk") / "results.nc"))
+    return away, here, save(here, tmp_path_factory.mktemp("disk") / "results.nc")
+
+
+@settings(max_examples=40)
+@given(run=KEYS, log=st.one_of(st.integers(-100, 99), slices(100)), width=st.one_of(st.just(0), slices(8)))
+def test_what_is_read_when_asked_for_is_what_was_written(on_disk, run, log, width):
+    away, here, path = on_disk
+    stored = load(path)
     for name, index in (("return_mean", {}), ("policy_singular_values", {"D": width})):
         expected = here[name].isel(run=run, log=log, **index)
         for dataset in (away, stored):
