@@ -86,6 +86,11 @@ def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
     return jax.lax.map(function, runs, batch_size=width if width > 1 else None)
 
 
+def _made_anew(x: Array) -> Array:
+    """An array of no elements is made here, not handed over: jax 0.11's compiler for CPUs crashes on such arguments."""
+    return x if x.size else jnp.zeros(x.shape, x.dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """What a program takes of the runs that it computes together, [S] each.
@@ -123,7 +128,11 @@ class GroupProgram:
             """Over the devices; the last `shared` arguments are the same for all runs."""
             arguments = [PartitionSpec("runs")] * (num_arguments - shared) + [PartitionSpec()] * shared
             mapped = jax.shard_map(
-                function, mesh=mesh, in_specs=tuple(arguments), out_specs=PartitionSpec("runs"), check_vma=False
+                lambda *given: function(*jax.tree.map(_made_anew, given)),
+                mesh=mesh,
+                in_specs=tuple(arguments),
+                out_specs=PartitionSpec("runs"),
+                check_vma=False,
             )
             # Said again, because XLA forgets how arrays of no elements are split.
             return jax.jit(mapped, donate_argnums=() if donate is None else donate, out_shardings=self.sharding)
