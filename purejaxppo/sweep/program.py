@@ -86,9 +86,13 @@ def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
     return jax.lax.map(function, runs, batch_size=width if width > 1 else None)
 
 
-def _made_anew(x: Array) -> Array:
-    """An array of no elements is made here, not handed over: jax 0.11's compiler for CPUs crashes on such arguments."""
-    return x if x.size else jnp.zeros(x.shape, x.dtype)
+def _anew(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, arguments of no elements being made anew: jax 0.11's compiler for CPUs crashes on those it is given."""
+
+    def anew(x: Array) -> Array:
+        return x if x.size else jnp.zeros(x.shape, x.dtype)
+
+    return lambda *given: function(*jax.tree.map(anew, given))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +132,7 @@ class GroupProgram:
             """Over the devices; the last `shared` arguments are the same for all runs."""
             arguments = [PartitionSpec("runs")] * (num_arguments - shared) + [PartitionSpec()] * shared
             mapped = jax.shard_map(
-                lambda *given: function(*jax.tree.map(_made_anew, given)),
-                mesh=mesh,
-                in_specs=tuple(arguments),
-                out_specs=PartitionSpec("runs"),
-                check_vma=False,
+                _anew(function), mesh=mesh, in_specs=tuple(arguments), out_specs=PartitionSpec("runs"), check_vma=False
             )
             # Said again, because XLA forgets how arrays of no elements are split.
             return jax.jit(mapped, donate_argnums=() if donate is None else donate, out_shardings=self.sharding)
