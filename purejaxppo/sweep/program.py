@@ -87,7 +87,7 @@ def map_runs(function: Callable[[Any], Any], runs: Any, width: int) -> Any:
 
 
 def _anew(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, arguments of no elements being made anew: jax 0.11's compiler for CPUs crashes on those it is given."""
+    """`function`, arguments of no elements being made anew: jax 0.11's compiler for CPUs crashes on given ones."""
 
     def anew(x: Array) -> Array:
         return x if x.size else jnp.zeros(x.shape, x.dtype)
