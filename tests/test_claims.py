@@ -571,6 +571,13 @@ def test_a_stratified_summary_stands_below_several_environments():
     assert "all environments" in format_claims(table)
 
 
+def test_settings_of_an_environment_share_their_seeds_and_are_one_sample_each():
+    points = [{"env": env, "learning_rate": r, "pfo_coef": x} for env in ENVS for r in (0.1, 0.2) for x in (0.0, 1.0)]
+    table = evaluate_claims(sweep(in_two_environments, points))
+    better = part(table[table["env"] == "all environments"], "higher rank")
+    assert (better["runs"], better["seeds"]) == (16, 8)
+
+
 # --- Who is compared with whom
 
 
