@@ -273,6 +273,10 @@ def test_wandb_keeps_history_and_configuration_offline(
             time.sleep(0.2)
             records = read_wandb(path)
         run = next(record.run for record in records if record.HasField("run"))
+        axes = [
+            x.metric for x in records if x.HasField("metric") and (x.metric.step_metric or x.metric.step_metric_index)
+        ]
+        assert {metric.glob_name: metric.step_metric for metric in axes} == {"*": "env_steps"}
         found[run.display_name] = (run, [record.history for record in records if record.HasField("history")])
     assert sorted(found) == [
         "run_0003_num_epochs=4_learning_rate=0.00025_seed=7",

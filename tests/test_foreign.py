@@ -38,6 +38,15 @@ def test_arrays_become_a_dataset_as_ours() -> None:
     assert dataset["status"].values.tolist() == [0] * 10
 
 
+def test_runs_that_diverged_stay_so_on_grids_of_their_own() -> None:
+    status = [0] * 9 + [7]
+    lengths = [STEPS] * 9 + [np.where(STEPS > 7000, np.nan, STEPS)]
+    for dataset in (imported(status=status), imported(status=status, env_steps=np.stack(lengths))):
+        order = np.argsort(dataset["run_index"].values)
+        assert dataset["status"].values[order].tolist() == status
+        assert dataset["seed"].values[order].tolist() == [*range(5)] * 2
+
+
 def test_figures_tables_compare_and_claims_accept_it(tmp_path: Any) -> None:
     dataset = load(save(imported(), tmp_path / "results.nc"))
     table = pjp.statistics.summary.summary_table(dataset)

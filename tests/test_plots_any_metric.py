@@ -20,8 +20,7 @@ from purejaxppo.plots.panels import Panel
 from purejaxppo.plots.scales import choose_scale
 from purejaxppo.plots.sensitivity import sensitivity, swept_number
 from purejaxppo.plots.sheets import PAPER, SCREEN
-from purejaxppo.results.dataset import points
-from purejaxppo.statistics.estimates import iqm
+from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.statistics.finals import final_values
 
 NINE = {"num_epochs": [4, 16, 32], "pfo_coef": [0.0, 1.0, 10.0]}
@@ -101,8 +100,12 @@ def test_conditions_from_the_command_line():
     for text in ("pfo_coef", "=1", "pfo_coef="):
         with pytest.raises(ConfigError, match="FIELD=VALUE"):
             parse_where([text])
-    for wrong in (("1", ["kl"], [], None), (None, [], ["pfo_coef"], None), ("sensitivity", ["kl"], [], "env")):
-        with pytest.raises(ConfigError):
+    for *wrong, message in (
+        ("1", ["kl"], [], None, "figure is 1, which shows metrics of its own"),
+        (None, [], ["pfo_coef"], None, "by and facet go with metric"),
+        ("sensitivity", ["kl"], [], "env", "by and facet go with metric"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             check_options(*wrong)
 
 
@@ -349,7 +352,10 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     finals = final_values(dataset, "policy_preactivation_norm").values.reshape(3, 5)
     (line,) = [line for line in panels_of(figure)[1].lines if line.get_label() == "all runs"]
     np.testing.assert_allclose(line.get_ydata(), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
-    assert panels_of(figure)[1].get_ylabel() == "ratio to 0 (log)"
+    (band,) = panels_of(figure)[1].collections
+    pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals]
+    shown = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    np.testing.assert_allclose(shown, np.exp([min(pair.low for pair in pairs), max(pair.high for pair in pairs)]))
 
 
 def test_the_level_of_reference_keeps_its_label_where_others_give_way():
@@ -416,4 +422,3 @@ def test_the_public_names_are_there():
     assert pjp.plot.curves is curves
     assert pjp.plot.sensitivity is sensitivity
     assert pjp.plot.figure is draw_figure
-    assert points(made_up())

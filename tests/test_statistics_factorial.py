@@ -126,4 +126,7 @@ def test_the_figure_colours_what_is_told_from_zero(dataset):
     dots = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [colour == "#0072b2" for colour in dots] == (table["p_holm"] < 0.05).tolist()
     assert any(table["p_holm"] < 0.05)
+    for ax, metric in zip(figure.axes[1:], ("policy_rank", "policy_preactivation_norm"), strict=True):
+        dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(dots, factorial_effects(dataset, metric, in_doublings=True)["value"])
     assert not draw_figure(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "factorial").axes[0].lines
