@@ -20,6 +20,7 @@ from purejaxppo.plots.panels import Panel
 from purejaxppo.plots.scales import choose_scale
 from purejaxppo.plots.sensitivity import sensitivity, swept_number
 from purejaxppo.plots.sheets import PAPER, SCREEN
+from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.statistics.finals import final_values
 
@@ -107,6 +108,68 @@ def test_conditions_from_the_command_line():
     ):
         with pytest.raises(ConfigError, match=message):
             check_options(*wrong)
+
+
+# --- Runs that log at different steps
+
+
+def two_grids():
+    """Two runs that log at 10, 20, 30 and at 15, 30, 45, 60; plasticity at every other log point."""
+    nan = np.nan
+    return pjp.import_metrics(
+        {
+            "return_mean": [[1.0, 2.0, nan, nan], [5.0, 6.0, 7.0, 8.0]],
+            "policy_plasticity_loss": [[1.0, nan, 3.0, nan], [nan, 6.0, nan, 8.0]],
+            "policy_singular_values": np.arange(16.0).reshape(2, 4, 2),
+        },
+        env_steps=[[10.0, 20.0, 30.0, nan], [15.0, 30.0, 45.0, 60.0]],
+        swept={"total_steps": [30, 60]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "steps", "values"),
+    [
+        (
+            "return_mean",  # the third one of the first run is a gap
+            [10, 15, 20, 30, 45, 60],
+            [[1, 1, 2, np.nan, np.nan, np.nan], [np.nan, 5, 5, 6, 7, 8]],
+        ),
+        ("policy_plasticity_loss", [10, 30, 60], [[1, 3, np.nan], [np.nan, 6, 8]]),
+        (
+            "policy_singular_values",
+            [10, 15, 20, 30, 45, 60],
+            [
+                [[0, 1], [0, 1], [2, 3], [4, 5], [np.nan] * 2, [np.nan] * 2],
+                [[np.nan] * 2, [8, 9], [8, 9], [10, 11], [12, 13], [14, 15]],
+            ],
+        ),
+    ],
+)
+def test_runs_that_log_at_different_steps_hold_their_last_value(metric, steps, values):
+    found = values_of_runs(two_grids(), metric, np.array([0, 1]))
+    np.testing.assert_array_equal(found[0], steps)
+    np.testing.assert_array_equal(found[1], values)
+
+
+def test_a_line_of_runs_with_different_steps_mixes_no_steps():
+    figure = curves(two_grids(), "return_mean", by="seed")
+    for line, run in zip(main_lines(figure.axes[0]), (0, 1), strict=True):  # a run by itself is as it was measured
+        grid, measured = two_grids()["env_steps"].values[run], two_grids()["return_mean"].values[run]
+        np.testing.assert_array_equal(line.get_xdata(), grid[np.isfinite(grid)])
+        np.testing.assert_array_equal(line.get_ydata(), measured[np.isfinite(grid)])
+    (line,) = main_lines(curves(two_grids(), "return_mean", by=[]).axes[0])
+    np.testing.assert_array_equal(line.get_ydata(), [1, 3, 3.5, 6, 7, 8])
+
+
+def test_runs_that_have_come_less_far_share_the_grid_of_the_others():
+    dataset = made_up({}, num_seeds=3, num_logs=4)
+    grid = np.tile(dataset["env_steps"].values.astype(float), (3, 1))
+    grid[1, 2:] = np.nan
+    partial = dataset.assign_coords(env_steps=(("run", "log"), grid))
+    steps, values = values_of_runs(partial, "return_mean", np.arange(3))
+    np.testing.assert_array_equal(steps, dataset["env_steps"].values)
+    np.testing.assert_array_equal(values, dataset["return_mean"].values)
 
 
 # --- Facets and encoding
