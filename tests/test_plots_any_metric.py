@@ -23,12 +23,18 @@ from purejaxppo.plots.sheets import PAPER, SCREEN
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.statistics.finals import final_values
+from purejaxppo.statistics.summary import summary_table
 
 NINE = {"num_epochs": [4, 16, 32], "pfo_coef": [0.0, 1.0, 10.0]}
 
 
 def main_lines(ax):
     return [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+
+
+def values_at(line):
+    """What a line of a sensitivity figure shows, without the gaps that leave 0 apart."""
+    return line.get_ydata()[np.isfinite(line.get_ydata())]
 
 
 def panels_of(figure):
@@ -170,6 +176,22 @@ def test_runs_that_have_come_less_far_share_the_grid_of_the_others():
     steps, values = values_of_runs(partial, "return_mean", np.arange(3))
     np.testing.assert_array_equal(steps, dataset["env_steps"].values)
     np.testing.assert_array_equal(values, dataset["return_mean"].values)
+
+
+@pytest.mark.parametrize("axes", [NINE, {"pfo_coef": [0.0, *np.geomspace(0.01, 100, 8)]}], ids=["axes", "levels"])
+def test_in_an_axes_of_ones_own_every_line_looks_different(axes):
+    """Nine lines had three styles: colours and dashes were those of several panels."""
+    figure, ax = plt.subplots()
+    try:
+        curves(made_up(axes, num_seeds=2, num_logs=2), "policy_rank", ax=ax)
+        thin = [part for part in ax.collections if isinstance(part, LineCollection)]
+        looks = [
+            (line.get_color(), str(runs.get_linestyle()), line.get_marker())
+            for line, runs in zip(main_lines(ax), thin, strict=True)
+        ]
+        assert len(looks) == len(set(looks)) == 9
+    finally:
+        plt.close(figure)
 
 
 # --- Facets and encoding
@@ -419,6 +441,33 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals]
     shown = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     np.testing.assert_allclose(shown, np.exp([min(pair.low for pair in pairs), max(pair.high for pair in pairs)]))
+
+
+def mostly_diverged():
+    """Eight runs a level; at the last one six diverge without a return, and the two others reach 100."""
+    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=8, status=[0] * 16 + [3] * 6 + [0, 0])
+    dataset["return_mean"][:], dataset["policy_preactivation_norm"][:] = 50.0, 2.0
+    dataset["return_mean"][16:22], dataset["policy_preactivation_norm"][16:22] = 0.0, 64.0
+    dataset["return_mean"][22:], dataset["policy_preactivation_norm"][22:] = 100.0, 1.0
+    dataset["return_mean"][16:22, 2:] = dataset["policy_preactivation_norm"][16:22, 2:] = np.nan
+    return dataset
+
+
+def test_a_diverged_run_counts_as_the_worst_case_in_sensitivity_as_in_the_summary():
+    dataset = mostly_diverged()
+    figure = sensitivity(dataset, ["return_mean", "policy_preactivation_norm"])
+    table = summary_table(dataset)
+    assert table["return_mean"].tolist() == [50, 50, 0]
+    axes = panels_of(figure)
+    for above, below, name in zip(axes[:2], axes[2:], ("return_mean", "policy_preactivation_norm"), strict=True):
+        ((upper,), (lower,)) = ([x for x in ax.lines if x.get_label() == "all runs"] for ax in (above, below))
+        expected = table[name].to_numpy()
+        np.testing.assert_allclose(values_at(upper), expected)
+        against = expected - expected[0] if name == "return_mean" else expected / expected[0]
+        np.testing.assert_allclose(values_at(lower), against)
+    said = "A run that diverged counts as the worst value of any run (6 of 24 diverged)."
+    assert said in figure.get_label()
+    assert "diverged" not in sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "entropy").get_label()
 
 
 def test_the_level_of_reference_keeps_its_label_where_others_give_way():

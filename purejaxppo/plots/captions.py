@@ -36,7 +36,8 @@ def describe_lines(dataset: xr.Dataset, everything: Sequence[Point]) -> str:
         text = f"Lines: interquartile mean over {_span(counts)} runs. {say_bands(counts)} Thin lines: single runs."
     shown = np.concatenate([runs for _, runs in everything] or [np.zeros(0, dtype=int)])
     if num_diverged := int(np.sum(dataset["status"].values[shown] != 0)):
-        text += f" Crosses: last value of a run that diverged ({num_diverged} of {shown.size})."
+        text += f" Crosses: last value of a run that diverged ({num_diverged} of {shown.size})"
+        text += "; from there on its line is of the other runs." if max(counts) > 1 else "."
     return text
 
 

@@ -22,7 +22,8 @@ from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
-from purejaxppo.statistics.summary import final_values
+from purejaxppo.statistics.finals import comparable_values
+from purejaxppo.statistics.summary import HIGH_IS_WORST
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def sensitivity(
     against: the field, by default the swept number with most levels, one of an intervention if there is any. reference:
     the level to compare with, by default the field's own default (PFO: 0), else the lowest. The other swept fields make
     the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below
-    pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference.
+    pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference. Final values are
+    `comparable_values`: a run that diverged counts as the worst case, as in the summary.
     Raises ConfigError for unknown metrics, fields and values, and a field whose values are no numbers.
     """
     chosen = select(dataset, where)
@@ -131,11 +133,13 @@ def _caption(dataset: xr.Dataset, field: str | None, base: float | None, lines: 
     if field is None or base is None:
         return f"{describe_sweep(dataset)}. No number is swept with three levels or more."
     bands = say_bands([runs.size for _, at in lines for runs in at.values()])
+    shown = np.concatenate([runs for _, at in lines for runs in at.values()])
+    num_diverged = int(np.sum(dataset["status"].values[shown] != 0))
+    worst = f" A run that diverged counts as the worst value of any run ({num_diverged} of {shown.size} diverged)."
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
         f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        f"interquartile mean over runs. {bands} Small dots: "
-        "single runs."
+        f"interquartile mean over runs. {bands} Small dots: single runs.{worst * bool(num_diverged)}"
     )
 
 
@@ -150,7 +154,7 @@ def _draw_column(
     sheet: Sheet,
 ) -> None:
     """Final values of one metric, and below what they differ by from those at the level of reference."""
-    finals = panel.sign * final_values(dataset, panel.metric).values
+    finals = panel.sign * comparable_values(dataset, panel.metric, panel.metric in HIGH_IS_WORST).values
     seeds = dataset["seed"].values
     finite = finals[np.isfinite(finals)]
     if finite.size == 0:
