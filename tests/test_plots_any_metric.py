@@ -194,6 +194,26 @@ def test_in_an_axes_of_ones_own_every_line_looks_different(axes):
         plt.close(figure)
 
 
+def test_captions_say_which_runs_were_selected_and_of_how_many():
+    dataset = made_up(NINE | {"env": ["a/A-v0", "b/B"]}, num_seeds=2)
+    chosen = select(dataset, {"pfo_coef": [0, 1.0], "num_epochs": "4"})
+    assert describe_sweep(chosen).endswith("8 of 36 runs, only pfo_coef = 0 or 1, num_epochs = 4")
+    assert describe_sweep(chosen.isel(run=chosen["env"].values == "b/B")).endswith(
+        "b/B, 50k steps, seeds 0, 1, 4 of 18 runs, only pfo_coef = 0 or 1, num_epochs = 4"
+    )
+    again = select(chosen, {"seed": 1})
+    assert describe_sweep(again).endswith("4 of 36 runs, only pfo_coef = 0 or 1, num_epochs = 4, only seed = 1")
+    everything = select(dataset, {"seed": [0, 1]})
+    assert describe_sweep(everything) == describe_sweep(dataset)
+    long = {"pfo_coef": [0, 1, 10], "num_epochs": [4, 16, 32], "env": "a/A-v0", "seed": 1}
+    assert describe_sweep(select(dataset, long)).endswith(
+        "9 of 18 runs, selected by pfo_coef, num_epochs, env and 1 more field"
+    )
+    figure = curves(made_up(), "entropy", where={"pfo_coef": 1})
+    assert "10 of 20 runs, only pfo_coef = 1." in figure.get_label()
+    assert "selected" not in dataset.attrs
+
+
 # --- Facets and encoding
 
 

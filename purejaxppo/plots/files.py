@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.plots.sheets import house_style, place_texts, sheet_of
 from purejaxppo.results.files import sync_and_rename
 
@@ -149,8 +150,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, ...
     """Write a figure beside each other as PNG and PDF; one for a paper as PDF, SVG and its caption as .txt.
 
     Each in one atomic step; returns their paths. `path` may end in one of the suffixes or none; missing folders are
-    created. Raises OSError when the disk refuses.
+    created. Raises ConfigError for a path without a name, such as `..`, and OSError when the disk refuses.
     """
+    if Path(path).name in ("", ".."):
+        raise ConfigError(f"path is {os.fspath(path)!r}, but must end in the name of a file.")
     suffixes = ("pdf", "svg", "txt") if sheet_of(figure).name == "paper" else ("png", "pdf")
     base = Path(path)
     if base.suffix.lower() in (".png", ".pdf", ".svg", ".txt"):

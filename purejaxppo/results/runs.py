@@ -129,6 +129,11 @@ def is_sparse(name: str) -> bool:
     return name in METRICS and METRICS[name].family in ("plasticity", "evaluation")
 
 
+def environments(dataset: xr.Dataset) -> np.ndarray:
+    """Environment of each run where they differ, [S]; else "" of all."""
+    return dataset["env"].values.astype(str) if "env" in dataset.coords else np.full(dataset.sizes["run"], "")
+
+
 def policy_widths(dataset: xr.Dataset) -> np.ndarray:
     """Units of the policy's penultimate layer in each run [S]: as recorded, else the number of its singular values.
 
