@@ -16,6 +16,7 @@ from purejaxppo.plots.channels import COLOURS, choose_channels, line_style
 from purejaxppo.plots.conditions import MOST_LINES, arrange, check_options, parse_where, select
 from purejaxppo.plots.curves import curves, overview
 from purejaxppo.plots.figures import FIGURES, draw_figure
+from purejaxppo.plots.files import legend_of
 from purejaxppo.plots.panels import Panel
 from purejaxppo.plots.scales import choose_scale
 from purejaxppo.plots.sensitivity import sensitivity, swept_number
@@ -441,12 +442,14 @@ def test_sensitivity_shows_final_values_and_paired_differences():
             for coef in (0.0, 0.1, 1.0, 10.0)
         ]
         lines = [line for line in above.lines if line.get_label() == f"num_epochs={epochs}"]
-        np.testing.assert_allclose(lines[0].get_ydata(), [iqm(finals[runs]) for runs in at])
+        np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs]) for runs in at])
         lines = [line for line in below.lines if line.get_label() == f"num_epochs={epochs}"]
-        np.testing.assert_allclose(lines[0].get_ydata(), [iqm(finals[runs] - finals[at[0]]) for runs in at])
+        np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs] - finals[at[0]]) for runs in at])
         assert lines[0].get_ydata()[0] == 0
+        assert np.flatnonzero(np.isnan(lines[0].get_xdata())).tolist() == [1]  # no line from 0 to the others
     assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.1", "1", "10"]
     assert "with pfo_coef=0" in figure.get_label()
+    assert (below.get_xlabel(), below.get_ylabel()) == ("pfo_coef (log; 0 apart)", "difference from pfo_coef=0")
     other = sensitivity(dataset, "return_mean", reference=1.0)
     assert "with pfo_coef=1" in other.get_label()
 
@@ -456,9 +459,9 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     figure = sensitivity(dataset, "policy_preactivation_norm")
     finals = final_values(dataset, "policy_preactivation_norm").values.reshape(3, 5)
     (line,) = [line for line in panels_of(figure)[1].lines if line.get_label() == "all runs"]
-    np.testing.assert_allclose(line.get_ydata(), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
+    np.testing.assert_allclose(values_at(line), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
     (band,) = panels_of(figure)[1].collections
-    pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals]
+    pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals[1:]]
     shown = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     np.testing.assert_allclose(shown, np.exp([min(pair.low for pair in pairs), max(pair.high for pair in pairs)]))
 
@@ -488,6 +491,36 @@ def test_a_diverged_run_counts_as_the_worst_case_in_sensitivity_as_in_the_summar
     said = "A run that diverged counts as the worst value of any run (6 of 24 diverged)."
     assert said in figure.get_label()
     assert "diverged" not in sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "entropy").get_label()
+
+
+@pytest.mark.parametrize(
+    ("axes", "label"),
+    [
+        ({"pfo_coef": [0.0, 0.1, 1.0]}, "pfo_coef (log; 0 apart)"),
+        ({"learning_rate": [1e-4, 1e-3, 1e-2]}, "learning_rate (log)"),
+        ({"pfo_coef": [0.0, 1.0, 2.0]}, "pfo_coef"),
+    ],
+)
+def test_the_axis_of_levels_says_its_scale_and_has_no_line_to_a_zero_that_is_infinitely_far(axes, label):
+    figure = sensitivity(made_up(axes, num_seeds=5, num_logs=3), "entropy")
+    above, below = panels_of(figure)
+    assert below.get_xlabel() == label
+    for ax in (above, below):
+        (line,) = [line for line in ax.lines if line.get_label() == "all runs"]
+        assert np.isnan(line.get_xdata()).tolist() == ([False, True, False, False] if "apart" in label else [False] * 3)
+    field = next(iter(axes))
+    assert below.get_ylabel() == f"difference from {field}={axes[field][0]:g}"
+
+
+def test_the_legend_of_counts_shows_each_line_once():
+    """Three levels of one line were three entries that looked the same."""
+    figure = sensitivity(made_up({"num_epochs": [4, 16], "pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=2), "return_mean")
+    entries = figure.legends[-1]
+    assert [text.get_text().split(":")[0] for text in entries.get_texts()] == [
+        *("4, 0", "4, 1", "4, 10", "16, 0", "16, 1", "16, 10")
+    ]
+    assert [handle.get_linestyle() for handle in entries.legend_handles] == ["-", "None", "None"] * 2
+    assert len(legend_of(figure)) == 2 + 2
 
 
 def test_the_level_of_reference_keeps_its_label_where_others_give_way():

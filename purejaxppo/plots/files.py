@@ -105,6 +105,7 @@ def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
         (text.get_text(), handle)
         for legend in figure.legends
         for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+        if not _is_blank(handle)
     ]
     artists += [
         (str(artist.get_gid()).removeprefix(KEY), artist)
@@ -120,6 +121,11 @@ def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
         places = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
         entries.append({"label": label, "colour": to_hex(colour), "box": [round(place, 5) for place in places]})
     return entries
+
+
+def _is_blank(handle: Any) -> bool:
+    """Whether a line of a legend has neither line nor marker: its text goes with the line above."""
+    return hasattr(handle, "get_marker") and (handle.get_linestyle(), handle.get_marker()) == ("None", "None")
 
 
 def lost_colours(path: str | os.PathLike[str], tolerance: int = 24) -> list[str]:
