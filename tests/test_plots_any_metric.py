@@ -12,7 +12,7 @@ from test_plots_figures import NUM_LOGS, made_up
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_sweep
-from purejaxppo.plots.channels import COLOURS, choose_channels, line_style
+from purejaxppo.plots.channels import COLOURS, Channel, choose_channels, line_style
 from purejaxppo.plots.conditions import MOST_LINES, arrange, check_options, parse_where, select
 from purejaxppo.plots.curves import curves, overview
 from purejaxppo.plots.figures import FIGURES, draw_figure
@@ -20,7 +20,8 @@ from purejaxppo.plots.files import legend_of
 from purejaxppo.plots.panels import Panel
 from purejaxppo.plots.scales import choose_scale
 from purejaxppo.plots.sensitivity import sensitivity, swept_number
-from purejaxppo.plots.sheets import PAPER, SCREEN
+from purejaxppo.plots.sheets import PAPER, SCREEN, house_style, place_texts
+from purejaxppo.plots.style import lay_out
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.statistics.finals import final_values
@@ -267,6 +268,19 @@ def test_the_legend_says_which_level_is_in_which_part():
     facets, channels = arrange([({"learning_rate": 1e-4 * i}, np.array([i])) for i in range(1, 34)])
     assert channels[0].kind == "colour_bar"
     assert facets[0].name == "part 1 of 6: 0.0001 to 0.0006"
+
+
+def test_a_legend_of_many_rows_stays_off_the_panels_at_other_resolutions():
+    """Thirty-one settings at 100 pixels an inch: the last one lay on the first panel's title."""
+    names = tuple(f"{'a long name ' * 8}{number}" for number in range(31))
+    channel = Channel(fields=(), levels=tuple((n,) for n in names), styles=({},) * 31, names=names, kind="line")
+    with house_style(SCREEN):
+        figure, (ax,) = lay_out(1, [channel], "title", "caption")
+        for dpi in (86, 100, 120, 200):
+            figure.dpi = dpi
+            place_texts(figure)
+            legend = figure.legends[0].get_window_extent(figure.canvas.get_renderer())
+            assert (legend.y0 - ax.get_window_extent().y1) / dpi > 0.3  # inches, of which the title takes 0.2
 
 
 @pytest.mark.parametrize(("num_settings", "epochs"), [(70, [4]), (40, [4, 16])])
