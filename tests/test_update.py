@@ -290,6 +290,13 @@ def test_shuffled_indices_are_a_permutation(size: int) -> None:
     np.testing.assert_array_equal(np.sort(shuffled_indices(KEY, size)), np.arange(size))
 
 
+@pytest.mark.parametrize("bits", [14, 18, 20])
+def test_minibatches_of_large_rollouts_are_of_all_times(bits: int) -> None:
+    """The mean place of 64 samples out of all has a deviation of 1 / sqrt(12 x 64)."""
+    places = np.asarray(shuffled_indices(KEY, 2**bits)) / 2**bits
+    assert np.std(places.reshape(-1, 64).mean(axis=1)) == pytest.approx(1 / np.sqrt(12 * 64), rel=0.15)
+
+
 def test_every_index_is_as_likely_in_every_place() -> None:
     """Chi-square of 6 indices x 6 places over 6000 shuffles: 25 degrees of freedom, 1 in 10^5 beyond 66."""
     orders = np.asarray(jax.vmap(lambda k: shuffled_indices(k, 6))(jax.random.split(KEY, 6000)))
