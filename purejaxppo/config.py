@@ -47,7 +47,8 @@ epochs is the length of a loop: on a CPU that of a call, elsewhere runs with few
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Static configuration: one value of this class is one XLA program.
+    """Static configuration: one value of this class is one XLA program, but for fields that only select between its
+    branches (`SELECTABLE`), of which a sweep has all values in one.
 
     Raises `ConfigError` from `validate()` (called by everything that builds a program), never from the constructor.
     """

@@ -33,7 +33,7 @@ def import_metrics(
     """A dataset of S runs at L log points from what another trainer has logged; write it with `pjp.results.save`.
 
     metrics: name -> array [S, L], of one run also [L], of spectra [S, L, D]; or a table with a row for each run and log
-        point, whose columns are `run`, `env_steps`, perhaps `seed` and `status`, the swept fields and the metrics. Names
+        point, whose columns are `run`, `env_steps`, perhaps `seed` and `status`, swept fields and metrics. Names
         that `purejaxppo metrics` lists mean what it says: `return_mean`, `policy_rank`, ...; others are kept.
     env_steps: environment steps of a run at its log points, [L] or [S, L]; NaN where a run has none (not of a table).
     seeds: of the runs, [S]; 0, 1, ... by default. Runs of one seed in several configurations are compared as pairs.
@@ -124,7 +124,7 @@ def _of_table(
             raise ConfigError(
                 f"metrics has no column {name}; it must have run, env_steps and what is swept, and has {known}."
             )
-    if num_lost := int(table["run"].isna().sum()):
+    if num_lost := int(np.sum(table["run"].isna().to_numpy())):
         raise ConfigError(f"column run of metrics is missing in {num_lost} rows, but must name the run of each.")
     table = table.assign(env_steps=_numbers("env_steps", table["env_steps"]))
     ordered = table.sort_values(["run", "env_steps"], kind="stable")
