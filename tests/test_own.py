@@ -235,6 +235,7 @@ def test_without_anything_of_ones_own_a_directory_says_nothing_of_it(tmp_path: P
 CORRIDOR = """
     import jax.numpy as jnp
     from lab.envs import Corridor
+    from purejaxppo.envs import Box
     class Mine(Corridor):
         {}
 """
@@ -257,6 +258,16 @@ CORRIDOR = """
             "step = lambda self, *x: Corridor.step(self, *x).replace(state=jnp.ones(1))",
             "step's state is float32[1], but reset's is",
         ),
+        ("action_space = Box((3,), (-1.0,), (1.0,))", "low=(-1.0,), high=(1.0,)), but a Box must have the shape [A]"),
+        ("action_space = Box((3,), -1.0, 1.0)", "low=-1.0, high=1.0), but a Box must have the shape [A]"),
+        ("action_space = Box((1,), (-float('inf'),), (1.0,))", "but a Box must have the shape [A] and A finite numbers"),
+        ("action_space = Box((1,), (-3e38,), (3e38,))", "but a Box must have"),  # whose difference is infinite
+        ("action_space = Box((1,), (float('nan'),), (1.0,))", "but a Box must have the shape [A] and A finite numbers"),
+        ("action_space = Box((1,), (1.0,), (-1.0,))", "every low one below its high one"),
+        ("action_space = Box(1, (-1.0,), (1.0,))", "but a Box must have the shape [A]"),
+        ("max_episode_steps = property(lambda self: 0.5, lambda *x: None)", "has max_episode_steps 0.5, but must have"),
+        ("max_episode_steps = property(lambda self: True, lambda *x: None)", "max_episode_steps True, but must have"),
+        ("max_episode_steps = property(lambda self: 0, lambda *x: None)", "max_episode_steps 0, but must have None or a"),
     ],
 )
 def test_an_environment_that_breaks_the_contract_is_refused(module: Any, code: str, sentence: str) -> None:
@@ -264,6 +275,20 @@ def test_an_environment_that_breaks_the_contract_is_refused(module: Any, code: s
     with pytest.raises(ConfigError) as error:
         envs.make(f"{name}:Mine")
     assert sentence in str(error.value)
+
+
+def test_an_environment_registered_or_by_path_is_checked_and_must_take_the_limit(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = module("from lab.envs import Corridor\nENV = Corridor()\ndef f(max_episode_steps): return Corridor(9)\n")
+    with pytest.raises(ConfigError, match=rf"^env {name}:ENV is Corridor, but must be a function or class that"):
+        envs.make(f"{name}:ENV")
+    assert envs.make(f"{name}:f").max_episode_steps == envs.make(f"{name}:f", max_episode_steps=9).max_episode_steps
+    with pytest.raises(ConfigError, match=r"was called with max_episode_steps 7, but has max_episode_steps 9; it must"):
+        envs.make(f"{name}:f", max_episode_steps=7)
+    monkeypatch.setitem(CUSTOM, "mine/X", lambda max_episode_steps: 5)
+    with pytest.raises(ConfigError, match=r"^env mine/X gives int, but must give a purejaxppo\.envs\.Environment\."):
+        envs.make("mine/X")
 
 
 def test_an_environment_by_import_path_is_called_with_the_time_limit() -> None:
