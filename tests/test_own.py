@@ -1,6 +1,7 @@
 """What users bring, by import path: the fixture project in lab_project/, in this process and as a user would run it."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -156,6 +157,39 @@ def test_the_code_of_a_package_is_all_its_files_that_of_a_module_its_one(module:
     assert own.sources(["lab_copy.nets"]) != whole
 
 
+def test_code_that_changed_after_its_import_is_not_said_to_have_run(module: Any, tmp_path: Path) -> None:
+    name = module("a = 1")
+    own.load("import", name)
+    before = own.sources([name])
+    (tmp_path / f"{name}.py").write_text("a = 2\nb = 3")
+    own.load("import", name)  # a sweep that is under way builds its next program
+    with pytest.raises(ConfigError, match=rf"^module {name}, .*\.py, has changed since this process imported it; res"):
+        own.sources([name])
+    importlib.reload(sys.modules[name])
+    assert own.sources([name]) != before
+
+
+def test_two_projects_with_modules_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for project, code in (("a", "trap_env.py"), ("b", "trap_env/__init__.py"), ("c", "other.py")):
+        (tmp_path / project / code).parent.mkdir(parents=True)
+        (tmp_path / project / code).write_text("x = 1")
+        (tmp_path / project / "s.toml").write_text('[config]\nenv = "trap_env:x"\n')
+    for _ in range(2):
+        pjp.Sweep.from_toml(tmp_path / "a/s.toml")
+        sentence = rf"^module trap_env is in {tmp_path}/b, beside the sweep file, but .* that of {tmp_path}/a; two"
+        with pytest.raises(ConfigError, match=sentence):
+            pjp.Sweep.from_toml(tmp_path / "b/s.toml")
+        with pytest.raises(ConfigError, match=sentence):
+            pjp.Sweep.from_toml(tmp_path / "b/s.toml", imports=["trap_env"])
+        pjp.Sweep.from_toml(tmp_path / "c/s.toml")  # has none of its own
+        own.load("env", "trap_env")
+
+
+def test_the_code_of_our_own_package_is_not_a_users() -> None:
+    assert own.sources(["purejaxppo.diagnostics.ntk", "sys"]).keys() == {"source_of_sys"}
+
+
 # --- The plan
 
 
@@ -260,14 +294,14 @@ CORRIDOR = """
         ),
         ("action_space = Box((3,), (-1.0,), (1.0,))", "low=(-1.0,), high=(1.0,)), but a Box must have the shape [A]"),
         ("action_space = Box((3,), -1.0, 1.0)", "low=-1.0, high=1.0), but a Box must have the shape [A]"),
-        ("action_space = Box((1,), (-float('inf'),), (1.0,))", "but a Box must have the shape [A] and A finite numbers"),
+        ("action_space = Box((1,), (-float('inf'),), (1.0,))", "must have the shape [A] and A finite numbers"),
         ("action_space = Box((1,), (-3e38,), (3e38,))", "but a Box must have"),  # whose difference is infinite
-        ("action_space = Box((1,), (float('nan'),), (1.0,))", "but a Box must have the shape [A] and A finite numbers"),
+        ("action_space = Box((1,), (float('nan'),), (1.0,))", "must have the shape [A] and A finite numbers"),
         ("action_space = Box((1,), (1.0,), (-1.0,))", "every low one below its high one"),
         ("action_space = Box(1, (-1.0,), (1.0,))", "but a Box must have the shape [A]"),
         ("max_episode_steps = property(lambda self: 0.5, lambda *x: None)", "has max_episode_steps 0.5, but must have"),
         ("max_episode_steps = property(lambda self: True, lambda *x: None)", "max_episode_steps True, but must have"),
-        ("max_episode_steps = property(lambda self: 0, lambda *x: None)", "max_episode_steps 0, but must have None or a"),
+        ("max_episode_steps = property(lambda self: 0, lambda *x: None)", "max_episode_steps 0, but must have"),
     ],
 )
 def test_an_environment_that_breaks_the_contract_is_refused(module: Any, code: str, sentence: str) -> None:

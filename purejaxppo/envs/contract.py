@@ -60,7 +60,8 @@ def _built(name: str, build: Any, max_episode_steps: int | None, params: Mapping
         env = build(max_episode_steps, **params)
     except Exception as error:
         told = "".join(f", {key} = {value!r}" for key, value in params.items())
-        raise own.failure(f"env {name} cannot be built with max_episode_steps {max_episode_steps}{told}", error) from error
+        told = f"env {name} cannot be built with max_episode_steps {max_episode_steps}{told}"
+        raise own.failure(told, error) from error
     if not isinstance(env, Environment):
         raise ConfigError(f"env {name} gives {type(env).__name__}, but must give a purejaxppo.envs.Environment.")
     names = ("name", "observation_shape", "observation_dtype", "action_space", "max_episode_steps")
