@@ -21,7 +21,7 @@ import pytest
 from test_update import make_batch, make_learner, make_state, minibatch_loss, minibatch_update
 
 import purejaxppo as pjp
-from purejaxppo import envs, own
+from purejaxppo import envs, own, rediagnosis
 from purejaxppo.envs.names import CUSTOM
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import strengths_of
@@ -550,6 +550,21 @@ def test_a_diagnostic_sees_the_networks_before_and_after_and_can_ask_them_more(m
     values = [learner.networks.critic(state.params, batch.obs).outputs for state in (before, after)]
     np.testing.assert_allclose(found["moved"], (values[1] - values[0]).mean(), rtol=1e-4)
     np.testing.assert_allclose(found["again"], found["moved"], rtol=1e-4)
+
+
+def test_a_diagnosis_is_made_anew_where_names_lead_elsewhere_by_now(module: Any, monkeypatch: Any) -> None:
+    """A diagnostic that was reloaded, an environment that was registered again: not the numbers of before."""
+    name = module(
+        "import purejaxppo as pjp\n@pjp.diagnostic(a=('a', '', 'b'))\ndef f(before, after, batch): return {'a': 0.0}"
+    )
+    monkeypatch.setitem(CUSTOM, "mine/Again", own.find("env", "lab.envs:corridor"))
+    config = pjp.TrainConfig(env="mine/Again", num_snapshots=1, diagnostics=(f"{name}:f",), hidden_sizes=(4,))
+    made = [rediagnosis._program(config), rediagnosis._program(config)]
+    importlib.reload(sys.modules[name])
+    made += [rediagnosis._program(config), rediagnosis._program(config)]
+    monkeypatch.setitem(CUSTOM, "mine/Again", own.find("env", "lab.envs:Corridor"))
+    made += [rediagnosis._program(config)]
+    assert [made.index(one) for one in made] == [0, 0, 2, 2, 4]
 
 
 @pytest.mark.parametrize(
