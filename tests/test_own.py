@@ -567,6 +567,9 @@ def test_a_diagnosis_is_made_anew_where_names_lead_elsewhere_by_now(module: Any,
     assert [made.index(one) for one in made] == [0, 0, 2, 2, 4]
 
 
+NO_METRICS = ("group", "seed", "env_steps", "run", "log", "run_index", "log_point", "gamma", "env")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -574,13 +577,29 @@ def test_a_diagnosis_is_made_anew_where_names_lead_elsewhere_by_now(module: Any,
         (SWEEP | {"hparams": SWEEP["hparams"] | {"shrinkag": 0.0}}, "'shrinkag' is unknown; did you mean shrinkage"),
         ({"config": {"interventions": ["clash:pfo"]}}, "whose strength pfo_coef is already a field of ours"),
         ({"config": {"diagnostics": ["clash:kl"]}}, "gives a metric kl, which is ours already"),
+        *(
+            (
+                {"config": {"diagnostics": [f"clash:{name}"]}},
+                f"gives a metric {name}, but must call it by one word that",
+            )
+            for name in NO_METRICS
+        ),
+        (
+            {"config": {"interventions": ["clash:once"], "diagnostics": ["clash:much"]}, "hparams": {"much": 1.0}},
+            "'clash:much' gives a metric much, but must call it by one word that is no field, strength",
+        ),
+        ({"config": {"interventions": ["clash:seeded"]}}, "whose strength group is already a column of ours; call"),
+        ({"config": {"interventions": ["clash:ranked"]}}, "whose strength policy_rank is already a metric of ours"),
     ],
 )
 def test_names_are_checked_before_anything_is_compiled_or_written(
     module: Any, monkeypatch: Any, tmp_path: Path, content: dict, sentence: str
 ) -> None:
     code = "import purejaxppo as pjp\n@pjp.penalty\ndef pfo(networks, batch): return 0.0\n"
-    code += "@pjp.diagnostic(kl=('kl', '', 'another'))\ndef kl(before, after, batch): return {'kl': 0.0}\n"
+    for name in ("kl", "much", *NO_METRICS):
+        code += f"@pjp.diagnostic({name}=('x', '', 'y'))\ndef {name}(before, after, batch): return {{'{name}': 0.0}}\n"
+    for name, strength in (("once", "much"), ("seeded", "group"), ("ranked", "policy_rank")):
+        code += f"@pjp.after_step\ndef {name}(before, after, key, *, {strength}): return after\n"
     (tmp_path / "clash.py").write_text(code)
     monkeypatch.delitem(sys.modules, "clash", raising=False)
     small = {"env": "lab.envs:corridor", "num_steps": 8, "minibatch_size": 16, "num_plasticity_points": 0}
