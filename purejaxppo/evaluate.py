@@ -80,12 +80,12 @@ def evaluate(
     numbered = each_snapshot(out, runs) if snapshots else [(None, {}, load_policies(out, runs))]
     for number, policies in ((number, policies) for number, _, everything in numbered for policies in everything):
         keys = jax.vmap(partial(jax.random.fold_in, key))(np.asarray([run.index for run in policies.runs], np.uint32))
-        learner = make_learner(policies.config)
-        check_fit(learner, policies.params, len(policies.runs))
-        if policies.config not in programs:  # compiled once for all snapshots
+        if policies.config not in programs:  # made and compiled once for all snapshots
+            learner = make_learner(policies.config)
             played_by = partial(_played, learner, episodes, max_steps, is_deterministic)
-            programs[policies.config] = jax.jit(jax.vmap(played_by))
-        play_all = programs[policies.config]
+            programs[policies.config] = learner, jax.jit(jax.vmap(played_by))
+        learner, play_all = programs[policies.config]
+        check_fit(learner, policies.params, len(policies.runs))
         for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
             some = slice(at, at + MOST_RUNS_AT_ONCE)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))

@@ -21,7 +21,7 @@ STATUS_MEANING = (
     "0: ok; k > 0: the run diverged (non-finite loss or parameters) before its k-th log point after the start "
     "(log point 0, if there is one, is the initial network); it is frozen, and NaN from there on"
 )
-_OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
+OWN_COORDINATES = ("run", "run_index", "seed", "group", "env_steps", "status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ def swept_fields(dataset: xr.Dataset) -> list[str]:
     Coordinates over runs that were added later count as axes too, after the others.
     """
     over_runs = [str(name) for name, value in dataset.coords.items() if value.dims == ("run",)]
-    return [name for name in over_runs if name not in _OWN_COORDINATES]
+    return [name for name in over_runs if name not in OWN_COORDINATES]
 
 
 Point = tuple[dict[str, Any], np.ndarray]
@@ -160,7 +160,7 @@ def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
             raise ValueError(f"group {number}: a metric name may not contain '/', as {name!r} does.")
     if list(group.swept) != list(first.swept):
         raise ValueError(f"group {number}: swept fields {list(group.swept)} differ from {list(first.swept)}.")
-    if clash := [field for field in group.swept if field in _OWN_COORDINATES and field != "seed"]:
+    if clash := [field for field in group.swept if field in OWN_COORDINATES and field != "seed"]:
         raise ValueError(f"group {number}: a swept field may not be called {clash[0]!r}.")
     if clash := [name for name in group.metrics if name in (*_OWN_COORDINATES, "log")]:
         raise ValueError(f"group {number}: a metric may not be called {clash[0]!r}.")

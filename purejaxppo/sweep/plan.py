@@ -175,7 +175,8 @@ def parse_sweep(content: dict[str, Any], *, default_name: str = "sweep", folder:
     )
     if sweep.num_runs > MAX_RUNS:
         raise ConfigError(f"the sweep has {sweep.num_runs} runs, points x seeds, but at most {MAX_RUNS} are allowed.")
-    make_groups(sweep)
+    modules = (name for group in make_groups(sweep) for name in group.config.own_modules)
+    own.check_places(modules, folder)
     return sweep
 
 
@@ -340,6 +341,7 @@ def import_modules(names: Any, folder: str | None) -> tuple[str, ...]:
     own.look_in(folder)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"import is {names!r}, but must be a list of modules, such as ['lab.setup'].")
+    own.check_places(names, folder)
     for name in names:
         own.load("import", name)
     return tuple(names)
