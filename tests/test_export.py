@@ -209,6 +209,7 @@ def test_every_metric_has_a_group() -> None:
         ({"num_epochs": 4, "pfo_coef": 1.0}, "run_0012_num_epochs=4_pfo_coef=1.0_seed=3"),
         ({"hidden_sizes": (64, 32), "share_trunk": True}, "run_0012_hidden_sizes=64-32_share_trunk=True_seed=3"),
         ({"env": "gymnax/CartPole-v1"}, "run_0012_env=gymnax-CartPole-v1_seed=3"),
+        ({"env": 'own:Env <a|b> "c" \\d?*'}, "run_0012_env=own-Env -a-b- -c- -d--_seed=3"),  # not on Windows
     ],
 )
 def test_a_run_is_named_by_what_it_is(swept: dict[str, Any], expected: str) -> None:

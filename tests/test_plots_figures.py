@@ -8,7 +8,7 @@ from scipy import stats
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.boxes import FIGURE_6, FRACTION, box_of, box_plots
-from purejaxppo.plots.channels import choose_channels, line_style, with_markers
+from purejaxppo.plots.channels import COLOURS, MARKERS, choose_channels, line_style, with_markers
 from purejaxppo.plots.curves import curves
 from purejaxppo.plots.figures import (
     FIGURE_1,
@@ -277,6 +277,22 @@ def test_markers_are_for_the_combinations_that_there_are():
     channels = with_markers(choose_channels(swept), swept)
     assert len(channels[1].levels) == 10
     assert len({str(line_style(channels, point)) for point in swept}) == 20
+
+
+def test_dots_have_a_marker_where_lines_have_a_dash():
+    """A single list of more settings than there are colours: two of them were the same dot."""
+    swept = [{"pfo_coef": coef} for coef in (0.0, *np.geomspace(0.01, 100, 13))]
+    channels = with_markers(choose_channels(swept), swept)
+    looks = [(style["color"], style["marker"]) for style in (line_style(channels, point) for point in swept)]
+    assert len(set(looks)) == 14
+    assert looks[0] == (COLOURS[0], MARKERS[0])
+    axes = {"pfo_coef": [point["pfo_coef"] for point in swept]}
+    figure = ratio_scatter(made_up(axes, num_seeds=1, num_logs=2))
+    handles = figure.legends[0].legend_handles
+    assert [(handle.get_color(), handle.get_marker()) for handle in handles] == looks
+    assert not any(handle.is_dashed() for handle in handles)
+    drawn = [part for part in figure.axes[0].collections if isinstance(part, PathCollection)]
+    assert len({str(part.get_paths()[0].vertices.tolist()) for part in drawn}) > 1
 
 
 def test_lowest_ratios_by_hand():

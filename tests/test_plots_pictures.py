@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
@@ -15,6 +16,7 @@ from purejaxppo.plots.channels import COLOURS
 from purejaxppo.plots.figures import FIGURES, draw_figure
 from purejaxppo.plots.files import LEGEND, as_small_png, legend_of, lost_colours, reduce_colours, save_figure
 from purejaxppo.plots.sheets import PAPER
+from purejaxppo.results.dataset import by_environment
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 # Studies whose pictures are older than the record of legends: 64 colours, some lost. Redraw them, and take them out.
@@ -149,6 +151,21 @@ def test_a_figure_for_a_paper_can_be_read_at_print_size(name):
     assert figure.get_tightbbox(renderer).x1 <= 5.5 + 0.02
     assert figure.get_tightbbox(renderer).x0 >= -0.02
     assert figure.get_figheight() <= 9
+
+
+def test_effects_of_several_environments_are_published_apart_as_they_are_drawn(tmp_path):
+    publish = runpy.run_path(str(RESULTS.parent / "publish.py"))
+    dataset = made_up({"env": ["a/A", "b/B"], "pfo_coef": [0.0, 1.0], "share_trunk": [False, True]}, num_seeds=3)
+    publish["write_factorials"](dataset, tmp_path)
+    names = ["factorial_a_A.csv", "factorial_b_B.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name, part in zip(names, by_environment(dataset).values(), strict=True):
+        table = pd.read_csv(tmp_path / name)
+        expected = publish["factorial_table"](part)
+        np.testing.assert_allclose(table["value"], expected["value"])
+        assert "env" not in set(table["effect"])
+    publish["write_factorials"](next(iter(by_environment(dataset).values())), tmp_path)
+    assert (tmp_path / "factorial.csv").read_text() == (tmp_path / names[0]).read_text()
 
 
 def test_what_is_published_is_enough_to_draw_again():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.plots.sheets import house_style, place_texts, sheet_of
 from purejaxppo.results.files import sync_and_rename
 
@@ -104,6 +105,7 @@ def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
         (text.get_text(), handle)
         for legend in figure.legends
         for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+        if not _is_blank(handle)
     ]
     artists += [
         (str(artist.get_gid()).removeprefix(KEY), artist)
@@ -119,6 +121,11 @@ def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
         places = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
         entries.append({"label": label, "colour": to_hex(colour), "box": [round(place, 5) for place in places]})
     return entries
+
+
+def _is_blank(handle: Any) -> bool:
+    """Whether a line of a legend has neither line nor marker: its text goes with the line above."""
+    return hasattr(handle, "get_marker") and (handle.get_linestyle(), handle.get_marker()) == ("None", "None")
 
 
 def lost_colours(path: str | os.PathLike[str], tolerance: int = 24) -> list[str]:
@@ -149,8 +156,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, ...
     """Write a figure beside each other as PNG and PDF; one for a paper as PDF, SVG and its caption as .txt.
 
     Each in one atomic step; returns their paths. `path` may end in one of the suffixes or none; missing folders are
-    created. Raises OSError when the disk refuses.
+    created. Raises ConfigError for a path without a name, such as `..`, and OSError when the disk refuses.
     """
+    if Path(path).name in ("", ".."):
+        raise ConfigError(f"path is {os.fspath(path)!r}, but must end in the name of a file.")
     suffixes = ("pdf", "svg", "txt") if sheet_of(figure).name == "paper" else ("png", "pdf")
     base = Path(path)
     if base.suffix.lower() in (".png", ".pdf", ".svg", ".txt"):
