@@ -315,14 +315,21 @@ def test_metrics_are_taken_only_where_asked_for_and_change_no_step() -> None:
     unmeasured, nothing = update(learner, HyperParams(), state, batch, is_measured=False)
     jax.tree.map(np.testing.assert_array_equal, measured.params, unmeasured.params)
     assert metrics["policy_weight_norm"] > 0
-    assert np.isfinite(metrics.values).all()
-    assert np.isnan(nothing.values).all()
+    assert np.isfinite(metrics.scalars).all()
+    assert np.isnan(nothing.scalars).all()
+
+
+def test_metrics_are_a_mapping() -> None:
+    metrics = Metrics.of({"a": jnp.float32(1.0), "b": jnp.float32(2.0), "spectrum": jnp.arange(3.0)})
+    assert list(metrics) == list(metrics.keys()) == ["a", "b", "spectrum"]
+    assert [np.asarray(x).tolist() for x in metrics.values()] == [1.0, 2.0, [0.0, 1.0, 2.0]]
+    assert {name: np.asarray(x).tolist() for name, x in metrics.items()}["b"] == 2.0
 
 
 def test_corners_are_the_first_and_last_minibatch_of_the_first_and_last_epoch() -> None:
     """Of three epochs (tens) of four minibatches (ones); the plain name is the very last."""
     first, last = (
-        Metrics(names=("x",), values=10.0 * epoch + jnp.arange(4.0)[:, None], spectra={}) for epoch in (0, 2)
+        Metrics(names=("x",), scalars=10.0 * epoch + jnp.arange(4.0)[:, None], spectra={}) for epoch in (0, 2)
     )
     assert {name: int(value) for name, value in corners(first, last).items()} == {
         "x_first_epoch_first": 0,
@@ -340,7 +347,7 @@ def test_a_number_of_epochs_that_comes_as_an_argument_makes_the_steps_of_a_fixed
     expected, metrics = update(fixed, HyperParams(), state, batch)
     for num_epochs, is_same in ((jnp.int32(3), True), (jnp.int32(2), False)):
         found, found_metrics = update(other, HyperParams(), state, batch, num_epochs=num_epochs)
-        for a, b in ((found.params, expected.params), (found_metrics.values, metrics.values)):
+        for a, b in ((found.params, expected.params), (found_metrics.scalars, metrics.scalars)):
             assert is_same == np.allclose(ravel_pytree(a)[0], ravel_pytree(b)[0], rtol=1e-5, atol=1e-7)
 
 

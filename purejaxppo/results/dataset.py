@@ -162,7 +162,7 @@ def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
         raise ValueError(f"group {number}: swept fields {list(group.swept)} differ from {list(first.swept)}.")
     if clash := [field for field in group.swept if field in OWN_COORDINATES and field != "seed"]:
         raise ValueError(f"group {number}: a swept field may not be called {clash[0]!r}.")
-    if clash := [name for name in group.metrics if name in (*_OWN_COORDINATES, "log")]:
+    if clash := [name for name in group.metrics if name in (*OWN_COORDINATES, "log")]:
         raise ValueError(f"group {number}: a metric may not be called {clash[0]!r}.")
 
 
