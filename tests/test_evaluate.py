@@ -244,7 +244,7 @@ def test_lists_and_nothing_are_told_as_in_the_dataset(tmp_path):
     [
         ({"episodes": 0}, r"episodes is 0, but must be at least 1 and at most 10000\."),
         ({"episodes": 10**12}, r"episodes is 1000000000000, but must be at least 1 and at most 10000\."),
-        ({"max_steps": 0}, r"max_steps is 0, but must be at least 1 and at most 10000\."),
+        ({"max_steps": 0}, r"max_steps is 0, but must be at least 1 and at most 1000000\."),
         ({"seed": -1}, r"seed is -1, but must be a whole number from 0"),
         ({"runs": [2]}, r"run is 2, but the sweep in .* has runs 0 to 1\."),
     ],
