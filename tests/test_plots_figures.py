@@ -323,6 +323,11 @@ def test_rank_matrices_are_scipys_averaged_and_worst():
     np.testing.assert_allclose(axes[0].images[0].get_array(), np.nanmean(expected, axis=0))
     np.testing.assert_allclose(axes[1].images[0].get_array(), np.nanmin(expected, axis=0))
     assert axes[1].texts[1].get_text().replace("\N{MINUS SIGN}", "-") == f"{np.nanmin(expected[:, 0, 1]):.2f}"
+    # Of the policy, one run has a constant srank: the cells of that measure are of the 19 others.
+    noted = np.array([["(19)" in text.get_text() for text in ax.texts] for ax in axes[:4]]).reshape(4, 5, 5)
+    is_srank = np.array(list(RANKS)) == "srank"
+    expected_notes = is_srank[:, None] | is_srank
+    np.testing.assert_array_equal(noted, [expected_notes] * 2 + [~expected_notes & False] * 2)
 
 
 # --- Figure 6

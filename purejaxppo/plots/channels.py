@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.interventions import INTERVENTIONS
+from purejaxppo.plots.files import COLOUR_BAR
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def draw_colour_bar(figure: Figure, channel: Channel, box: tuple[float, float, f
         BoundaryNorm([level - 0.5 for level in range(count + 1)], count),
         ListedColormap([style["color"] for style in channel.styles]),
     )
-    bar = figure.colorbar(mappable, cax=figure.add_axes(box, label="colour bar"))
+    bar = figure.colorbar(mappable, cax=figure.add_axes(box, label=COLOUR_BAR))
     shown = range(0, count, -(-count // 16))
     bar.set_ticks(list(shown), labels=[channel.labels[level] for level in shown])
     bar.ax.tick_params(length=0)

@@ -73,7 +73,8 @@ def _draw(ax: Axes, table: pd.DataFrame, sheet: Sheet) -> None:
         if np.isfinite([low, high]).all():
             ax.plot([low, high], [row, row], color=colour, linewidth=2.0 * sheet.stroke, solid_capstyle="butt")
         face, edge = (colour, "white") if p < 0.05 else ("white", colour)
-        ax.plot(value, row, "o", markerfacecolor=face, markeredgecolor=edge, markersize=5 * sheet.stroke)
+        dot = {"color": colour, "markerfacecolor": face, "markeredgecolor": edge, "markersize": 6 * sheet.stroke}
+        ax.plot(value, row, "o", **dot)
     orders = table["order"].to_numpy()
     for row in np.flatnonzero(np.diff(orders)) + 0.5:
         ax.axhline(row, color="0.85", linewidth=0.8, zorder=0)
