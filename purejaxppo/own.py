@@ -12,8 +12,9 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,10 @@ _KINDS = ("penalty", "after_step")
 before_first_import: list[Callable[[], None]] = []
 """What to do before a module of a user's is imported: the command line sets up JAX's devices, which are fixed as soon
 as that module computes anything."""
+
+_beside: list[str] = []  # folders that `look_in` has added to sys.path
+_imported: dict[str, tuple[ModuleSpec, str]] = {}
+"""Of modules in this process the spec and the code of the file, from when they were imported or reloaded."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,9 @@ def load(field: str, name: str) -> Any:
     while before_first_import:
         before_first_import.pop()()
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        _remember(name.split(".")[0])
+        return module
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise ConfigError(
@@ -204,26 +211,92 @@ def look_in(folder: str | None) -> None:
     """Find modules in a folder as well, that of the sweep file, after all others."""
     if folder is not None and folder not in sys.path:
         sys.path.append(folder)
+        _beside.append(folder)
         importlib.invalidate_caches()
+
+
+def check_places(modules: Iterable[str], folder: str | None) -> None:
+    """Raise ConfigError where a module that is beside the sweep file would be that of another project in its place.
+
+    What this process finds without looking beside any sweep file comes before those, and is no mistake.
+    """
+    if folder is None:
+        return
+    for name in _tops(modules):
+        here = Path(folder, name)
+        found = _place(_spec(name))
+        if not (here.is_dir() or here.with_suffix(".py").is_file()) or found is None or found == Path(folder).resolve():
+            continue
+        if any(found == Path(other).resolve() for other in _beside):
+            raise ConfigError(
+                f"module {name} is in {folder}, beside the sweep file, but in this process it is that of {found}; "
+                "two projects' modules of one name need a process each."
+            )
 
 
 def sources(modules: Iterable[str]) -> dict[str, str]:
     """The code of users' modules as short codes: of a package all its Python files, of a module in no package its one.
 
-    Raises ConfigError as `load` does.
+    Our own package is left out. Raises ConfigError as `load` does, and where a file has changed since it was imported:
+    what runs is not what it says.
     """
-    return {f"source_of_{name}": _source(name) for name in sorted({module.split(".")[0] for module in modules})}
+    names = [name for name in _tops(modules) if name != __name__.split(".")[0]]
+    return {f"source_of_{name}": _source(name) for name in names}
+
+
+def _tops(modules: Iterable[str]) -> list[str]:
+    return sorted({module.split(".")[0] for module in modules})
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except ValueError:  # somebody made the module without a file
+        return None
+
+
+def _place(spec: ModuleSpec | None) -> Path | None:
+    """The folder that a module, or a package's folder, is in; None without a file."""
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).resolve().parent
+    return Path(spec.origin).resolve().parent if spec is not None and spec.has_location and spec.origin else None
 
 
 def _source(name: str) -> str:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ValueError:  # somebody made the module without a file
-        spec = None
+    _check_unchanged(name)
+    spec = _spec(name)
     if spec is None:
         raise ConfigError(f"there is no module {name} on sys.path or beside the sweep file.")
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     if not folders and spec.has_location and spec.origin is not None:
         files = [Path(spec.origin)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    return _code(files)
+
+
+def _running(top: str) -> Iterator[tuple[str, ModuleSpec, Path]]:
+    """What is imported of a package: name, spec, which a reload makes anew, and file."""
+    for name, module in list(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        if name.split(".")[0] == top and spec is not None and spec.has_location and spec.origin:
+            yield name, spec, Path(spec.origin)
+
+
+def _remember(top: str) -> None:
+    """Keep the code of what has been imported, or reloaded, of a package since it was last asked."""
+    for name, spec, file in _running(top):
+        if name not in _imported or _imported[name][0] is not spec:
+            _imported[name] = spec, _code([file])
+
+
+def _check_unchanged(top: str) -> None:
+    _remember(top)
+    for name, _, file in _running(top):
+        if _code([file]) != _imported[name][1]:
+            told = f"module {name}, {file}, has changed since this process imported it"
+            raise ConfigError(f"{told}; restart the process.")
+
+
+def _code(files: Iterable[Path]) -> str:
+    content = (path.read_bytes() if path.is_file() else b"" for path in files)
+    return hashlib.sha256(b"".join(content)).hexdigest()[:16]

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from purejaxppo import own
 from purejaxppo.config import TrainConfig
+from purejaxppo.envs.names import CUSTOM
 from purejaxppo.envs.wrappers import ObservationStatistics
 from purejaxppo.errors import ConfigError
 from purejaxppo.fields import scalar
@@ -24,11 +26,14 @@ from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import Array, Batch, Learner, Origin, RunState, make_learner
 from purejaxppo.sweep.brought import own_rows
 from purejaxppo.sweep.policies import each_snapshot
-from purejaxppo.sweep.snapshots import read_origin
+from purejaxppo.sweep.snapshots import origin_shapes, read_origin
 from purejaxppo.training.diagnosis import diagnose_update
 
 if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams
+
+# What no diagnosis reads: runs that differ in it alone share a program.
+_UNREAD: dict[str, Any] = {"num_epochs": 1, "lr_schedule": "constant", "reset_optimizer": False}
 
 
 def rediagnose(
@@ -42,7 +47,8 @@ def rediagnose(
 
     What a log point reports is the network before against the network after its last update, on that update's rollout.
     A snapshot keeps the networks and where the update began, from which that very rollout is collected again: the
-    numbers are those that were logged, up to the rounding of another program.
+    numbers are those that were logged, up to the rounding of another program (on another processor or card, or where
+    physics amplify it, of another rollout of the same policy).
 
     runs: places in the sweep. snapshots: numbers, 0 of the initial networks. None takes all. diagnostics: import paths,
     `module:name`, of the user's own that are to be computed beside ours, in place of the sweep's own.
@@ -54,28 +60,36 @@ def rediagnose(
         if snapshots is not None and number not in snapshots:
             continue
         for policies in everything:
-            own = tuple(diagnostics) or policies.config.diagnostics or True
-            learner, diagnose = _program(replace(policies.config, diagnostics=own))
+            asked = tuple(diagnostics) or policies.config.diagnostics or True
+            diagnose, shapes = _program(replace(policies.config, diagnostics=asked, **_UNREAD))
             for i, run in enumerate(policies.runs):
                 place = places[run.index]
                 params, statistics = jax.tree.map(lambda x, i=i: x[i], (policies.params, policies.statistics))
-                origin, hparams = read_origin(learner, place), jax.tree.map(np.float32, run.hparams)
+                origin, hparams = read_origin(shapes, place), jax.tree.map(np.float32, run.hparams)
                 key = jax.random.key(np.uint32(run.seed))
                 found = diagnose(hparams, key, np.int32(place.log_point), origin, params, statistics)
                 about = {"run": run.index} | {name: scalar(value) for name, value in run.point.items()}
                 about |= {"seed": run.seed, "snapshot": number, "log_point": place.log_point}
                 about |= {"env_steps": int(policies.env_steps[i])}
-                rows.append(about | dict(zip(found.names, np.asarray(found.values).tolist(), strict=True)))
+                rows.append(about | dict(zip(found.names, np.asarray(found.scalars).tolist(), strict=True)))
     if not rows:
         raise ConfigError(f"snapshots is {list(snapshots or ())}, but {out} has no such snapshot of these runs.")
     return pd.DataFrame(rows).sort_values(["run", "snapshot"], ignore_index=True)
 
 
+def _program(config: TrainConfig) -> tuple[Callable[..., Metrics], Origin]:
+    """What diagnoses, compiled once, and the shapes of what it begins from."""
+    paths = (config.env, config.network or "", *config.own_diagnostics, *config.interventions)
+    return _made(config, (CUSTOM.get(config.env), *(own.find("env", path) for path in paths if own.is_path(path))))
+
+
 @cache
-def _program(config: TrainConfig) -> tuple[Learner, Callable[..., Metrics]]:
+def _made(config: TrainConfig, brought: tuple[Any, ...]) -> tuple[Callable[..., Metrics], Origin]:
+    """brought: what the user's names lead to now; once they lead elsewhere, after a reload, it is another program."""
+    del brought
     learner = make_learner(config)
     own_rows(learner, {})  # no name is taken
-    return learner, jax.jit(partial(_diagnose, learner))
+    return jax.jit(partial(_diagnose, learner)), origin_shapes(learner)
 
 
 @jax.default_matmul_precision("highest")  # as in training

@@ -183,7 +183,7 @@ def test_what_is_no_table_is_refused(value, sentence) -> None:
 
 def test_an_environment_of_ones_own_that_takes_no_parameters_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CUSTOM, "mine/Still", lambda max_episode_steps: None)
-    sentence = r"^env mine/Still cannot be made with env_params gravity = 1\.0: TypeError: .*unexpected keyword"
+    sentence = r"^env mine/Still cannot be built with max_episode_steps None, gravity = 1\.0: TypeError: .*unexpected"
     with pytest.raises(ConfigError, match=sentence):
         envs.make("mine/Still", env_params=[("gravity", 1.0)])
 

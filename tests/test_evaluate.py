@@ -12,7 +12,7 @@ import pytest
 
 import purejaxppo as pjp
 from purejaxppo.envs.wrappers import ObservationStatistics
-from purejaxppo.evaluate import EVALUATION, _worst_for_diverged, evaluate, format_evaluation
+from purejaxppo.evaluate import EVALUATION, _rows, _worst_for_diverged, evaluate, format_evaluation
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.results.dataset import GroupResult, save, to_dataset
@@ -242,8 +242,8 @@ def test_lists_and_nothing_are_told_as_in_the_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"episodes": 0}, r"episodes is 0, but must be at least 1 and at most 1000000\."),
-        ({"episodes": 10**12}, r"episodes is 1000000000000, but must be at least 1 and at most 1000000\."),
+        ({"episodes": 0}, r"episodes is 0, but must be at least 1 and at most 10000\."),
+        ({"episodes": 10**12}, r"episodes is 1000000000000, but must be at least 1 and at most 10000\."),
         ({"max_steps": 0}, r"max_steps is 0, but must be at least 1 and at most 1000000\."),
         ({"seed": -1}, r"seed is -1, but must be a whole number from 0"),
         ({"runs": [2]}, r"run is 2, but the sweep in .* has runs 0 to 1\."),
@@ -278,8 +278,11 @@ def test_runs_that_diverged_are_marked_and_count_as_the_worst(tmp_path, monkeypa
     save_policies(path, [0, 1], policies.params, policies.statistics, np.array([0, 3]))
     assert load_policies(tmp_path, [1])[0].status.tolist() == [3]
     with monkeypatch.context() as patch:
-        patch.setattr("purejaxppo.evaluate.MOST_RUNS_AT_ONCE", 1)
+        patch.setattr("purejaxppo.evaluate.MOST_AT_ONCE", 7)  # thus one run of four episodes
+        widths: list[int] = []
+        patch.setattr("purejaxppo.evaluate._rows", lambda runs, *rest: widths.append(len(runs)) or _rows(runs, *rest))
         assert evaluate(tmp_path, episodes=4)["diverged"].tolist() == [False, True]
+        assert widths == [1, 1]
     table = evaluate(tmp_path, episodes=4)
     assert table["diverged"].tolist() == [False, True]
     points, runs = format_evaluation(table).split("Mean of each run")

@@ -56,6 +56,13 @@ def test_images_are_stacked_by_channel_in_their_own_dtype() -> None:
     assert (obs.shape, obs.dtype) == (env.observation_shape, env.observation_dtype) == ((10, 10, 16), jnp.bool_)
 
 
+def test_scalar_observations_have_no_axis_to_stack_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Walk, "observation_shape", ())
+    sentence = r"^frame_stack is 2, but must be 1 for tiny/Walk: its observation is a scalar\.$"
+    with pytest.raises(ConfigError, match=sentence):
+        FrameStack(Walk(None), 2)
+
+
 def test_one_frame_is_the_environment_as_it_is() -> None:
     assert type(with_walk(envs.make, "tiny/Walk", frame_stack=1)) is Walk
     with pytest.raises(ConfigError, match=r"^frame_stack is 0, but must be at least 1\.$"):

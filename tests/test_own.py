@@ -1,6 +1,7 @@
 """What users bring, by import path: the fixture project in lab_project/, in this process and as a user would run it."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 from test_update import make_batch, make_learner, make_state, minibatch_loss, minibatch_update
 
 import purejaxppo as pjp
-from purejaxppo import envs, own
+from purejaxppo import envs, own, rediagnosis
 from purejaxppo.envs.names import CUSTOM
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import strengths_of
@@ -156,6 +157,39 @@ def test_the_code_of_a_package_is_all_its_files_that_of_a_module_its_one(module:
     assert own.sources(["lab_copy.nets"]) != whole
 
 
+def test_code_that_changed_after_its_import_is_not_said_to_have_run(module: Any, tmp_path: Path) -> None:
+    name = module("a = 1")
+    own.load("import", name)
+    before = own.sources([name])
+    (tmp_path / f"{name}.py").write_text("a = 2\nb = 3")
+    own.load("import", name)  # a sweep that is under way builds its next program
+    with pytest.raises(ConfigError, match=rf"^module {name}, .*\.py, has changed since this process imported it; res"):
+        own.sources([name])
+    importlib.reload(sys.modules[name])
+    assert own.sources([name]) != before
+
+
+def test_two_projects_with_modules_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for project, code in (("a", "trap_env.py"), ("b", "trap_env/__init__.py"), ("c", "other.py")):
+        (tmp_path / project / code).parent.mkdir(parents=True)
+        (tmp_path / project / code).write_text("x = 1")
+        (tmp_path / project / "s.toml").write_text('[config]\nenv = "trap_env:x"\n')
+    for _ in range(2):
+        pjp.Sweep.from_toml(tmp_path / "a/s.toml")
+        sentence = rf"^module trap_env is in {tmp_path}/b, beside the sweep file, but .* that of {tmp_path}/a; two"
+        with pytest.raises(ConfigError, match=sentence):
+            pjp.Sweep.from_toml(tmp_path / "b/s.toml")
+        with pytest.raises(ConfigError, match=sentence):
+            pjp.Sweep.from_toml(tmp_path / "b/s.toml", imports=["trap_env"])
+        pjp.Sweep.from_toml(tmp_path / "c/s.toml")  # has none of its own
+        own.load("env", "trap_env")
+
+
+def test_the_code_of_our_own_package_is_not_a_users() -> None:
+    assert own.sources(["purejaxppo.diagnostics.ntk", "sys"]).keys() == {"source_of_sys"}
+
+
 # --- The plan
 
 
@@ -235,6 +269,7 @@ def test_without_anything_of_ones_own_a_directory_says_nothing_of_it(tmp_path: P
 CORRIDOR = """
     import jax.numpy as jnp
     from lab.envs import Corridor
+    from purejaxppo.envs import Box
     class Mine(Corridor):
         {}
 """
@@ -257,6 +292,16 @@ CORRIDOR = """
             "step = lambda self, *x: Corridor.step(self, *x).replace(state=jnp.ones(1))",
             "step's state is float32[1], but reset's is",
         ),
+        ("action_space = Box((3,), (-1.0,), (1.0,))", "low=(-1.0,), high=(1.0,)), but a Box must have the shape [A]"),
+        ("action_space = Box((3,), -1.0, 1.0)", "low=-1.0, high=1.0), but a Box must have the shape [A]"),
+        ("action_space = Box((1,), (-float('inf'),), (1.0,))", "must have the shape [A] and A finite numbers"),
+        ("action_space = Box((1,), (-3e38,), (3e38,))", "but a Box must have"),  # whose difference is infinite
+        ("action_space = Box((1,), (float('nan'),), (1.0,))", "must have the shape [A] and A finite numbers"),
+        ("action_space = Box((1,), (1.0,), (-1.0,))", "every low one below its high one"),
+        ("action_space = Box(1, (-1.0,), (1.0,))", "but a Box must have the shape [A]"),
+        ("max_episode_steps = property(lambda self: 0.5, lambda *x: None)", "has max_episode_steps 0.5, but must have"),
+        ("max_episode_steps = property(lambda self: True, lambda *x: None)", "max_episode_steps True, but must have"),
+        ("max_episode_steps = property(lambda self: 0, lambda *x: None)", "max_episode_steps 0, but must have"),
     ],
 )
 def test_an_environment_that_breaks_the_contract_is_refused(module: Any, code: str, sentence: str) -> None:
@@ -264,6 +309,20 @@ def test_an_environment_that_breaks_the_contract_is_refused(module: Any, code: s
     with pytest.raises(ConfigError) as error:
         envs.make(f"{name}:Mine")
     assert sentence in str(error.value)
+
+
+def test_an_environment_registered_or_by_path_is_checked_and_must_take_the_limit(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = module("from lab.envs import Corridor\nENV = Corridor()\ndef f(max_episode_steps): return Corridor(9)\n")
+    with pytest.raises(ConfigError, match=rf"^env {name}:ENV is Corridor, but must be a function or class that"):
+        envs.make(f"{name}:ENV")
+    assert envs.make(f"{name}:f").max_episode_steps == envs.make(f"{name}:f", max_episode_steps=9).max_episode_steps
+    with pytest.raises(ConfigError, match=r"was called with max_episode_steps 7, but has max_episode_steps 9; it must"):
+        envs.make(f"{name}:f", max_episode_steps=7)
+    monkeypatch.setitem(CUSTOM, "mine/X", lambda max_episode_steps: 5)
+    with pytest.raises(ConfigError, match=r"^env mine/X gives int, but must give a purejaxppo\.envs\.Environment\."):
+        envs.make("mine/X")
 
 
 def test_an_environment_by_import_path_is_called_with_the_time_limit() -> None:
@@ -493,6 +552,24 @@ def test_a_diagnostic_sees_the_networks_before_and_after_and_can_ask_them_more(m
     np.testing.assert_allclose(found["again"], found["moved"], rtol=1e-4)
 
 
+def test_a_diagnosis_is_made_anew_where_names_lead_elsewhere_by_now(module: Any, monkeypatch: Any) -> None:
+    """A diagnostic that was reloaded, an environment that was registered again: not the numbers of before."""
+    name = module(
+        "import purejaxppo as pjp\n@pjp.diagnostic(a=('a', '', 'b'))\ndef f(before, after, batch): return {'a': 0.0}"
+    )
+    monkeypatch.setitem(CUSTOM, "mine/Again", own.find("env", "lab.envs:corridor"))
+    config = pjp.TrainConfig(env="mine/Again", num_snapshots=1, diagnostics=(f"{name}:f",), hidden_sizes=(4,))
+    made = [rediagnosis._program(config), rediagnosis._program(config)]
+    importlib.reload(sys.modules[name])
+    made += [rediagnosis._program(config), rediagnosis._program(config)]
+    monkeypatch.setitem(CUSTOM, "mine/Again", own.find("env", "lab.envs:Corridor"))
+    made += [rediagnosis._program(config)]
+    assert [made.index(one) for one in made] == [0, 0, 2, 2, 4]
+
+
+NO_METRICS = ("group", "seed", "env_steps", "run", "log", "run_index", "log_point", "gamma", "env")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -500,13 +577,29 @@ def test_a_diagnostic_sees_the_networks_before_and_after_and_can_ask_them_more(m
         (SWEEP | {"hparams": SWEEP["hparams"] | {"shrinkag": 0.0}}, "'shrinkag' is unknown; did you mean shrinkage"),
         ({"config": {"interventions": ["clash:pfo"]}}, "whose strength pfo_coef is already a field of ours"),
         ({"config": {"diagnostics": ["clash:kl"]}}, "gives a metric kl, which is ours already"),
+        *(
+            (
+                {"config": {"diagnostics": [f"clash:{name}"]}},
+                f"gives a metric {name}, but must call it by one word that",
+            )
+            for name in NO_METRICS
+        ),
+        (
+            {"config": {"interventions": ["clash:once"], "diagnostics": ["clash:much"]}, "hparams": {"much": 1.0}},
+            "'clash:much' gives a metric much, but must call it by one word that is no field, strength",
+        ),
+        ({"config": {"interventions": ["clash:seeded"]}}, "whose strength group is already a column of ours; call"),
+        ({"config": {"interventions": ["clash:ranked"]}}, "whose strength policy_rank is already a metric of ours"),
     ],
 )
 def test_names_are_checked_before_anything_is_compiled_or_written(
     module: Any, monkeypatch: Any, tmp_path: Path, content: dict, sentence: str
 ) -> None:
     code = "import purejaxppo as pjp\n@pjp.penalty\ndef pfo(networks, batch): return 0.0\n"
-    code += "@pjp.diagnostic(kl=('kl', '', 'another'))\ndef kl(before, after, batch): return {'kl': 0.0}\n"
+    for name in ("kl", "much", *NO_METRICS):
+        code += f"@pjp.diagnostic({name}=('x', '', 'y'))\ndef {name}(before, after, batch): return {{'{name}': 0.0}}\n"
+    for name, strength in (("once", "much"), ("seeded", "group"), ("ranked", "policy_rank")):
+        code += f"@pjp.after_step\ndef {name}(before, after, key, *, {strength}): return after\n"
     (tmp_path / "clash.py").write_text(code)
     monkeypatch.delitem(sys.modules, "clash", raising=False)
     small = {"env": "lab.envs:corridor", "num_steps": 8, "minibatch_size": 16, "num_plasticity_points": 0}

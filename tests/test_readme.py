@@ -53,6 +53,7 @@ def test_the_environment_of_ones_own_trains_and_is_solved() -> None:
         exec(code, names)
         metrics = jax.jit(names["train"])(pjp.HyperParams(learning_rate=1e-3), jax.random.key(0)).metrics
         assert "mine/Corridor" in pjp.envs.list_environments()
+        assert pjp.envs.make("mine/Corridor", max_episode_steps=7).max_episode_steps == 7
     finally:
         CUSTOM.clear()
     assert 0.3 < metrics["return_mean"][0] < 0.95

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.sweep import costs, engine, estimate, memory, store
+from purejaxppo.sweep import costs, engine, estimate, memory, provenance, store
 from purejaxppo.sweep.costs import Costs
 from purejaxppo.sweep.plan import Group, make_groups, parse_sweep
 from purejaxppo.sweep.progress import Progress
@@ -46,6 +46,33 @@ def test_free_is_what_the_machine_could_give(monkeypatch: pytest.MonkeyPatch) ->
     text = "MemTotal:       9000 kB\nMemFree:        100 kB\nMemAvailable:   3000 kB\n"
     monkeypatch.setattr(memory, "Path", lambda name: {"/proc/meminfo": SimpleNamespace(read_text=lambda: text)}[name])
     assert memory._free_memory() == 3000 * 1024
+
+
+def test_where_a_machine_tells_only_its_size_half_of_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS does; Windows tells nothing that way."""
+
+    def fail() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(memory, "Path", lambda name: SimpleNamespace(read_text=fail))
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(memory.os, "sysconf", sizes.__getitem__, raising=False)
+    assert memory._free_memory() == 4096 * 500
+    monkeypatch.delattr(memory.os, "sysconf")
+    assert memory._free_memory() is None
+
+
+def test_a_processor_is_the_same_one_after_an_update_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(provenance.Path, "read_text", fail)
+    codes = []
+    for system in ("macOS-14.5-arm64", "macOS-14.6-arm64"):
+        monkeypatch.setattr(provenance.platform, "platform", lambda system=system: system)
+        codes.append(provenance.processor())
+    monkeypatch.setattr(provenance.platform, "processor", lambda: "another")
+    assert codes[0] == codes[1] != provenance.processor()
 
 
 def test_chunks_are_equal() -> None:

@@ -1,6 +1,7 @@
 """Networks kept along training, and evaluations at log points: one small sweep, with runs that diverge."""
 
 import dataclasses
+import importlib
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,18 @@ def assert_equal(found: Any, expected: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int]:
+    """A list that grows with every call of a function by this module."""
+    original, calls = getattr(module, name), list[int]()
+
+    def call(*arguments: Any) -> Any:
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
 # --- What is kept
 
 
@@ -174,11 +187,13 @@ def test_diagnostics_of_snapshots_are_those_that_were_logged(whole: Path) -> Non
             np.testing.assert_allclose(row[name], logged[name], **tolerance, err_msg=f"{name} {row['log_point']}")
 
 
-def test_some_runs_and_snapshots_are_chosen(whole: Path) -> None:
+def test_some_runs_and_snapshots_are_chosen(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = count_calls(monkeypatch, snapshots, "init_run")
     table = pjp.rediagnose(whole, runs=[1], snapshots=[2, 1])
     assert table[["run", "snapshot"]].to_numpy().tolist() == [[1, 1], [1, 2]]
     with pytest.raises(ConfigError, match=r"^snapshots is \[7\], but .* has no such snapshot of these runs"):
         pjp.rediagnose(whole, snapshots=[7])
+    assert sum(traced) <= 1  # shapes are those of a configuration, not of a run and snapshot
 
 
 # --- Evaluations
@@ -230,8 +245,12 @@ def test_evaluations_are_those_of_environments_played_one_by_one(whole: Path) ->
     assert len({*spread}) > 3  # not all cut by the limit
 
 
-def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(whole: Path) -> None:
+def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = count_calls(monkeypatch, importlib.import_module("purejaxppo.evaluate"), "make_learner")
     table = evaluate(whole, episodes=4, snapshots=True)
+    assert sum(made) == 1  # of one configuration
     assert table[["run", "snapshot", "env_steps", "diverged"]].to_numpy().tolist() == [
         [run, number, at * 128, run in DIVERGED and number > 0]
         for run in [*SOUND, *DIVERGED]

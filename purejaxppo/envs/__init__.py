@@ -6,7 +6,6 @@ Nothing heavy is imported until it is used: listing names needs no JAX; a suite 
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable
@@ -84,8 +83,8 @@ def register(name: str, build: Callable[..., Environment]) -> None:
     """Let `make`, and so every configuration of this process, know an environment of your own.
 
     name: `suite/Environment`; a new suite of yours, such as "mine/Corridor". Registering it again replaces it.
-    build: from `max_episode_steps` (None: the environment's own limit), and `env_params` by keyword where a
-        configuration has any, to an `Environment`; called for every program.
+    build: from `max_episode_steps` (None: the environment's own limit; else the one that it must have), and
+        `env_params` by keyword where a configuration has any, to an `Environment`; called for every program.
 
     Raises ConfigError for a name of another form, or of a suite that is taken.
     """
@@ -142,12 +141,11 @@ def make(
 def _make(name: str, brax_backend: str, max_episode_steps: int | None, params: dict[str, Any]) -> Environment:
     """The environment itself, with nothing wrapped around it."""
     suite, _, base_name = name.partition("/")
-    if name in CUSTOM:
-        return CUSTOM[name](max_episode_steps, **params)
-    if own.is_path(name):
+    if name in CUSTOM or own.is_path(name):
         from purejaxppo.envs.contract import checked
 
-        return checked(name, functools.partial(own.find("env", name), **params), max_episode_steps)
+        build = CUSTOM[name] if name in CUSTOM else own.find("env", name)
+        return checked(name, build, max_episode_steps, params)
     if suite == "gymnax":
         from purejaxppo.envs.gymnax import GymnaxEnvironment
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,24 +15,20 @@ from purejaxppo.envs.base import Box, Discrete, Environment, Step
 from purejaxppo.errors import ConfigError
 
 
-def checked(name: str, build: Callable[[int | None], Any], max_episode_steps: int | None) -> Environment:
-    """The environment that `build` makes, once its shapes and types are right; raises ConfigError where they are not.
+def checked(
+    name: str, build: Callable[..., Any], max_episode_steps: int | None, params: Mapping[str, Any]
+) -> Environment:
+    """The environment that `build` makes, once its attributes, shapes and types are right.
 
-    Nothing is computed: `jax.eval_shape` of a reset and a step.
+    Nothing is computed: `jax.eval_shape` of a reset and a step. Raises ConfigError for what breaks the contract.
     """
-    try:
-        env = build(max_episode_steps)
-    except Exception as error:
-        raise own.failure(f"env {name} cannot be built with max_episode_steps {max_episode_steps}", error) from error
-    if not isinstance(env, Environment):
-        raise ConfigError(f"env {name} gives {type(env).__name__}, but must give a purejaxppo.envs.Environment.")
-    names = ("name", "observation_shape", "observation_dtype", "action_space", "max_episode_steps")
-    for attribute in names:
-        if not hasattr(env, attribute):
-            raise ConfigError(f"env {name} has no {attribute}, but must have {', '.join(names)}.")
+    env = _built(name, build, max_episode_steps, params)
+    _check_limit(name, env.max_episode_steps, max_episode_steps)
     space = env.action_space
     if not isinstance(space, Discrete | Box):
         raise ConfigError(f"env {name} has action_space {space!r}, but must have a Discrete or a Box.")
+    if isinstance(space, Box):
+        _check_bounds(name, space)
     action = jax.ShapeDtypeStruct((), jnp.int32) if isinstance(space, Discrete) else _floats(space.shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
@@ -50,6 +47,56 @@ def checked(name: str, build: Callable[[int | None], Any], max_episode_steps: in
     for part in ("terminated", "truncated"):
         _same(name, f"step's {part}", getattr(step, part), jax.ShapeDtypeStruct((), jnp.bool_), "it must be")
     return env
+
+
+def _built(name: str, build: Any, max_episode_steps: int | None, params: Mapping[str, Any]) -> Environment:
+    """What `build` makes, if that is an environment with all attributes."""
+    if not callable(build):
+        raise ConfigError(
+            f"env {name} is {type(build).__name__}, but must be a function or class that, called with "
+            "max_episode_steps, gives a purejaxppo.envs.Environment."
+        )
+    try:
+        env = build(max_episode_steps, **params)
+    except Exception as error:
+        told = "".join(f", {key} = {value!r}" for key, value in params.items())
+        told = f"env {name} cannot be built with max_episode_steps {max_episode_steps}{told}"
+        raise own.failure(told, error) from error
+    if not isinstance(env, Environment):
+        raise ConfigError(f"env {name} gives {type(env).__name__}, but must give a purejaxppo.envs.Environment.")
+    names = ("name", "observation_shape", "observation_dtype", "action_space", "max_episode_steps")
+    for attribute in names:
+        if not hasattr(env, attribute):
+            raise ConfigError(f"env {name} has no {attribute}, but must have {', '.join(names)}.")
+    return env
+
+
+def _check_limit(name: str, limit: Any, asked: int | None) -> None:
+    """Raise ConfigError unless an environment's limit is one, and the one that was asked for."""
+    is_limit = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
+    if limit is not None and not is_limit:
+        raise ConfigError(f"env {name} has max_episode_steps {limit!r}, but must have None or a whole number from 1.")
+    if asked is not None and limit != asked:
+        raise ConfigError(
+            f"env {name} was called with max_episode_steps {asked}, but has max_episode_steps {limit}; it must cut its "
+            "episodes at the limit that it is called with, and say so."
+        )
+
+
+def _check_bounds(name: str, space: Box) -> None:
+    """Raise ConfigError unless every action of a box has bounds whose difference is a positive float32."""
+    try:
+        size = math.prod(space.shape)
+        low, high = (np.asarray(bounds, np.float32) for bounds in (space.low, space.high))
+        with np.errstate(over="ignore", invalid="ignore"):
+            is_right = low.shape == high.shape == (size,) and bool(np.all((high > low) & np.isfinite(high - low)))
+    except (TypeError, ValueError):  # no numbers, or no sequence of them
+        is_right = False
+    if not is_right:
+        raise ConfigError(
+            f"env {name} has action_space {space!r}, but a Box must have the shape [A] and A finite numbers each as "
+            "low and high, every low one below its high one."
+        )
 
 
 def _floats(shape: tuple[int, ...]) -> Any:

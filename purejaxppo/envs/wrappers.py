@@ -126,9 +126,15 @@ class FrameStack(Environment):
 
     After a reset the first observation fills all k places (Mnih et al. 2015 as in gymnasium's FrameStackObservation).
     The true last observation is stacked with those of its own episode; after a reset only the new one's first counts.
+
+    Raises ConfigError (field `frame_stack`) for observations without an axis.
     """
 
     def __init__(self, env: Environment, num_frames: int):
+        if not env.observation_shape:
+            raise ConfigError(
+                f"frame_stack is {num_frames}, but must be 1 for {env.name}: its observation is a scalar."
+            )
         self._env, self._num_frames = env, num_frames
         self.name = env.name
         *shape, channels = env.observation_shape

@@ -11,9 +11,13 @@ from purejaxppo.fields import unknown_name
 from purejaxppo.hyperparams import strengths_of
 from purejaxppo.own import Row
 from purejaxppo.ppo.state import Learner, make_learner
+from purejaxppo.results.dataset import OWN_COORDINATES
 from purejaxppo.results.registry import METRICS, at_moments
 from purejaxppo.sweep.plan import STATIC, TRACED, Group
 from purejaxppo.training.train import trainer_of
+
+_NAMES = {*OWN_COORDINATES, "log", "D", "minibatch", "snapshot", "log_point", *STATIC, *TRACED}
+"""What datasets and tables call their dimensions, coordinates and columns, and may call them: swept fields."""
 
 
 def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
@@ -28,9 +32,10 @@ def check_brought(groups: Sequence[Group]) -> dict[str, Row]:
     for group in groups:
         learner = make_learner(group.config)
         for intervention in learner.interventions:
-            if ours := [name for name in intervention.strengths if name in STATIC + TRACED]:
+            if ours := [name for name in intervention.strengths if name in _NAMES or name in METRICS]:
+                kind = "field" if ours[0] in STATIC + TRACED else "metric" if ours[0] in METRICS else "column"
                 raise ConfigError(
-                    f"interventions has {intervention.path!r}, whose strength {ours[0]} is already a field of ours; "
+                    f"interventions has {intervention.path!r}, whose strength {ours[0]} is already a {kind} of ours; "
                     "call it otherwise."
                 )
             taken.update(intervention.strengths)
@@ -49,7 +54,13 @@ def own_rows(learner: Learner, givers: dict[str, str]) -> dict[str, Row]:
     Raises ConfigError for a name that is taken.
     """
     rows: dict[str, Row] = {}
+    strengths = {name for intervention in learner.interventions for name in intervention.strengths}
     for path, name, row in _rows(learner):
+        if name in _NAMES or name in strengths or not name.isidentifier():
+            raise ConfigError(
+                f"{path!r} gives a metric {name}, but must call it by one word that is no field, strength, dimension "
+                "or column of results."
+            )
         if name in METRICS or givers.setdefault(name, path) != path:
             giver = givers.get(name, "ours")
             raise ConfigError(f"{path!r} gives a metric {name}, which is {giver} already; call it otherwise.")

@@ -1,11 +1,13 @@
 """Fields that change nothing: one table of them, by which they are refused when set or swept, or named in the plan.
 
-A point is here a mapping of every field of TrainConfig and HyperParams to its value. Imports no JAX.
+A point is here a mapping of every field of TrainConfig and HyperParams to its value, and of num_updates and
+num_gradient_steps to what a run has of them. Imports no JAX.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +37,13 @@ class Rule:
 
 _KL = ("kl_coef", "kl_target", "kl_increment", "kl_decrement")
 _PFO_AUTO = ("pfo_target_share", "pfo_warmup")
+_CONTINUAL = ("replacement_rate", "maturity_threshold", "utility_decay")
+_LENGTHS = ("total_steps", "num_envs", "num_steps", "num_log_points", "num_epochs", "minibatch_size")
 _PLASTICITY = ("num_plasticity_rollouts", "num_plasticity_epochs", "plasticity_curve")
+_RESETS = ("reset_interval", "reset_threshold", "shrink", "perturb")
+_WARM = "pfo_warmup is {pfo_warmup} and a run has {num_updates} updates"
+_DUE = "reset_interval is {reset_interval} and a run has {num_updates} updates"
+_MATURE = "maturity_threshold is {maturity_threshold} and a run has {num_gradient_steps} gradient steps"
 RULES = (
     Rule(_KL, lambda p: not p["kl_penalty"], "kl_penalty is false"),
     Rule(_KL[1:], lambda p: p["kl_coef"] == 0, "kl_coef is 0"),
@@ -77,12 +85,12 @@ RULES = (
         "unit_resets is {unit_resets} and shrink_and_perturb is {shrink_and_perturb}",
     ),
     Rule(("reset_threshold",), lambda p: p["unit_resets"] not in ("redo", "regrama"), "unit_resets is {unit_resets}"),
-    Rule(
-        ("replacement_rate", "maturity_threshold", "utility_decay"),
-        lambda p: p["unit_resets"] != "continual_backprop",
-        "unit_resets is {unit_resets}",
-    ),
-    Rule(("maturity_threshold", "utility_decay"), lambda p: p["replacement_rate"] == 0, "replacement_rate is 0"),
+    Rule(_CONTINUAL, lambda p: p["unit_resets"] != "continual_backprop", "unit_resets is {unit_resets}"),
+    Rule(_CONTINUAL[1:], lambda p: p["replacement_rate"] == 0, "replacement_rate is 0"),
+    # Runs that end before it begins.
+    Rule(_PFO_AUTO, lambda p: p["num_updates"] <= p["pfo_warmup"], _WARM),
+    Rule(_RESETS, lambda p: p["num_updates"] < p["reset_interval"], _DUE),
+    Rule(_CONTINUAL, lambda p: p["num_gradient_steps"] <= p["maturity_threshold"], _MATURE),
     Rule(("trunk_optimizers",), lambda p: not p["share_trunk"], "share_trunk is false"),
     Rule(("hidden_sizes",), lambda p: p["network"] is not None, "network is {network}, whose layers are its own"),
     Rule(
@@ -129,6 +137,25 @@ ONLY_MEASURED = (
         "policy_objective is {policy_objective}, which has none",
     ),
 )
+# Switches that are on for nothing: runs end before they do anything.
+NEVER_ACTS = (
+    Rule(("pfo_auto",), lambda p: p["pfo_auto"] and p["num_updates"] <= p["pfo_warmup"], _WARM),
+    Rule(
+        ("unit_resets",),
+        lambda p: p["unit_resets"] in ("redo", "regrama") and p["num_updates"] < p["reset_interval"],
+        _DUE,
+    ),
+    Rule(
+        ("shrink_and_perturb",),
+        lambda p: p["shrink_and_perturb"] == "hard" and p["num_updates"] < p["reset_interval"],
+        _DUE,
+    ),
+    Rule(
+        ("unit_resets",),
+        lambda p: p["unit_resets"] == "continual_backprop" and p["num_gradient_steps"] <= p["maturity_threshold"],
+        _MATURE,
+    ),
+)
 
 
 def reason(name: str, point: Point, rules: Sequence[Rule] = RULES) -> str | None:
@@ -137,10 +164,19 @@ def reason(name: str, point: Point, rules: Sequence[Rule] = RULES) -> str | None
 
 
 def full_points(config: TrainConfig, hparams: HyperParams, points: Iterable[Point]) -> list[Point]:
-    """Every point with all fields: its own on top of the base configuration's, which they share."""
+    """Every point with all fields, its own on top of the base configuration's, which they share, and its lengths."""
     base = {field.name: getattr(part, field.name) for part in (config, hparams) for field in dataclasses.fields(part)}
     base |= base.pop("strengths", {})  # of the user's own interventions: floats under names of their own
-    return [ChainMap(dict(point), base) for point in points]
+    whole = (ChainMap(dict(point), base) for point in points)
+    return [ChainMap(*point.maps, _lengths(*(point[name] for name in _LENGTHS))) for point in whole]
+
+
+@functools.lru_cache(maxsize=1024)
+def _lengths(*values: int) -> dict[str, Any]:
+    """What a run of a configuration with these values of `_LENGTHS` has."""
+    config = TrainConfig(**dict(zip(_LENGTHS, values, strict=True)))
+    steps = config.num_updates * config.num_epochs * config.num_minibatches
+    return {"num_updates": config.num_updates, "num_gradient_steps": steps}
 
 
 def effective(point: Point) -> tuple[Any, ...]:
@@ -210,12 +246,12 @@ def check_points(given: Sequence[Point], points: Sequence[Point]) -> None:
         first[runs] = number
 
 
-def chosen(config: TrainConfig, hparams: HyperParams) -> list[str]:
-    """Fields that somebody must have set: neither as the classes nor as a preset have them."""
+def chosen(config: TrainConfig, hparams: HyperParams, presets: Iterable[str] = tuple(PRESETS)) -> list[str]:
+    """Fields that somebody must have set: neither as the classes nor as one of these presets have them."""
     usual: dict[str, list[Any]] = {}
     for part in (TrainConfig(), HyperParams()):
         usual |= {field.name: [getattr(part, field.name)] for field in dataclasses.fields(part)}
-    for fields in (fields for preset in PRESETS.values() for fields in preset):
+    for fields in (fields for name in presets for fields in PRESETS[name]):
         for name, value in fields.items():
             usual[name].append(value)
     (point,) = full_points(config, hparams, [{}])
@@ -223,11 +259,15 @@ def chosen(config: TrainConfig, hparams: HyperParams) -> list[str]:
 
 
 def remarks(names: Iterable[str], points: Sequence[Point]) -> list[str]:
-    """Lines for the plan: what is only measured, what a platform ignores, and how many points repeat another."""
+    """Lines for the plan: what is only measured, or never acts, what a platform ignores, and how many points repeat."""
     lines, names = [], list(names)
     for name in names:
         if why := _reason_everywhere(name, points, ONLY_MEASURED):
             lines.append(f"  {name} changes what is measured, but no run, while {why}")
+    for rule in NEVER_ACTS:
+        if idle := [point for point in points if rule.holds(point)]:
+            why = rule.sentence.format_map(idle[0])
+            lines.append(f"  {rule.fields[0]} never acts at {len(idle)} of {len(points)} points: {why}")
     swept = [name for name in names if len({point[name] for point in points}) > 1]
     if "matmul_precision" in swept:
         lines.append("  matmul_precision: on a CPU all its values give the same numbers")

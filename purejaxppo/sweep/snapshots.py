@@ -66,13 +66,20 @@ def discard(out: Path, chunk: Chunk) -> None:
 def marked(metrics: Metrics, *, is_kept: bool) -> Metrics:
     """The host metrics of a log point, and in which runs its networks are kept: not in one that has diverged."""
     is_snapshot = np.where(metrics["status"] == 0, np.float32(is_kept), np.float32(0))
-    values: Any = np.concatenate([metrics.values, is_snapshot[:, None]], axis=1)
-    return Metrics(names=(*metrics.names, "is_snapshot"), values=values, spectra=metrics.spectra)
+    values: Any = np.concatenate([metrics.scalars, is_snapshot[:, None]], axis=1)
+    return Metrics(names=(*metrics.names, "is_snapshot"), scalars=values, spectra=metrics.spectra)
 
 
-def read_origin(learner: Learner, place: Place) -> Origin:
-    """Where the last update before a run's snapshot began; raises ConfigError for a damaged file."""
-    shapes = jax.eval_shape(lambda: init_run(learner, jax.random.key(0))).origin
+def origin_shapes(learner: Learner) -> Any:
+    """Shapes of what a snapshot keeps of where an update began; the same for all runs of a configuration."""
+    return jax.eval_shape(lambda: init_run(learner, jax.random.key(0))).origin
+
+
+def read_origin(shapes: Any, place: Place) -> Origin:
+    """Where the last update before a run's snapshot began, by its `origin_shapes`.
+
+    Raises ConfigError for a damaged file.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     arrays = _origins(place.path, place.path.stat().st_mtime_ns)
     found = [arrays[ORIGIN + jax.tree_util.keystr(path)][place.row] for path, _ in leaves]
