@@ -86,6 +86,13 @@ def factorial_table(dataset: xr.Dataset) -> pd.DataFrame:
     return pd.concat(tables)
 
 
+def write_factorials(dataset: xr.Dataset, target: Path) -> None:
+    """The effects as CSV; of several environments one table each, as their figures are."""
+    for env, part in by_environment(dataset).items():
+        path = target / f"{file_name('factorial', env)}.csv"
+        factorial_table(part).to_csv(path, index=False, lineterminator="\n")
+
+
 def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
     """The figures as small pictures; of several environments one each."""
     for name in figures:
@@ -115,7 +122,7 @@ def main() -> None:
     drawn = select(dataset, parse_where(arguments.where))
     draw(drawn, ["overview", *arguments.figures], target)
     if "factorial" in arguments.figures:
-        factorial_table(drawn).to_csv(target / "factorial.csv", index=False, lineterminator="\n")
+        write_factorials(drawn, target)
     finals_table(dataset).to_csv(target / "finals.csv", index=False, lineterminator="\n")
     contrasts = [*["--against"] * bool(arguments.against), *arguments.against]
     contrasts += [*["--within"] * bool(arguments.within), *arguments.within]

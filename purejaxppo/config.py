@@ -47,7 +47,8 @@ epochs is the length of a loop: on a CPU that of a call, elsewhere runs with few
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Static configuration: one value of this class is one XLA program.
+    """Static configuration: one value of this class is one XLA program, but for fields that only select between its
+    branches (`SELECTABLE`), of which a sweep has all values in one.
 
     Raises `ConfigError` from `validate()` (called by everything that builds a program), never from the constructor.
     """
@@ -407,6 +408,12 @@ class TrainConfig:
             raise ConfigError(
                 f"initial_log_std is {self.initial_log_std}, but must be between -{_LARGEST_LOG_STD} and "
                 f"{_LARGEST_LOG_STD}."
+            )
+        if {"minibatch": self.minibatch_size, "batch": self.batch_size}.get(self.advantage_normalization) == 1:
+            name = "minibatch_size" if self.advantage_normalization == "minibatch" else "num_envs x num_steps"
+            raise ConfigError(
+                f"{name} is 1, but must be at least 2 with advantage_normalization '{self.advantage_normalization}': "
+                "one advantage less its own mean is 0."
             )
         if self.adam_rel and self.reset_optimizer:
             raise ConfigError("adam_rel is True, but must be False with reset_optimizer, which resets the moments too.")

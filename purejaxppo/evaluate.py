@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MOST_RUNS_LISTED = 32
-MOST_RUNS_AT_ONCE = 128
-MOST_EPISODES = 1_000_000  # of a run, and steps of an episode
+MOST_RUNS_AT_ONCE, MOST_AT_ONCE = 128, 32_768  # runs, and episodes of all of them, side by side
+MOST = {"episodes": 10_000, "max_steps": 1_000_000}
 
 
 def evaluate(
@@ -71,8 +71,8 @@ def evaluate(
     Raises ConfigError for numbers out of range and as `load_policies` does.
     """
     for name, value in {"episodes": episodes, "max_steps": max_steps}.items():
-        if not 1 <= value <= MOST_EPISODES:
-            raise ConfigError(f"{name} is {value}, but must be at least 1 and at most {MOST_EPISODES}.")
+        if not 1 <= value <= MOST[name]:
+            raise ConfigError(f"{name} is {value}, but must be at least 1 and at most {MOST[name]}.")
     if not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1.")
     key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
@@ -86,8 +86,9 @@ def evaluate(
             programs[policies.config] = learner, jax.jit(jax.vmap(played_by))
         learner, play_all = programs[policies.config]
         check_fit(learner, policies.params, len(policies.runs))
-        for at in range(0, len(policies.runs), MOST_RUNS_AT_ONCE):
-            some = slice(at, at + MOST_RUNS_AT_ONCE)
+        width = max(1, min(MOST_RUNS_AT_ONCE, MOST_AT_ONCE // episodes))
+        for at in range(0, len(policies.runs), width):
+            some = slice(at, at + width)
             played = play_all(*jax.tree.map(lambda x, some=some: x[some], (policies.params, policies.statistics, keys)))
             arrays = (np.asarray(x) for x in (played.returns, played.lengths, played.is_over))
             own = _rows(policies.runs[some], policies.status[some] != 0, *arrays)

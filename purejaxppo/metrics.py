@@ -19,12 +19,12 @@ Array = jax.Array
 class Metrics(Mapping[str, Any]):
     """Scalars and spectra by name; `metrics["policy_rank"]` is an array of whatever leading axes there are.
 
-    values: [..., M], scalars in the order of `names`. spectra: [..., D] each. Leading axes (runs S, log points L) come
+    scalars: [..., M], in the order of `names`. spectra: [..., D] each. Leading axes (runs S, log points L) come
     from vmap and scan. Iterates over all names, scalars first.
     """
 
     names: tuple[str, ...] = struct.field(pytree_node=False)
-    values: Array
+    scalars: Array
     spectra: dict[str, Array]
 
     @staticmethod
@@ -33,15 +33,15 @@ class Metrics(Mapping[str, Any]):
         scalars = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items() if jnp.ndim(x) == 0}
         spectra = {name: x for name, x in metrics.items() if jnp.ndim(x) == 1}
         # The barrier: jax 0.10's GPU compiler fails on one kernel that joins these, what they come from, and others.
-        values = jax.lax.optimization_barrier(jnp.stack(list(scalars.values())))
-        return Metrics(names=tuple(scalars), values=values, spectra=spectra)
+        joined = jax.lax.optimization_barrier(jnp.stack(list(scalars.values())))
+        return Metrics(names=tuple(scalars), scalars=joined, spectra=spectra)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.spectra:
             return self.spectra[name]
         if name not in self.names:
             raise KeyError(name)
-        return self.values[..., self.names.index(name)]
+        return self.scalars[..., self.names.index(name)]
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self.names, *self.spectra))
@@ -54,6 +54,6 @@ class Metrics(Mapping[str, Any]):
         every = (self, *others)
         return Metrics(
             names=tuple(name for metrics in every for name in metrics.names),
-            values=jnp.concatenate([metrics.values for metrics in every], axis=-1),
+            scalars=jnp.concatenate([metrics.scalars for metrics in every], axis=-1),
             spectra={name: x for metrics in every for name, x in metrics.spectra.items()},
         )

@@ -32,6 +32,9 @@ from purejaxppo.training.diagnosis import diagnose_update
 if TYPE_CHECKING:
     from purejaxppo.hyperparams import HyperParams
 
+# What no diagnosis reads: runs that differ in it alone share a program.
+_UNREAD: dict[str, Any] = {"num_epochs": 1, "lr_schedule": "constant", "reset_optimizer": False}
+
 
 def rediagnose(
     out: str | Path,
@@ -44,7 +47,8 @@ def rediagnose(
 
     What a log point reports is the network before against the network after its last update, on that update's rollout.
     A snapshot keeps the networks and where the update began, from which that very rollout is collected again: the
-    numbers are those that were logged, up to the rounding of another program.
+    numbers are those that were logged, up to the rounding of another program (on another processor or card, or where
+    physics amplify it, of another rollout of the same policy).
 
     runs: places in the sweep. snapshots: numbers, 0 of the initial networks. None takes all. diagnostics: import paths,
     `module:name`, of the user's own that are to be computed beside ours, in place of the sweep's own.
@@ -57,7 +61,7 @@ def rediagnose(
             continue
         for policies in everything:
             asked = tuple(diagnostics) or policies.config.diagnostics or True
-            diagnose, shapes = _program(replace(policies.config, diagnostics=asked))
+            diagnose, shapes = _program(replace(policies.config, diagnostics=asked, **_UNREAD))
             for i, run in enumerate(policies.runs):
                 place = places[run.index]
                 params, statistics = jax.tree.map(lambda x, i=i: x[i], (policies.params, policies.statistics))
@@ -67,7 +71,7 @@ def rediagnose(
                 about = {"run": run.index} | {name: scalar(value) for name, value in run.point.items()}
                 about |= {"seed": run.seed, "snapshot": number, "log_point": place.log_point}
                 about |= {"env_steps": int(policies.env_steps[i])}
-                rows.append(about | dict(zip(found.names, np.asarray(found.values).tolist(), strict=True)))
+                rows.append(about | dict(zip(found.names, np.asarray(found.scalars).tolist(), strict=True)))
     if not rows:
         raise ConfigError(f"snapshots is {list(snapshots or ())}, but {out} has no such snapshot of these runs.")
     return pd.DataFrame(rows).sort_values(["run", "snapshot"], ignore_index=True)

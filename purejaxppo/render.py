@@ -79,6 +79,7 @@ def newest(config: TrainConfig, obs: np.ndarray) -> np.ndarray:
     return obs[..., -(obs.shape[-1] // config.frame_stack) :]
 
 
+@jax.default_matmul_precision("highest")  # as in training: physics
 def _play(policy: Policy, max_steps: int, key: Array) -> tuple[Array, Any, Array]:
     """`max_steps` steps, whatever ends in between: observations [T + 1, ...], physics [T, ...], is_over [T]."""
     key_reset, key_steps = jax.random.split(key)

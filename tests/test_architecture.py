@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +140,10 @@ def test_the_reading_wing_loads_no_jax_and_no_matplotlib() -> None:
         "sys.exit(bool({'jax', 'flax', 'matplotlib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("room", ["statistics", "plots", "claims", "results", "diagnostics"])
+def test_a_room_offers_every_module_in_it(room: str) -> None:
+    package = importlib.import_module(f"purejaxppo.{room}")
+    names = {path.stem for path in Path(str(package.__file__)).parent.glob("*.py")} - {"__init__"}
+    assert names <= set(dir(package)), names - set(dir(package))

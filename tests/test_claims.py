@@ -843,6 +843,7 @@ def test_runs_that_diverge_collapse_no_later_for_it(end):
     sooner = part(table, "earlier collapse")
     assert sooner["verdict"] == "SUPPORTED"
     assert sooner["effect"] > 0.1
+    assert part(table, "larger norm of pre-activations")["effect"] > 0  # what diverged has the largest
 
 
 def test_runs_that_diverge_before_their_first_log_point_are_asked_too():

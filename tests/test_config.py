@@ -25,6 +25,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         num_steps=num_steps,
         minibatch_size=draw(st.integers(1, num_envs * num_steps)),
         num_log_points=draw(st.integers(1, 1000)),
+        advantage_normalization="off",  # a minibatch of one has nothing to normalise over
     ).validate()
 
 
@@ -77,6 +78,16 @@ def test_equal_configurations_are_one_dictionary_key() -> None:
         ({"num_steps": 0}, "num_steps is 0, but must be at least 1."),
         ({"num_epochs": 0}, "num_epochs is 0, but must be at least 1."),
         ({"minibatch_size": 0}, "minibatch_size is 0, but must be at least 1."),
+        (
+            {"minibatch_size": 1},
+            "minibatch_size is 1, but must be at least 2 with advantage_normalization 'minibatch': "
+            "one advantage less its own mean is 0.",
+        ),
+        (
+            {"minibatch_size": 1, "num_envs": 1, "num_steps": 1, "advantage_normalization": "batch"},
+            "num_envs x num_steps is 1, but must be at least 2 with advantage_normalization 'batch': "
+            "one advantage less its own mean is 0.",
+        ),
         ({"num_log_points": 0}, "num_log_points is 0, but must be at least 1."),
         ({"num_plasticity_epochs": 0}, "num_plasticity_epochs is 0, but must be at least 1."),
         (

@@ -337,7 +337,7 @@ def test_a_diagnosis_leaves_a_program_in_few_arrays(inputs: dict[str, Any]) -> N
     """XLA compiles a kernel for each output: as many arrays as metrics took longer to compile than all the rest."""
     metrics = metrics_of_runs(inputs, "relu", False)
     assert len(jax.tree.leaves(metrics)) == 1 + 4  # all scalars, and four spectra
-    assert len(set(metrics.names)) == len(metrics.names) == metrics.values.shape[-1]
+    assert len(set(metrics.names)) == len(metrics.names) == metrics.scalars.shape[-1]
 
 
 def test_no_gradient_flows_through_a_diagnosis() -> None:
@@ -349,7 +349,7 @@ def test_no_gradient_flows_through_a_diagnosis() -> None:
         output = Representation(features=features, preactivations=(features,))
         every = {f"{net}_{time}": output for net in ("policy", "critic") for time in ("before", "after")}
         metrics = Metrics.of(diagnose_one(single | every))
-        return features.sum() + metrics.values.sum() + metrics.spectra["policy_singular_values"].sum()
+        return features.sum() + metrics.scalars.sum() + metrics.spectra["policy_singular_values"].sum()
 
     gradient = jax.jit(jax.grad(loss))(jnp.eye(SAMPLES, 16))
     np.testing.assert_array_equal(gradient, 1)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from purejaxppo import envs
+from purejaxppo.config import TrainConfig
 from purejaxppo.envs.names import OURS, PROBE_NAMES, REFUSED
 from purejaxppo.errors import ConfigError
+from purejaxppo.ppo.state import make_learner
 
 
 def test_names_are_the_registries():
@@ -86,3 +88,18 @@ def test_brax_is_silent(tmp_path):
     result = run_python(code, tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_the_environment_are_those_of_the_configuration(monkeypatch):
+    class Asked(Exception):
+        """The options that were asked for."""
+
+    def ask(name, **options):
+        raise Asked(name, options)
+
+    monkeypatch.setattr("purejaxppo.ppo.state.envs.make", ask)
+    chosen = {"brax_backend": "generalized", "time_aware": False, "sticky_actions": 0.25, "frame_stack": 2}
+    chosen |= {"max_episode_steps": 7, "env_params": {"a": 1.0}}
+    with pytest.raises(Asked) as found:
+        make_learner(TrainConfig(env="brax/hopper", **chosen))
+    assert found.value.args == ("brax/hopper", chosen | {"env_params": (("a", 1.0),)})

@@ -12,7 +12,7 @@ import pytest
 
 import purejaxppo as pjp
 from purejaxppo.envs.wrappers import ObservationStatistics
-from purejaxppo.evaluate import EVALUATION, evaluate, format_evaluation
+from purejaxppo.evaluate import EVALUATION, _rows, _worst_for_diverged, evaluate, format_evaluation
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
 from purejaxppo.results.dataset import GroupResult, save, to_dataset
@@ -224,7 +224,9 @@ def test_the_policy_of_a_run_that_diverged_says_so(tmp_path):
     save_policies(tmp_path / "policies" / "0.npz", [0, 1], policies.params, policies.statistics, np.array([0, 3]))
     assert pjp.load_policy(tmp_path, 0).diverged_at is None
     with pytest.warns(UserWarning, match="run 1 diverged before its log point 3: this is its last policy before that"):
-        assert pjp.load_policy(tmp_path, 1).diverged_at == 3
+        policy = pjp.load_policy(tmp_path, 1)
+    assert policy.diverged_at == 3
+    assert policy.env_steps == 2 * policy.config.steps_per_log
 
 
 def test_lists_and_nothing_are_told_as_in_the_dataset(tmp_path):
@@ -240,8 +242,8 @@ def test_lists_and_nothing_are_told_as_in_the_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"episodes": 0}, r"episodes is 0, but must be at least 1 and at most 1000000\."),
-        ({"episodes": 10**12}, r"episodes is 1000000000000, but must be at least 1 and at most 1000000\."),
+        ({"episodes": 0}, r"episodes is 0, but must be at least 1 and at most 10000\."),
+        ({"episodes": 10**12}, r"episodes is 1000000000000, but must be at least 1 and at most 10000\."),
         ({"max_steps": 0}, r"max_steps is 0, but must be at least 1 and at most 1000000\."),
         ({"seed": -1}, r"seed is -1, but must be a whole number from 0"),
         ({"runs": [2]}, r"run is 2, but the sweep in .* has runs 0 to 1\."),
@@ -261,7 +263,13 @@ def test_groups_keep_their_own_environment(tmp_path):
     assert table["env"].tolist() == ["probe/Discounting", "probe/ValueOnly"]
 
 
-def test_runs_that_diverged_are_marked_and_count_as_the_worst(tmp_path):
+def test_a_run_that_diverged_counts_as_the_worst_of_its_environment_and_snapshot():
+    table = pd.DataFrame({"env": [*"aabb"] * 2, "snapshot": [0] * 4 + [1] * 4, "diverged": [True, False] * 4})
+    table["return_mean"] = [np.nan, 1.0, np.nan, -7.0, np.nan, 5.0, np.nan, 3.0]
+    assert _worst_for_diverged(table).tolist() == [1, 1, -7, -7, 5, 5, 3, 3]
+
+
+def test_runs_that_diverged_are_marked_and_count_as_the_worst(tmp_path, monkeypatch):
     """Their policies are those of the last good log point, or untrained: no result of their settings."""
     save_sweep(tmp_path, probe("ValueOnly"), zeros)
     path = tmp_path / "policies" / "0.npz"
@@ -269,6 +277,12 @@ def test_runs_that_diverged_are_marked_and_count_as_the_worst(tmp_path):
     assert policies.status.tolist() == [0, 0]
     save_policies(path, [0, 1], policies.params, policies.statistics, np.array([0, 3]))
     assert load_policies(tmp_path, [1])[0].status.tolist() == [3]
+    with monkeypatch.context() as patch:
+        patch.setattr("purejaxppo.evaluate.MOST_AT_ONCE", 7)  # thus one run of four episodes
+        widths: list[int] = []
+        patch.setattr("purejaxppo.evaluate._rows", lambda runs, *rest: widths.append(len(runs)) or _rows(runs, *rest))
+        assert evaluate(tmp_path, episodes=4)["diverged"].tolist() == [False, True]
+        assert widths == [1, 1]
     table = evaluate(tmp_path, episodes=4)
     assert table["diverged"].tolist() == [False, True]
     points, runs = format_evaluation(table).split("Mean of each run")

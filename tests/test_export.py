@@ -209,6 +209,7 @@ def test_every_metric_has_a_group() -> None:
         ({"num_epochs": 4, "pfo_coef": 1.0}, "run_0012_num_epochs=4_pfo_coef=1.0_seed=3"),
         ({"hidden_sizes": (64, 32), "share_trunk": True}, "run_0012_hidden_sizes=64-32_share_trunk=True_seed=3"),
         ({"env": "gymnax/CartPole-v1"}, "run_0012_env=gymnax-CartPole-v1_seed=3"),
+        ({"env": 'own:Env <a|b> "c" \\d?*'}, "run_0012_env=own-Env -a-b- -c- -d--_seed=3"),  # not on Windows
     ],
 )
 def test_a_run_is_named_by_what_it_is(swept: dict[str, Any], expected: str) -> None:
@@ -273,6 +274,10 @@ def test_wandb_keeps_history_and_configuration_offline(
             time.sleep(0.2)
             records = read_wandb(path)
         run = next(record.run for record in records if record.HasField("run"))
+        axes = [
+            x.metric for x in records if x.HasField("metric") and (x.metric.step_metric or x.metric.step_metric_index)
+        ]
+        assert {metric.glob_name: metric.step_metric for metric in axes} == {"*": "env_steps"}
         found[run.display_name] = (run, [record.history for record in records if record.HasField("history")])
     assert sorted(found) == [
         "run_0003_num_epochs=4_learning_rate=0.00025_seed=7",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -36,6 +37,15 @@ def test_arrays_become_a_dataset_as_ours() -> None:
     assert dataset["policy_rank"].attrs["units"] == "dimensions"
     assert dataset["my_number"].attrs["definition"] == "not in the table of metrics"
     assert dataset["status"].values.tolist() == [0] * 10
+
+
+def test_runs_that_diverged_stay_so_on_grids_of_their_own() -> None:
+    status = [0] * 9 + [7]
+    lengths = [STEPS] * 9 + [np.where(STEPS > 7000, np.nan, STEPS)]
+    for dataset in (imported(status=status), imported(status=status, env_steps=np.stack(lengths))):
+        order = np.argsort(dataset["run_index"].values)
+        assert dataset["status"].values[order].tolist() == status
+        assert dataset["seed"].values[order].tolist() == [*range(5)] * 2
 
 
 def test_figures_tables_compare_and_claims_accept_it(tmp_path: Any) -> None:
@@ -112,8 +122,46 @@ TABLE = pd.DataFrame({"run": [0, 0], "env_steps": [1, 2], "return_mean": [1.0, 2
         (TABLE, {"swept": ["rate"]}, "metrics has no column rate"),
         (TABLE, {"env_steps": [1, 2]}, "metrics is a table"),
         (TABLE.iloc[:0], {}, "metrics is empty"),
+        (TABLE.assign(run=[0, np.nan]), {"swept": ["text"]}, "column run of metrics is missing in 1 rows"),
+        (TABLE.assign(env_steps=["1k", "2k"]), {}, "env_steps must be numbers"),
+        (TABLE.assign(seed=0.5), {"swept": []}, "column text of metrics holds no numbers"),
+        (TABLE.drop(columns="text").assign(seed=0.5), {}, r"seeds has 0.5, but must have whole numbers from 0 to 42"),
+        (TABLE.drop(columns="text").assign(rate=np.nan), {"swept": ["rate"]}, "rate is missing in some runs"),
+        (TABLE.drop(columns="text").assign(status=3), {}, "status has 3, but must have whole numbers from 0 to 2"),
+        (TABLE.drop(columns="text"), {"status": [0]}, "status must be columns of it"),
+        (
+            {"a": np.ones((2, 3))},
+            {"env_steps": [1, 2, 3], "status": [0, np.nan]},
+            "status has nan, but must have whole",
+        ),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "status": [0, -1]}, "status has -1, but must have whole"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "seeds": ["a", "b"]}, "seeds must be numbers"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "seeds": [4, 4]}, "seeds has 4 in 2 runs of one setting"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [3, np.nan, 1]}, "env_steps must grow"),
+        (
+            {"a": np.ones((2, 3)), "seed": np.ones((2, 3))},
+            {"env_steps": [1, 2, 3]},
+            "a metric may not be called 'seed'",
+        ),
+        ({"a": [[1, 2, 3], [1, 2]]}, {"env_steps": [1, 2, 3]}, "metric 'a' must have as many values for each run"),
+        ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "swept": {"x": [1.0, np.nan]}}, "x is missing in some runs"),
     ],
 )
 def test_what_does_not_fit_is_named(metrics: Any, options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pjp.import_metrics(metrics, **options)
+
+
+def test_what_we_export_comes_back_and_numbers_may_be_jaxs() -> None:
+    dataset = imported(status=[0] * 9 + [7])
+    table = pjp.results.export.long_table(dataset).rename(columns={"run_index": "run"})
+    table["return_mean"] = [jnp.float32(x) for x in table["return_mean"]]
+    again = pjp.import_metrics(table.sample(frac=1.0, random_state=0), swept=["learning_rate"])
+    for name in ("status", "seed", "learning_rate"):
+        np.testing.assert_array_equal(again[name], dataset[name])
+    np.testing.assert_allclose(again["return_mean"], dataset["return_mean"], rtol=1e-6)
+
+
+def test_a_setting_that_is_no_name_of_ours_is_told() -> None:
+    with pytest.warns(UserWarning, match="config has clip_range, which is no name of a field"):
+        pjp.import_metrics({"a": np.ones((2, 3))}, env_steps=[1, 2, 3], config={"clip_range": 0.1})

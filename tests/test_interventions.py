@@ -460,7 +460,7 @@ def plain() -> Any:
 
 def test_switched_off_interventions_are_not_in_the_program(plain: Any) -> None:
     """Their floats are read nowhere: NaN in all of them changes no bit. Nothing of theirs is kept or reported."""
-    for leaf in (*jax.tree.leaves(plain.state.params), plain.metrics.values):
+    for leaf in (*jax.tree.leaves(plain.state.params), plain.metrics.scalars):
         np.testing.assert_array_equal(leaf[0], leaf[1])
     assert plain.state.kl_control is None
     assert plain.state.power_vectors is None
@@ -643,7 +643,7 @@ def test_every_pair_of_choices_can_be_traced_or_is_refused(fields: dict[str, Any
     run = build(fields | {"diagnostics": False})
     if run is not None:
         result = jax.eval_shape(run, HyperParams(pfo_coef=1.0, critic_pfo_coef=1.0), KEY)
-        assert result.metrics.values.shape == (2, len(result.metrics.names))
+        assert result.metrics.scalars.shape == (2, len(result.metrics.names))
 
 
 @pytest.mark.slow

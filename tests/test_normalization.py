@@ -154,7 +154,7 @@ def kl(old: np.ndarray, new: np.ndarray) -> float:
 def test_log_point_0_is_the_diagnosis_of_the_initial_networks(running: History, result: Any) -> None:
     """On the rollout of the first update; nothing has changed yet, and there was no minibatch."""
     metrics, initial = result.metrics, running.states[0]
-    assert metrics.values.shape == (1 + CONFIG.num_logs, len(metrics.names))
+    assert metrics.scalars.shape == (1 + CONFIG.num_logs, len(metrics.names))
     assert metrics["policy_singular_values"].shape == (1 + CONFIG.num_logs, 5)
     obs = normalized(initial.observation_statistics, np.asarray(running.iterations[0].batch.obs, np.float64))
     for head in ("policy", "critic"):

@@ -5,6 +5,7 @@ files from them, all or those with these numbers, by executing them.
 """
 
 import base64
+import hashlib
 import io
 import os
 import re
@@ -20,6 +21,8 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from PIL import Image
+
+import purejaxppo
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -77,6 +80,12 @@ def cells_of(notebook: Any) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
+def code_of(notebook: Any) -> str:
+    """The cells that were executed, as a short code."""
+    cells = "\n# %%\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(cells.encode()).hexdigest()[:16]
+
+
 def read_notebook(source: Path) -> Any:
     """The .ipynb beside a .py."""
     return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
@@ -108,6 +117,7 @@ def update(source: Path) -> tuple[float, float]:
         "jupytext": {"formats": "ipynb,py:percent"},
         "kernelspec": kernel,
         "language_info": {"name": "python"},
+        "executed": {"version": purejaxppo.__version__, "cells": code_of(notebook)},
     }
     nbformat.write(nbformat.from_dict(notebook), source.with_suffix(".ipynb"))
     return seconds
@@ -131,6 +141,14 @@ def test_there_are_five_and_every_one_has_its_pair() -> None:
 def test_both_files_hold_the_same_cells(source: Path) -> None:
     assert cells_of(read_notebook(source)) == cells_of(jupytext.read(source)), (
         f"{source.name} has changed since: python tests/test_notebooks.py {source.name[0]}"
+    )
+
+
+@paired
+def test_its_outputs_are_those_of_its_cells(source: Path) -> None:
+    """Not of earlier ones, whose source was then edited in both files."""
+    assert read_notebook(source).metadata["executed"]["cells"] == code_of(jupytext.read(source)), (
+        f"python tests/test_notebooks.py {source.name[0]}"
     )
 
 

@@ -40,7 +40,7 @@ def write(folder: Path, runs: range, point: int, *, is_old: bool = False) -> Non
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(folder / f"{point:05d}.npz", **spectra, **dict(reversed(found.items())))  # pyright: ignore
     else:
-        metrics: Any = SimpleNamespace(names=tuple(names), values=np.stack(list(found.values()), 1), spectra=spectra)
+        metrics: Any = SimpleNamespace(names=tuple(names), scalars=np.stack(list(found.values()), 1), spectra=spectra)
         write_part(folder, point, metrics)
 
 

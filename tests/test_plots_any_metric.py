@@ -16,19 +16,26 @@ from purejaxppo.plots.channels import COLOURS, choose_channels, line_style
 from purejaxppo.plots.conditions import MOST_LINES, arrange, check_options, parse_where, select
 from purejaxppo.plots.curves import curves, overview
 from purejaxppo.plots.figures import FIGURES, draw_figure
+from purejaxppo.plots.files import legend_of
 from purejaxppo.plots.panels import Panel
 from purejaxppo.plots.scales import choose_scale
 from purejaxppo.plots.sensitivity import sensitivity, swept_number
 from purejaxppo.plots.sheets import PAPER, SCREEN
-from purejaxppo.results.dataset import points
-from purejaxppo.statistics.estimates import iqm
+from purejaxppo.results.runs import curves as values_of_runs
+from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.statistics.finals import final_values
+from purejaxppo.statistics.summary import summary_table
 
 NINE = {"num_epochs": [4, 16, 32], "pfo_coef": [0.0, 1.0, 10.0]}
 
 
 def main_lines(ax):
     return [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+
+
+def values_at(line):
+    """What a line of a sensitivity figure shows, without the gaps that leave 0 apart."""
+    return line.get_ydata()[np.isfinite(line.get_ydata())]
 
 
 def panels_of(figure):
@@ -101,9 +108,111 @@ def test_conditions_from_the_command_line():
     for text in ("pfo_coef", "=1", "pfo_coef="):
         with pytest.raises(ConfigError, match="FIELD=VALUE"):
             parse_where([text])
-    for wrong in (("1", ["kl"], [], None), (None, [], ["pfo_coef"], None), ("sensitivity", ["kl"], [], "env")):
-        with pytest.raises(ConfigError):
+    for *wrong, message in (
+        ("1", ["kl"], [], None, "figure is 1, which shows metrics of its own"),
+        (None, [], ["pfo_coef"], None, "by and facet go with metric"),
+        ("sensitivity", ["kl"], [], "env", "by and facet go with metric"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             check_options(*wrong)
+
+
+# --- Runs that log at different steps
+
+
+def two_grids():
+    """Two runs that log at 10, 20, 30 and at 15, 30, 45, 60; plasticity at every other log point."""
+    nan = np.nan
+    return pjp.import_metrics(
+        {
+            "return_mean": [[1.0, 2.0, nan, nan], [5.0, 6.0, 7.0, 8.0]],
+            "policy_plasticity_loss": [[1.0, nan, 3.0, nan], [nan, 6.0, nan, 8.0]],
+            "policy_singular_values": np.arange(16.0).reshape(2, 4, 2),
+        },
+        env_steps=[[10.0, 20.0, 30.0, nan], [15.0, 30.0, 45.0, 60.0]],
+        swept={"total_steps": [30, 60]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "steps", "values"),
+    [
+        (
+            "return_mean",  # the third one of the first run is a gap
+            [10, 15, 20, 30, 45, 60],
+            [[1, 1, 2, np.nan, np.nan, np.nan], [np.nan, 5, 5, 6, 7, 8]],
+        ),
+        ("policy_plasticity_loss", [10, 30, 60], [[1, 3, np.nan], [np.nan, 6, 8]]),
+        (
+            "policy_singular_values",
+            [10, 15, 20, 30, 45, 60],
+            [
+                [[0, 1], [0, 1], [2, 3], [4, 5], [np.nan] * 2, [np.nan] * 2],
+                [[np.nan] * 2, [8, 9], [8, 9], [10, 11], [12, 13], [14, 15]],
+            ],
+        ),
+    ],
+)
+def test_runs_that_log_at_different_steps_hold_their_last_value(metric, steps, values):
+    found = values_of_runs(two_grids(), metric, np.array([0, 1]))
+    np.testing.assert_array_equal(found[0], steps)
+    np.testing.assert_array_equal(found[1], values)
+
+
+def test_a_line_of_runs_with_different_steps_mixes_no_steps():
+    figure = curves(two_grids(), "return_mean", by="seed")
+    for line, run in zip(main_lines(figure.axes[0]), (0, 1), strict=True):  # a run by itself is as it was measured
+        grid, measured = two_grids()["env_steps"].values[run], two_grids()["return_mean"].values[run]
+        np.testing.assert_array_equal(line.get_xdata(), grid[np.isfinite(grid)])
+        np.testing.assert_array_equal(line.get_ydata(), measured[np.isfinite(grid)])
+    (line,) = main_lines(curves(two_grids(), "return_mean", by=[]).axes[0])
+    np.testing.assert_array_equal(line.get_ydata(), [1, 3, 3.5, 6, 7, 8])
+
+
+def test_runs_that_have_come_less_far_share_the_grid_of_the_others():
+    dataset = made_up({}, num_seeds=3, num_logs=4)
+    grid = np.tile(dataset["env_steps"].values.astype(float), (3, 1))
+    grid[1, 2:] = np.nan
+    partial = dataset.assign_coords(env_steps=(("run", "log"), grid))
+    steps, values = values_of_runs(partial, "return_mean", np.arange(3))
+    np.testing.assert_array_equal(steps, dataset["env_steps"].values)
+    np.testing.assert_array_equal(values, dataset["return_mean"].values)
+
+
+@pytest.mark.parametrize("axes", [NINE, {"pfo_coef": [0.0, *np.geomspace(0.01, 100, 8)]}], ids=["axes", "levels"])
+def test_in_an_axes_of_ones_own_every_line_looks_different(axes):
+    """Nine lines had three styles: colours and dashes were those of several panels."""
+    figure, ax = plt.subplots()
+    try:
+        curves(made_up(axes, num_seeds=2, num_logs=2), "policy_rank", ax=ax)
+        thin = [part for part in ax.collections if isinstance(part, LineCollection)]
+        looks = [
+            (line.get_color(), str(runs.get_linestyle()), line.get_marker())
+            for line, runs in zip(main_lines(ax), thin, strict=True)
+        ]
+        assert len(looks) == len(set(looks)) == 9
+    finally:
+        plt.close(figure)
+
+
+def test_captions_say_which_runs_were_selected_and_of_how_many():
+    dataset = made_up(NINE | {"env": ["a/A-v0", "b/B"]}, num_seeds=2)
+    chosen = select(dataset, {"pfo_coef": [0, 1.0], "num_epochs": "4"})
+    assert describe_sweep(chosen).endswith("8 of 36 runs, only pfo_coef = 0 or 1, num_epochs = 4")
+    assert describe_sweep(chosen.isel(run=chosen["env"].values == "b/B")).endswith(
+        "b/B, 50k steps, seeds 0, 1, 4 of 18 runs, only pfo_coef = 0 or 1, num_epochs = 4"
+    )
+    again = select(chosen, {"seed": 1})
+    assert describe_sweep(again).endswith("4 of 36 runs, only pfo_coef = 0 or 1, num_epochs = 4, only seed = 1")
+    everything = select(dataset, {"seed": [0, 1]})
+    assert describe_sweep(everything) == describe_sweep(dataset)
+    long = {"pfo_coef": [0, 1, 10], "num_epochs": [4, 16, 32], "env": "a/A-v0", "seed": 1}
+    assert describe_sweep(select(dataset, long)).endswith(
+        "9 of 18 runs, selected by pfo_coef, num_epochs, env and 1 more field"
+    )
+    figure = curves(made_up(), "entropy", where={"pfo_coef": 1})
+    assert "10 of 20 runs, only pfo_coef = 1." in figure.get_label()
+    assert "selected" not in dataset.attrs
 
 
 # --- Facets and encoding
@@ -333,12 +442,14 @@ def test_sensitivity_shows_final_values_and_paired_differences():
             for coef in (0.0, 0.1, 1.0, 10.0)
         ]
         lines = [line for line in above.lines if line.get_label() == f"num_epochs={epochs}"]
-        np.testing.assert_allclose(lines[0].get_ydata(), [iqm(finals[runs]) for runs in at])
+        np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs]) for runs in at])
         lines = [line for line in below.lines if line.get_label() == f"num_epochs={epochs}"]
-        np.testing.assert_allclose(lines[0].get_ydata(), [iqm(finals[runs] - finals[at[0]]) for runs in at])
+        np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs] - finals[at[0]]) for runs in at])
         assert lines[0].get_ydata()[0] == 0
+        assert np.flatnonzero(np.isnan(lines[0].get_xdata())).tolist() == [1]  # no line from 0 to the others
     assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.1", "1", "10"]
     assert "with pfo_coef=0" in figure.get_label()
+    assert (below.get_xlabel(), below.get_ylabel()) == ("pfo_coef (log; 0 apart)", "difference from pfo_coef=0")
     other = sensitivity(dataset, "return_mean", reference=1.0)
     assert "with pfo_coef=1" in other.get_label()
 
@@ -348,8 +459,68 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     figure = sensitivity(dataset, "policy_preactivation_norm")
     finals = final_values(dataset, "policy_preactivation_norm").values.reshape(3, 5)
     (line,) = [line for line in panels_of(figure)[1].lines if line.get_label() == "all runs"]
-    np.testing.assert_allclose(line.get_ydata(), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
-    assert panels_of(figure)[1].get_ylabel() == "ratio to 0 (log)"
+    np.testing.assert_allclose(values_at(line), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
+    (band,) = panels_of(figure)[1].collections
+    pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals[1:]]
+    shown = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    np.testing.assert_allclose(shown, np.exp([min(pair.low for pair in pairs), max(pair.high for pair in pairs)]))
+
+
+def mostly_diverged():
+    """Eight runs a level; at the last one six diverge without a return, and the two others reach 100."""
+    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=8, status=[0] * 16 + [3] * 6 + [0, 0])
+    dataset["return_mean"][:], dataset["policy_preactivation_norm"][:] = 50.0, 2.0
+    dataset["return_mean"][16:22], dataset["policy_preactivation_norm"][16:22] = 0.0, 64.0
+    dataset["return_mean"][22:], dataset["policy_preactivation_norm"][22:] = 100.0, 1.0
+    dataset["return_mean"][16:22, 2:] = dataset["policy_preactivation_norm"][16:22, 2:] = np.nan
+    return dataset
+
+
+def test_a_diverged_run_counts_as_the_worst_case_in_sensitivity_as_in_the_summary():
+    dataset = mostly_diverged()
+    figure = sensitivity(dataset, ["return_mean", "policy_preactivation_norm"])
+    table = summary_table(dataset)
+    assert table["return_mean"].tolist() == [50, 50, 0]
+    axes = panels_of(figure)
+    for above, below, name in zip(axes[:2], axes[2:], ("return_mean", "policy_preactivation_norm"), strict=True):
+        ((upper,), (lower,)) = ([x for x in ax.lines if x.get_label() == "all runs"] for ax in (above, below))
+        expected = table[name].to_numpy()
+        np.testing.assert_allclose(values_at(upper), expected)
+        against = expected - expected[0] if name == "return_mean" else expected / expected[0]
+        np.testing.assert_allclose(values_at(lower), against)
+    said = "A run that diverged counts as the worst value of any run (6 of 24 diverged)."
+    assert said in figure.get_label()
+    assert "diverged" not in sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "entropy").get_label()
+
+
+@pytest.mark.parametrize(
+    ("axes", "label"),
+    [
+        ({"pfo_coef": [0.0, 0.1, 1.0]}, "pfo_coef (log; 0 apart)"),
+        ({"learning_rate": [1e-4, 1e-3, 1e-2]}, "learning_rate (log)"),
+        ({"pfo_coef": [0.0, 1.0, 2.0]}, "pfo_coef"),
+    ],
+)
+def test_the_axis_of_levels_says_its_scale_and_has_no_line_to_a_zero_that_is_infinitely_far(axes, label):
+    figure = sensitivity(made_up(axes, num_seeds=5, num_logs=3), "entropy")
+    above, below = panels_of(figure)
+    assert below.get_xlabel() == label
+    for ax in (above, below):
+        (line,) = [line for line in ax.lines if line.get_label() == "all runs"]
+        assert np.isnan(line.get_xdata()).tolist() == ([False, True, False, False] if "apart" in label else [False] * 3)
+    field = next(iter(axes))
+    assert below.get_ylabel() == f"difference from {field}={axes[field][0]:g}"
+
+
+def test_the_legend_of_counts_shows_each_line_once():
+    """Three levels of one line were three entries that looked the same."""
+    figure = sensitivity(made_up({"num_epochs": [4, 16], "pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=2), "return_mean")
+    entries = figure.legends[-1]
+    assert [text.get_text().split(":")[0] for text in entries.get_texts()] == [
+        *("4, 0", "4, 1", "4, 10", "16, 0", "16, 1", "16, 10")
+    ]
+    assert [handle.get_linestyle() for handle in entries.legend_handles] == ["-", "None", "None"] * 2
+    assert len(legend_of(figure)) == 2 + 2
 
 
 def test_the_level_of_reference_keeps_its_label_where_others_give_way():
@@ -416,4 +587,3 @@ def test_the_public_names_are_there():
     assert pjp.plot.curves is curves
     assert pjp.plot.sensitivity is sensitivity
     assert pjp.plot.figure is draw_figure
-    assert points(made_up())

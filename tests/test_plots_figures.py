@@ -8,7 +8,8 @@ from scipy import stats
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.boxes import FIGURE_6, FRACTION, box_of, box_plots
-from purejaxppo.plots.channels import choose_channels, line_style, with_markers
+from purejaxppo.plots.channels import COLOURS, MARKERS, choose_channels, line_style, with_markers
+from purejaxppo.plots.curves import curves
 from purejaxppo.plots.figures import (
     FIGURE_1,
     FIGURE_2,
@@ -24,7 +25,7 @@ from purejaxppo.plots.scatter import RANKS, lowest_ratios, rank_correlations, ra
 from purejaxppo.plots.spectrum import FLOOR, median_spectrum, spectrum_figure
 from purejaxppo.plots.survival import draw_survival
 from purejaxppo.results.dataset import GroupResult, by_environment, points, to_dataset
-from purejaxppo.statistics.collapse import SurvivalCurve, survival_by_point
+from purejaxppo.statistics.collapse import EVENTS, SurvivalCurve, survival_by_point
 from purejaxppo.statistics.estimates import iqm
 from purejaxppo.statistics.summary import final_values
 
@@ -176,8 +177,10 @@ def test_figures_1_and_2_show_interquartile_means(name, panels):
             np.testing.assert_array_equal(line.get_xdata(), dataset["env_steps"].values[shown])
 
 
-def test_plasticity_joins_its_measurements_and_other_metrics_keep_their_gaps():
-    dataset = made_up()
+def test_plasticity_and_evaluations_join_their_measurements_and_other_metrics_keep_their_gaps():
+    dataset = made_up(evaluation_return_mean=np.where(MEASURED, 1.0, np.nan) * np.ones((20, 1)))
+    (line, *_) = curves(dataset, ["evaluation_return_mean"]).axes[0].lines
+    np.testing.assert_array_equal(line.get_xdata(), dataset["env_steps"].values[MEASURED])
     dataset["return_mean"][:, 20:25] = np.nan
     axes = draw_figure(dataset, "1").axes
     assert np.sum(np.isnan(axes[0].lines[0].get_ydata())) == 5
@@ -237,6 +240,7 @@ def test_individual_runs_are_of_the_plain_point_with_most_epochs():
         values = dataset[panel.metric].values[chosen["best"]]
         shown = MEASURED if "plasticity" in panel.metric else slice(None)
         np.testing.assert_array_equal(line.get_ydata(), sign * values[shown])
+    assert [1 - 0.2] in [list(set(line.get_ydata())) for line in figure.axes[3].lines]  # the end of the clip range
 
 
 # --- Figures 4 and 7
@@ -257,6 +261,7 @@ def test_the_scatter_has_its_points_and_scipys_correlations():
     title = figure.axes[0].get_title(loc="left").replace("\N{MINUS SIGN}", "-")
     t, r = "\N{GREEK SMALL LETTER TAU}", "\N{GREEK SMALL LETTER RHO}"
     assert title == f"Dead policy neurons\n{t} = {tau:.2f}, {r} = {rho:.2f}, n = {len(x)}"
+    assert [1 - 0.2] in [list(set(line.get_ydata())) for line in figure.axes[0].lines]  # the end of the clip range
     drawn = np.concatenate(
         [part.get_offsets() for part in figure.axes[0].collections if isinstance(part, PathCollection)]
     )
@@ -272,6 +277,22 @@ def test_markers_are_for_the_combinations_that_there_are():
     channels = with_markers(choose_channels(swept), swept)
     assert len(channels[1].levels) == 10
     assert len({str(line_style(channels, point)) for point in swept}) == 20
+
+
+def test_dots_have_a_marker_where_lines_have_a_dash():
+    """A single list of more settings than there are colours: two of them were the same dot."""
+    swept = [{"pfo_coef": coef} for coef in (0.0, *np.geomspace(0.01, 100, 13))]
+    channels = with_markers(choose_channels(swept), swept)
+    looks = [(style["color"], style["marker"]) for style in (line_style(channels, point) for point in swept)]
+    assert len(set(looks)) == 14
+    assert looks[0] == (COLOURS[0], MARKERS[0])
+    axes = {"pfo_coef": [point["pfo_coef"] for point in swept]}
+    figure = ratio_scatter(made_up(axes, num_seeds=1, num_logs=2))
+    handles = figure.legends[0].legend_handles
+    assert [(handle.get_color(), handle.get_marker()) for handle in handles] == looks
+    assert not any(handle.is_dashed() for handle in handles)
+    drawn = [part for part in figure.axes[0].collections if isinstance(part, PathCollection)]
+    assert len({str(part.get_paths()[0].vertices.tolist()) for part in drawn}) > 1
 
 
 def test_lowest_ratios_by_hand():
@@ -296,9 +317,17 @@ def test_rank_matrices_are_scipys_averaged_and_worst():
                 expected[run, i, j] = stats.spearmanr(values[i], values[j])[0]
     np.testing.assert_allclose(rank_correlations(dataset, "policy"), expected, atol=1e-12)
     axes = rank_matrices(dataset).axes
+    of_critic = rank_correlations(dataset, "critic")
+    np.testing.assert_allclose(axes[2].images[0].get_array(), np.nanmean(of_critic, axis=0))
+    np.testing.assert_allclose(axes[3].images[0].get_array(), np.nanmin(of_critic, axis=0))
     np.testing.assert_allclose(axes[0].images[0].get_array(), np.nanmean(expected, axis=0))
     np.testing.assert_allclose(axes[1].images[0].get_array(), np.nanmin(expected, axis=0))
     assert axes[1].texts[1].get_text().replace("\N{MINUS SIGN}", "-") == f"{np.nanmin(expected[:, 0, 1]):.2f}"
+    # Of the policy, one run has a constant srank: the cells of that measure are of the 19 others.
+    noted = np.array([["(19)" in text.get_text() for text in ax.texts] for ax in axes[:4]]).reshape(4, 5, 5)
+    is_srank = np.array(list(RANKS)) == "srank"
+    expected_notes = is_srank[:, None] | is_srank
+    np.testing.assert_array_equal(noted, [expected_notes] * 2 + [~expected_notes & False] * 2)
 
 
 # --- Figure 6
@@ -349,6 +378,12 @@ def test_a_box_by_hand():
     assert box_of(np.array([np.nan])) is None
 
 
+def test_outliers_are_dots():
+    returns = np.repeat(np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 30])[:, None], NUM_LOGS, axis=1)
+    ax = box_plots(made_up({"share_trunk": [False]}, num_seeds=9, return_mean=returns)).axes[0]
+    assert [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"] == [[30]]
+
+
 def test_infinite_excess_ratios_are_counted_and_not_hidden():
     ratios = np.full((20, NUM_LOGS), 3.0)
     ratios[:4, -1] = np.inf
@@ -393,6 +428,10 @@ def test_the_spectrum_is_the_median_share_of_the_largest():
         mesh = next(part for part in ax.collections if isinstance(part, QuadMesh))
         np.testing.assert_allclose(mesh.get_array(), np.clip(expected, FLOOR, 1).T)
         np.testing.assert_allclose(ax.lines[0].get_ydata(), np.median(dataset["policy_rank"].values[runs], axis=0))
+        below = next(part for part in figure.axes[4 + number].collections if isinstance(part, QuadMesh))
+        of_critic = dataset["critic_singular_values"].values[runs]
+        expected = np.median(of_critic / of_critic[:, :, :1], axis=0)
+        np.testing.assert_allclose(below.get_array(), np.clip(expected, FLOOR, 1).T)
     assert {"critic: index i", "policy: index i"} == {ax.get_ylabel() for ax in figure.axes[::4][:2]}
 
 
@@ -408,15 +447,17 @@ def test_survival_lines_end_where_the_last_run_was_seen():
 
 def test_survival_lines_are_the_curves_and_go_on_to_the_end():
     dataset = made_up()
-    ax = draw_figure(dataset, "survival").axes[0]
-    for line, (_, curve) in zip(ax.lines, survival_by_point(dataset, "return"), strict=True):
-        np.testing.assert_array_equal(line.get_xdata(), [*curve.steps, 50_000])
-        np.testing.assert_array_equal(line.get_ydata(), [*curve.probability, curve.probability[-1]])
-        assert line.get_drawstyle() == "steps-post"
-    curves = survival_by_point(dataset, "return")
-    assert [text.get_text() for text in ax.texts] == [
-        f"{p['pfo_coef']:g}, {p['num_epochs']}: {curve.num_events} / {curve.num_runs}" for p, curve in curves
-    ]
+    axes = draw_figure(dataset, "survival").axes
+    for ax, event in zip(axes, EVENTS, strict=True):
+        curves = survival_by_point(dataset, event)
+        for line, (_, curve) in zip(ax.lines, curves, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), [*curve.steps, 50_000])
+            np.testing.assert_array_equal(line.get_ydata(), [*curve.probability, curve.probability[-1]])
+            assert line.get_drawstyle() == "steps-post"
+        assert [text.get_text() for text in ax.texts] == [
+            f"{p['pfo_coef']:g}, {p['num_epochs']}: {curve.num_events} / {curve.num_runs}" for p, curve in curves
+        ]
+    assert len({tuple(text.get_text() for text in ax.texts) for ax in axes}) > 1
 
 
 def test_counts_beside_survival_curves_name_each_point_differently():

@@ -5,16 +5,19 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_plots_figures import made_up
 
-from purejaxppo.plots.channels import COLOURS
+from purejaxppo.plots.channels import COLOURS, choose_channels
 from purejaxppo.plots.figures import FIGURES, draw_figure
 from purejaxppo.plots.files import LEGEND, as_small_png, legend_of, lost_colours, reduce_colours, save_figure
 from purejaxppo.plots.sheets import PAPER
+from purejaxppo.plots.style import lay_out
+from purejaxppo.results.dataset import by_environment
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 # Studies whose pictures are older than the record of legends: 64 colours, some lost. Redraw them, and take them out.
@@ -98,7 +101,7 @@ def test_every_figure_records_where_it_shows_which_colour(name, tmp_path):
     with Image.open(path) as picture:
         entries = json.loads(picture.info[LEGEND])
         assert picture.info["Description"] == figure.get_label()
-    assert bool(entries) == (name not in ("7", "spectrum", "factorial"))  # they have no colours of conditions
+    assert bool(entries) == (name != "factorial")  # it has no colours of conditions
     assert lost_colours(path) == []
     wrong = [entry | {"colour": "#ff00ff"} for entry in entries]
     texts = PngInfo()
@@ -106,6 +109,31 @@ def test_every_figure_records_where_it_shows_which_colour(name, tmp_path):
     with Image.open(path) as picture:
         picture.save(path, pnginfo=texts)
     assert len(lost_colours(path)) == len(entries)
+
+
+@pytest.mark.parametrize("name", ["7", "spectrum", "levels"])
+def test_colour_bars_keep_their_colours(name, tmp_path):
+    """Median cut over the picture left figure 7's bar nine of its 256 colours: -0.25 looked like -0.4."""
+    if name == "levels":
+        figure, _ = lay_out(1, choose_channels([{"num_epochs": number} for number in range(33)]), "", "")
+    else:
+        figure = draw_figure(made_up({"pfo_coef": [0.0, 1.0]}, num_seeds=1, num_logs=10), name)
+    path = tmp_path / "picture.png"
+    path.write_bytes(as_small_png(figure, 1200))
+    assert lost_colours(path) == []
+    entries = [entry for entry in legend_of(figure) if "colour bar" in entry["label"]]
+    assert len(entries) == (33 if name == "levels" else 64)
+    with Image.open(path) as picture:
+        bar = np.asarray(picture.convert("RGB"))
+        texts = PngInfo()
+        texts.add_itxt(LEGEND, picture.info[LEGEND])
+        picture.convert("RGB").quantize(32).save(tmp_path / "few.png", pnginfo=texts)
+    left, _, right, bottom = entries[0]["box"]
+    top = entries[-1]["box"][1]
+    height, width, _ = bar.shape
+    middle = bar[round(top * height) : round(bottom * height), round((left + right) / 2 * width)]
+    assert len(np.unique(middle, axis=0)) >= 0.95 * len(entries)
+    assert len(lost_colours(tmp_path / "few.png")) > 5
 
 
 def test_few_colours_keep_the_ones_asked_for():
@@ -149,6 +177,21 @@ def test_a_figure_for_a_paper_can_be_read_at_print_size(name):
     assert figure.get_tightbbox(renderer).x1 <= 5.5 + 0.02
     assert figure.get_tightbbox(renderer).x0 >= -0.02
     assert figure.get_figheight() <= 9
+
+
+def test_effects_of_several_environments_are_published_apart_as_they_are_drawn(tmp_path):
+    publish = runpy.run_path(str(RESULTS.parent / "publish.py"))
+    dataset = made_up({"env": ["a/A", "b/B"], "pfo_coef": [0.0, 1.0], "share_trunk": [False, True]}, num_seeds=3)
+    publish["write_factorials"](dataset, tmp_path)
+    names = ["factorial_a_A.csv", "factorial_b_B.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name, part in zip(names, by_environment(dataset).values(), strict=True):
+        table = pd.read_csv(tmp_path / name)
+        expected = publish["factorial_table"](part)
+        np.testing.assert_allclose(table["value"], expected["value"])
+        assert "env" not in set(table["effect"])
+    publish["write_factorials"](next(iter(by_environment(dataset).values())), tmp_path)
+    assert (tmp_path / "factorial.csv").read_text() == (tmp_path / names[0]).read_text()
 
 
 def test_what_is_published_is_enough_to_draw_again():

@@ -56,6 +56,26 @@ def test_runs_of_all_groups_come_in_the_order_of_the_sweep():
     np.testing.assert_array_equal(dataset["env_steps"], [100, 200, 300, 400])
 
 
+def test_spectra_of_a_critic_with_another_width_are_padded_like_those_of_other_groups(tmp_path):
+    made = group([0, 1], {"num_envs": [8, 8]}, width=4)
+    wide = made.metrics["policy_singular_values"][:, :, :1] + np.arange(6.0)
+    metrics = made.metrics | {"critic_singular_values": wide}
+    dataset = to_dataset([dataclasses.replace(made, metrics=metrics)], {})
+    save(dataset, tmp_path / "results.nc")
+    for found in (dataset, load(tmp_path / "results.nc")):
+        assert found.sizes["D"] == 6
+        np.testing.assert_array_equal(found["critic_singular_values"], wide)
+        np.testing.assert_array_equal(found["policy_singular_values"][:, :, :4], made.metrics["policy_singular_values"])
+        assert np.isnan(found["policy_singular_values"][:, :, 4:]).all()
+
+
+@pytest.mark.parametrize("name", ["seed", "env_steps", "group", "log"])
+def test_a_metric_may_not_be_called_as_what_tells_runs_apart(name):
+    made = group([0, 1], {}, metrics=("return_mean", name))
+    with pytest.raises(ValueError, match=f"group 0: a metric may not be called '{name}'"):
+        to_dataset([made], {})
+
+
 def test_fewer_log_points_and_narrower_spectra_are_padded_with_nan():
     swept = {"num_envs": [8]}
     dataset = to_dataset([group([1], swept, num_logs=2, width=3), group([0], swept, num_logs=4, width=5)], {})

@@ -120,10 +120,16 @@ def test_seeds_that_agree_are_as_many_equal_signs_and_few_have_no_interval(num_s
     np.testing.assert_array_equal(found, [5, *ends, 2.0 ** (1 - num_seeds)])
 
 
-def test_the_figure_colours_what_is_told_from_zero(dataset):
+def test_the_figure_colours_and_fills_what_is_told_from_zero(dataset):
     figure = draw_figure(dataset, "factorial")
     table = factorial_effects(dataset, "return_mean")
-    dots = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [colour == "#0072b2" for colour in dots] == (table["p_holm"] < 0.05).tolist()
-    assert any(table["p_holm"] < 0.05)
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    is_told = (table["p_holm"] < 0.05).tolist()
+    assert [dot.get_color() == "#0072b2" for dot in dots] == is_told
+    assert [dot.get_markerfacecolor() != "white" for dot in dots] == is_told
+    assert set(is_told) == {True, False}
+    assert "blue and filled: told from 0" in figure.get_label()
+    for ax, metric in zip(figure.axes[1:], ("policy_rank", "policy_preactivation_norm"), strict=True):
+        dots = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose(dots, factorial_effects(dataset, metric, in_doublings=True)["value"])
     assert not draw_figure(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "factorial").axes[0].lines

@@ -243,7 +243,26 @@ def test_partial_results_say_how_far_they_are(tmp_path: Path) -> None:
     assert (process.returncode, process.stdout.splitlines()[-1]) == (0, expected), process.stderr
     from purejaxppo.plots.captions import describe_sweep
 
-    assert "300 of 2.5k steps, 1 to 3 of 25 log points" in describe_sweep(load(tmp_path / "results.nc"))
+    text = describe_sweep(load(tmp_path / "results.nc"))
+    assert "300 of 2.5k steps, 1 to 3 of 25 log points" in text
+    assert text.endswith("4 of 6 runs")
+
+
+def test_a_sweep_whose_furthest_run_is_at_its_end_is_not_finished() -> None:
+    """The caption went by that run: 2.5k steps, where others were at their first log point."""
+    from purejaxppo.plots.captions import describe_sweep
+
+    dataset = made_up({"pfo_coef": [0.0, 1.0]}, num_seeds=2, num_logs=5)
+    config = {"total_steps": 500, "num_envs": 1, "num_steps": 100, "num_log_points": 5}
+    points = [{"pfo_coef": 0.0}, {"pfo_coef": 1.0}]
+    dataset.attrs["sweep"] = json.dumps({"config": config, "points": points, "seeds": [0, 1]})
+    steps = np.tile(np.arange(100.0, 600, 100), (4, 1))
+    whole = dataset.assign_coords(env_steps=(("run", "log"), steps))
+    assert describe_sweep(whole) == "500 steps, seeds 0, 1, 4 runs"
+    steps[2, 1:] = np.nan
+    behind = dataset.assign_coords(env_steps=(("run", "log"), steps))
+    assert describe_sweep(behind) == "500 of 500 steps, 1 to 5 of 5 log points, seeds 0, 1, 4 runs"
+    assert describe_sweep(whole.isel(run=[0, 1])) == "500 steps, seeds 0, 1, 2 of 4 runs"
 
 
 def test_a_finished_sweep_says_nothing_of_that() -> None:

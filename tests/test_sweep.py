@@ -22,6 +22,7 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from test_export import read_events
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError, RunError, Stopped
@@ -379,6 +380,7 @@ def test_the_first_log_point_is_shown_at_once(capsys: pytest.CaptureFixture[str]
             progress.advance(chunk, int(value), {"return_mean": np.full(8, value), "status": np.zeros(8)})
         told = capsys.readouterr().err
     assert "return 1.0" in told
+    assert "diverged" not in told
     assert "return 2.0" not in told  # a line every ten seconds
 
 
@@ -420,9 +422,12 @@ def test_event_files_go_on_at_a_resume_without_the_option(tmp_path: Path, monkey
         with pytest.raises(Stopped):
             run_sweep(make_sweep(), tmp_path / "out", tensorboard=True, is_quiet=True)
     folder = sorted((tmp_path / "out/tensorboard").iterdir())[0]
-    before = sum(path.stat().st_size for path in folder.iterdir())
+    before = read_events(folder)["return/return_mean"]
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
-    assert sum(path.stat().st_size for path in folder.iterdir()) > before
+    after = read_events(folder)["return/return_mean"]
+    assert after[: len(before)] == before
+    assert len(before) < len(after)
+    assert after[-1][0] == 384
 
 
 def test_two_threads_run_their_sweeps_one_after_the_other(tmp_path: Path) -> None:
@@ -541,6 +546,8 @@ def test_the_estimate_is_what_single_updates_cost_times_how_many_there_are(monke
     assert lines[2].startswith("Estimated time: 2 min 8 s")
     shares = {line.split()[0]: line.split()[1] for line in lines[3:]}
     assert shares == {"rollouts": "12", "epochs": "37", "diagnostics": "3", "plasticity": "47", "compiling": "0"}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert "Estimated time: 1 min 4 s" in estimate.estimate(sweep)
     assert [line.split(":")[0] for line in said] == 2 * ["program 1 of 1"]
 
 
@@ -550,11 +557,8 @@ def test_costs_are_measured_without_a_whole_log_point(program: GroupProgram, mon
     said: list[str] = []
     costs = measure(program, said.append)
     assert said == ["compiled its parts; timing them"]
-    assert min(dataclasses.astuple(costs)) >= 0
-    assert costs.rollout > 0
-    assert costs.diagnosis > 0
-    assert costs.plasticity > 0
-    assert max(dataclasses.astuple(costs)) < 10
+    assert min(costs.rollout, costs.diagnosis, costs.plasticity) > 0
+    assert costs.evaluation == 0
 
 
 def test_time_is_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def test_a_diverging_run_is_frozen_and_marked_and_the_others_do_not_notice():
     clean = train_many(stack(healthy, healthy, healthy), keys(0, 1, 2))
     assert mixed.state.status.tolist() == [0, 1, 0]
     assert all(np.isfinite(leaf[1]).all() for leaf in jax.tree.leaves(mixed.state.params))
-    assert np.isnan(mixed.metrics.values[1, 1:]).all()
+    assert np.isnan(mixed.metrics.scalars[1, 1:]).all()
     assert np.isfinite(mixed.metrics["policy_rank"][1, 0])  # before training all was well
     for index in (0, 2):
         jax.tree.map(lambda a, b, i=index: np.testing.assert_array_equal(a[i], b[i]), mixed.metrics, clean.metrics)

@@ -290,6 +290,13 @@ def test_shuffled_indices_are_a_permutation(size: int) -> None:
     np.testing.assert_array_equal(np.sort(shuffled_indices(KEY, size)), np.arange(size))
 
 
+@pytest.mark.parametrize("bits", [14, 18, 20])
+def test_minibatches_of_large_rollouts_are_of_all_times(bits: int) -> None:
+    """The mean place of 64 samples out of all has a deviation of 1 / sqrt(12 x 64)."""
+    places = np.asarray(shuffled_indices(KEY, 2**bits)) / 2**bits
+    assert np.std(places.reshape(-1, 64).mean(axis=1)) == pytest.approx(1 / np.sqrt(12 * 64), rel=0.15)
+
+
 def test_every_index_is_as_likely_in_every_place() -> None:
     """Chi-square of 6 indices x 6 places over 6000 shuffles: 25 degrees of freedom, 1 in 10^5 beyond 66."""
     orders = np.asarray(jax.vmap(lambda k: shuffled_indices(k, 6))(jax.random.split(KEY, 6000)))
@@ -308,14 +315,21 @@ def test_metrics_are_taken_only_where_asked_for_and_change_no_step() -> None:
     unmeasured, nothing = update(learner, HyperParams(), state, batch, is_measured=False)
     jax.tree.map(np.testing.assert_array_equal, measured.params, unmeasured.params)
     assert metrics["policy_weight_norm"] > 0
-    assert np.isfinite(metrics.values).all()
-    assert np.isnan(nothing.values).all()
+    assert np.isfinite(metrics.scalars).all()
+    assert np.isnan(nothing.scalars).all()
+
+
+def test_metrics_are_a_mapping() -> None:
+    metrics = Metrics.of({"a": jnp.float32(1.0), "b": jnp.float32(2.0), "spectrum": jnp.arange(3.0)})
+    assert list(metrics) == list(metrics.keys()) == ["a", "b", "spectrum"]
+    assert [np.asarray(x).tolist() for x in metrics.values()] == [1.0, 2.0, [0.0, 1.0, 2.0]]
+    assert {name: np.asarray(x).tolist() for name, x in metrics.items()}["b"] == 2.0
 
 
 def test_corners_are_the_first_and_last_minibatch_of_the_first_and_last_epoch() -> None:
     """Of three epochs (tens) of four minibatches (ones); the plain name is the very last."""
     first, last = (
-        Metrics(names=("x",), values=10.0 * epoch + jnp.arange(4.0)[:, None], spectra={}) for epoch in (0, 2)
+        Metrics(names=("x",), scalars=10.0 * epoch + jnp.arange(4.0)[:, None], spectra={}) for epoch in (0, 2)
     )
     assert {name: int(value) for name, value in corners(first, last).items()} == {
         "x_first_epoch_first": 0,
@@ -333,7 +347,7 @@ def test_a_number_of_epochs_that_comes_as_an_argument_makes_the_steps_of_a_fixed
     expected, metrics = update(fixed, HyperParams(), state, batch)
     for num_epochs, is_same in ((jnp.int32(3), True), (jnp.int32(2), False)):
         found, found_metrics = update(other, HyperParams(), state, batch, num_epochs=num_epochs)
-        for a, b in ((found.params, expected.params), (found_metrics.values, metrics.values)):
+        for a, b in ((found.params, expected.params), (found_metrics.scalars, metrics.scalars)):
             assert is_same == np.allclose(ravel_pytree(a)[0], ravel_pytree(b)[0], rtol=1e-5, atol=1e-7)
 
 

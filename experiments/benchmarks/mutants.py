@@ -285,6 +285,160 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "sweep::a_crash_between_checkpoints_loses_no_bit")},
 }  # fmt: skip
 
+# Likewise, in glue: options, units, what is drawn beside the first panel. A reader of the tests found these unseen.
+GLUE: dict[str, dict[str, tuple[str, str, str]]] = {
+    "commands/playing.py": {
+        "deterministic_ignored": ("is_deterministic=deterministic", "is_deterministic=False",
+            "commands::options_arrive"),
+        "evaluate_seed_ignored": ("episodes=episodes, seed=seed, is_det", "episodes=episodes, seed=0, is_det",
+            "commands::options_arrive"),
+        "rediagnosed_snapshots_ignored": ("snapshots=snapshots or None", "snapshots=None",
+            "commands::options_arrive"),
+        "rediagnosed_own_ignored": ("diagnostics=diagnostics)", "diagnostics=())",
+            "commands::options_arrive"),
+    },
+    "commands/reading.py": {
+        "where_ignored": ("select(load_several(directory), conditions)", "select(load_several(directory), {})",
+            "commands::a_figure_is_of_the_runs_lines_and_panels_asked_for"),
+        "by_ignored": ("curves(part, metric, by or None, facet,", "curves(part, metric, None, facet,",
+            "commands::a_figure_is_of_the_runs_lines_and_panels_asked_for"),
+        "facet_ignored": ("curves(part, metric, by or None, facet,", "curves(part, metric, by or None, None,",
+            "commands::a_figure_is_of_the_runs_lines_and_panels_asked_for"),
+        "lowest_ignored": ("metric, lowest, against, within)", "metric, False, against, within)",
+            "commands::a_comparison_is_of_what_is_asked_for"),
+        "toy_drawn_by_defaults": ("toy_figure(learning_rate, steps)", "toy_figure()",
+            "commands::options_arrive"),
+    },
+    "commands/computing.py": {
+        "memory_ignored": ("        memory=memory,", "        memory=None,",
+            "commands::options_of_a_sweep_arrive"),
+        "force_ignored": ("is_forced=options.force", "is_forced=False",
+            "commands::options_of_a_sweep_arrive"),
+        "keep_always": ("is_kept=options.keep", "is_kept=True",
+            "commands::options_of_a_sweep_arrive"),
+        "one_core": ("    use_cpu_cores()", "    use_cpu_cores(1)",
+            "commands::sweeps_use_all_cores_and_join_their_processes"),
+    },
+    "ppo/state.py": {
+        "spring_for_all": ("brax_backend=config.brax_backend", 'brax_backend="spring"',
+            "env_options::options_of_the_environment_are_those_of_the_configuration"),
+    },
+    "sweep/memory.py": {
+        "limit_of_the_job_ignored": ("_SHARE * min(known)", "_SHARE * max(known)",
+            "resources::of_a_machines_and_a_jobs_memory_the_lesser_is_free"),
+        "all_memory_is_free": ('startswith("MemAvailable")', 'startswith("MemTotal")',
+            "resources::free_is_what_the_machine_could_give"),
+        "used_gpu_memory_is_free": (
+            '(statistics["bytes_limit"] - statistics',
+            '(statistics["bytes_limit"] + statistics',
+            "resources::of_a_machines_and_a_jobs_memory_the_lesser_is_free"),
+        "unequal_chunks": ("each = -(-a_process // num_chunks)", "each = min(fit, a_process)",
+            "resources::chunks_are_equal"),
+    },
+    "sweep/engine.py": {
+        "never_a_checkpoint": (
+            "return time.perf_counter() - self._last >= self._cost / _CHECKPOINT_SHARE",
+            "return False",
+            "resources::checkpoints_take_a_share_of_the_time"),
+    },
+    "sweep/progress.py": {
+        "healthy_is_diverged": ('(metrics["status"] != 0)', '(metrics["status"] == 0)',
+            "resources::diverged_runs_are_counted_and_the_time_left_is_told"),
+        "no_time_left": (
+            "self._last, self._bar.left = now, self._time_left.seconds()",
+            "self._last, self._bar.left = now, None",
+            "resources::diverged_runs_are_counted_and_the_time_left_is_told"),
+    },
+    "sweep/costs.py": {
+        "cost_of_a_block": ("scale = program.width / width", "scale = 1.0",
+            "resources::costs_are_those_of_a_block_times_the_number_of_blocks"),
+        "cost_of_all_epochs": ("max(whole - rollout, 0.0) / epochs", "max(whole - rollout, 0.0)",
+            "resources::costs_are_those_of_a_block_times_the_number_of_blocks"),
+        "evaluations_as_often_as_plasticity": (
+            "sum(map(config.is_evaluation_point, logs))",
+            "sum(map(config.is_plasticity_point, logs))",
+            "resources::a_chunk_that_is_padded_costs_as_much_as_a_full_one"),
+        "evaluation_of_untrained": ("compiled(state)) * limit / longest", "compiled(state))",
+            "resources::an_evaluation_is_timed_to_the_limit_of_its_episodes"),
+    },
+    "sweep/estimate.py": {
+        "padded_chunk_is_free": (
+            "-(-sum(chunk.num_runs for chunk in spans) // width)",
+            "sum(chunk.num_runs for chunk in spans) // width",
+            "resources::a_chunk_that_is_padded_costs_as_much_as_a_full_one"),
+        "processes_multiply": ("whole / jax.process_count()", "whole * jax.process_count()",
+            "sweep::the_estimate_is_what_single_updates_cost_times_how_many_there_are"),
+    },
+    "evaluate.py": {
+        "status_of_the_first_128": ("policies.status[some] != 0", "policies.status != 0",
+            "evaluate::runs_that_diverged_are_marked_and_count_as_the_worst"),
+        "worst_of_all_environments": ('groupby(["env"] * ("env" in table) + ["snapshot"]', 'groupby(["snapshot"]',
+            "evaluate::a_run_that_diverged_counts_as_the_worst_of_its_environment_and_snapshot"),
+        "lower_ends_drawn": ('columns["return_mean"]', 'columns["return_low"]',
+            "snapshots::snapshots_are_evaluated_and_the_last_one_is_the_final_policy"),
+    },
+    "training/evaluation.py": {
+        "shortest_for_mean_length": (
+            "episodes.lengths.mean(dtype=jnp.float32)",
+            "episodes.lengths.min().astype(jnp.float32)",
+            "snapshots::evaluations_are_those_of_environments_played_one_by_one"),
+    },
+    "results/foreign.py": {
+        "imported_runs_never_diverge": ("status=own_status[rows]", "status=np.zeros(len(rows))",
+            "foreign::runs_that_diverged_stay_so_on_grids_of_their_own"),
+    },
+    "results/runs.py": {
+        "evaluations_are_dots": ('("plasticity", "evaluation")', '("plasticity",)',
+            "plots_figures::plasticity_and_evaluations_join_their_measurements_and_other_metrics_keep_their_gaps"),
+    },
+    "plots/spectrum.py": {
+        "critic_spectrum_is_the_policys": (
+            "median_spectrum(dataset, network, runs)",
+            'median_spectrum(dataset, "policy", runs)',
+            "plots_figures::the_spectrum_is_the_median_share_of_the_largest"),
+    },
+    "plots/scatter.py": {
+        "critic_matrix_is_the_policys": ("rank_correlations(dataset, network)", 'rank_correlations(dataset, "policy")',
+            "plots_figures::rank_matrices_are_scipys_averaged_and_worst"),
+        "limit_on_the_wrong_side": ("[1 - float(value)", "[1 + float(value)",
+            "plots_figures::the_scatter_has_its_points_and_scipys_correlations"),
+    },
+    "plots/survival.py": {
+        "all_survival_is_the_returns": (
+            "_curves_of(dataset, event) for event",
+            '_curves_of(dataset, "return") for event',
+            "plots_figures::survival_lines_are_the_curves_and_go_on_to_the_end"),
+    },
+    "plots/boxes.py": {
+        "outliers_hidden": ('"fliers": box.outliers', '"fliers": []',
+            "plots_figures::outliers_are_dots"),
+    },
+    "plots/factorial.py": {
+        "effects_not_in_doublings": ("in_doublings=is_log", "in_doublings=False",
+            "statistics_factorial::the_figure_colours_what_is_told_from_zero"),
+    },
+    "plots/figures.py": {
+        "limit_on_the_wrong_side_in_figure_3": ("1 - limits[0]", "1 + limits[0]",
+            "plots_figures::individual_runs_are_of_the_plain_point_with_most_epochs"),
+    },
+    "plots/sensitivity.py": {
+        "band_of_logarithms": ("low=float(ends[1])", "low=estimate.low",
+            "plots_any_metric::sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio"),
+    },
+    "claims/effects.py": {
+        "diverged_has_the_smallest_norm": ("_end(NORM, 1, True)", "_end(NORM, 1)",
+            "claims::runs_that_diverge_collapse_no_later_for_it"),
+    },
+    "sweep/policies.py": {
+        "diverged_policy_one_point_late": ("config.num_logs, status - 1)", "config.num_logs, status)",
+            "evaluate::the_policy_of_a_run_that_diverged_says_so"),
+    },
+    "results/export.py": {
+        "wandb_by_its_own_step": ('step_metric="env_steps"', 'step_metric="_step"',
+            "export::wandb_keeps_history_and_configuration_offline"),
+    },
+}  # fmt: skip
+
 
 def paths(tests: str) -> tuple[str, ...]:
     """What pytest calls the tests of a row of the table."""
@@ -295,7 +449,7 @@ def paths(tests: str) -> tuple[str, ...]:
 
 MUTANTS = {
     name: Mutant(name=name, file=f"purejaxppo/{file}", old=old, new=new, tests=paths(tests))
-    for file, rows in TABLE.items()
+    for file, rows in (*TABLE.items(), *GLUE.items())
     for name, (old, new, tests) in rows.items()
 }
 

@@ -161,7 +161,7 @@ def metrics_of(walk: Any, features: int, is_plasticity_point: bool) -> Any:
         metric.name: np.exp(-index[None, :] / (1 + 0.1 * features * walk[:, [column]])) * walk[:, [-1 - column]]
         for column, metric in enumerate(metric for metric in shown if metric.dims == ("run", "log", "D"))
     }
-    return Metrics(names=tuple(names), values=values, spectra=spectra)
+    return Metrics(names=tuple(names), scalars=values, spectra=spectra)
 
 
 if __name__ == "__main__":

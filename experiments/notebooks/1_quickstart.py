@@ -48,7 +48,7 @@ NUM_EPOCHS = 32  # the real study: 4, 16 and 32
 # ## Train
 #
 # A sweep is a configuration, the points at which it is run, and the seeds of each point. Sizes and
-# switches are in `TrainConfig`, and each combination of them is compiled once. Floats are in
+# switches are in `TrainConfig`; a combination of sizes is compiled once. Floats are in
 # `HyperParams`, and all values of them share one program: here both values of `pfo_coef` do.
 #
 # The learning rate is 160 times the paper's. This is a **stress test**: it shows in a minute what

@@ -45,8 +45,9 @@ NUM_EPOCHS = 16  # the real study: 32
 # ## The sweep
 #
 # Each intervention is a field that is off by default. `pfo_coef` and `adam_beta2` are floats, so
-# their values share a program with plain PPO. `reset_optimizer` and `share_trunk` are switches, and
-# each makes a program of its own. Every point must name the same fields.
+# their values share a program with plain PPO; so does `reset_optimizer`, a switch that only
+# selects. `share_trunk` changes the networks, and makes a program of its own. Every point must name
+# the same fields.
 
 # %%
 study = pjp.Sweep.from_toml("../configs/stress_acrobot.toml")

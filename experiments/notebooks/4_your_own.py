@@ -15,9 +15,10 @@
 # # 4. Your own environment, network and intervention
 #
 # An environment of your own needs nothing but a class and one line, right here in the notebook. A
-# network or an intervention is a few lines inside the package, because it becomes a field that can
-# be swept, measured and resumed like all others. This notebook does the first, and for the other
-# two shows what is there, where yours goes, and how to try its formula first.
+# network, a penalty or a diagnostic needs a function in a module of yours, which a sweep names (the
+# README's section "Your own, by import path"). This notebook does the first, and for networks and
+# penalties shows what is there, how to try a formula first, and where it goes if it is to be part
+# of the package.
 
 # %%
 import inspect
@@ -30,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import purejaxppo as pjp
 from purejaxppo import networks
-from purejaxppo.ppo import interventions
+from purejaxppo.ppo.interventions.penalties import penalties
 
 # %matplotlib inline
 # %config InlineBackend.print_figure_kwargs = {"dpi": 90}
@@ -243,10 +244,10 @@ for metric in ("policy_weight_spectral_norm_max", "policy_rank", "return_mean"):
     print(metric, {f"{c:g}": round(float(v), 2) for c, v in ends.to_series().items()})
 
 # %% [markdown]
-# And this is the function that adds the penalties to the loss. Yours is two lines more in it.
+# And this is the function that adds the penalties to the loss. Yours would be two lines more in it.
 
 # %%
-print(inspect.getsource(interventions.penalties))
+print(inspect.getsource(penalties))
 
 # %% [markdown]
 # Write the formula as a pure function of a minibatch first, and try it where you know the answer.
@@ -276,21 +277,26 @@ for name, features in cases.items():
 
 # %% [markdown]
 # In a module of your own it is a function marked with `@pjp.penalty` that a sweep file names
-# (the README's section "Your own, by import path"). Into the package it goes in four places ("Add
-# to the package" has the list for diagnostics and networks as well):
+# (the README's section "Your own, by import path"). Into the package it goes in six places ("Add to
+# the package" has the list for diagnostics and networks as well):
 #
 # ```
 # config.py         correlation: bool = False
 #                   """Whether correlations of units are penalised, by correlation_coef."""
 # hyperparams.py    correlation_coef: float = 1e-2
 #                   """With correlation: coefficient of the mean squared correlation of units."""
-# interventions.py  if config.correlation:
+# penalties.py      if config.correlation:
 #                       penalty = correlation_penalty(policy.features)
 #                       found["correlation_loss"] = (hparams.correlation_coef, penalty)
+# interventions.py  a row: its name, fields, formula, source; the README's table is made of it
 # registry.py       "correlation_loss": ("correlation of units", "", "with correlation: mean
 #                   squared correlation of different units, without its coefficient", ""),
+# inert.py          Rule(("correlation_coef",), lambda point: not point["correlation"],
+#                   "correlation is false"),
 # ```
 #
-# Add its switch to `SWITCHES` in `tests/test_interventions.py` and the generated tests try it with
-# every kind of action, trunk and torso. From then on `correlation_coef = [0.0, 0.01, 0.1]` in a
-# sweep file is three strengths in one program, with all diagnostics.
+# (`penalties.py` is in `purejaxppo/ppo/interventions/`, `registry.py` in `purejaxppo/results/`,
+# `inert.py` in `purejaxppo/sweep/`, the others in `purejaxppo/`.) With its row the generated tests
+# try it with every kind of action, trunk and torso. From then on
+# `correlation_coef = [0.0, 0.01, 0.1]` in a sweep file is three strengths in one program, with all
+# diagnostics.

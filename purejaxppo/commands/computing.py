@@ -42,13 +42,13 @@ def train(
         imports: Modules of your own to import first, such as lab.setup, which registers environments.
         options: How to compute.
     """
-    del preset  # has chosen the defaults of config and hparams already, see `main`
     own.before_first_import.append(lambda: _prepare(options))
     folder = os.getcwd()
     named = {"imports": import_modules(list(imports), folder), "folder": folder}
     sweep = Sweep(name="train", seeds=parse_seeds(seeds), config=config, hparams=hparams, **named)
     make_groups(sweep)
-    check_effects(sweep)
+    # The preset has chosen the defaults of config and hparams already, see `main`.
+    check_effects(sweep, presets=() if preset is None else (preset,))
     _run(sweep, out, options, plan_only, dry_run)
 
 

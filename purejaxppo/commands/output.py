@@ -18,7 +18,7 @@ def tabulate(dataset: Any, directories: Sequence[Path], format: str = "text", ou
     print({"text": format_table, "markdown": format_markdown, "latex": format_latex}[format](table))
     if sentence := progress_sentence(dataset):
         print(sentence, flush=True)
-    path = out or folder_of(*directories) / "summary.csv"
+    path = place(out, directories, "summary.csv")
     write(lambda path: path.write_text(format_csv(table), encoding="utf-8"), path)
 
 
@@ -34,6 +34,7 @@ def save_figures(
     figure: str = "overview",
     sheet: Any = None,
     out: Path | None = None,
+    suffix: str = "",
 ) -> str:
     """Save a figure of the paper or of ours, of several environments one each; and say where."""
     from purejaxppo.plots.figures import draw_figure, file_name
@@ -43,7 +44,7 @@ def save_figures(
         return draw_figure(part, figure, sheet or SCREEN)
 
     is_apart = figure != "5"  # which is of no results
-    return save_parts(dataset, directories, file_name(figure), draw, out, is_apart)
+    return save_parts(dataset, directories, file_name(figure) + suffix, draw, out, is_apart)
 
 
 def save_parts(
@@ -53,7 +54,7 @@ def save_parts(
     from purejaxppo.plots.figures import with_environment
     from purejaxppo.results.dataset import by_environment
 
-    base = folder_of(*directories) / f"{stem}.png" if out is None else out
+    base = place(out, directories, f"{stem}.png")
     parts = by_environment(dataset) if is_apart else {"": dataset}
     paths = {base.with_name(with_environment(base.name, env)): part for env, part in parts.items()}
     return "\n".join(f"Figure: {save(draw(part), path)}" for path, part in paths.items())
@@ -66,6 +67,13 @@ def save(figure: Any, path: Path) -> Path:
     written: list[Path] = []
     write(lambda path: written.extend(save_figure(figure, path)), path)
     return written[0]
+
+
+def place(out: Path | None, directories: Sequence[Path], name: str) -> Path:
+    """The file to write: `out`; under its own name in `out` where that is a folder, else beside the results."""
+    if out is None:
+        return folder_of(*directories) / name
+    return out / name if out.is_dir() else out
 
 
 def folder_of(first: Path, *others: Path) -> Path:

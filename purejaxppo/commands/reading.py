@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from purejaxppo.commands.arguments import Directories, Directory
-from purejaxppo.commands.output import folder_of, print_and_keep, save, save_figures, save_parts, tabulate, write
+from purejaxppo.commands.output import folder_of, place, print_and_keep, save, save_figures, save_parts, tabulate, write
 
 
 def merge(directory: Directories, out: Path) -> None:
@@ -41,11 +41,11 @@ def plot(
         metric: Any metrics over training (with figure sensitivity: at its end), in place of a figure of the paper.
         by: With metric: swept fields whose combinations make the lines, all by default; other runs are pooled.
         facet: With metric: a swept field with panels of its own for each value.
-        where: Only runs with these values, FIELD=VALUE or FIELD=VALUE,VALUE.
+        where: Only runs with these values, FIELD=VALUE or FIELD=VALUE,VALUE; they become part of the file's name.
         paper: For a paper: 5.5 inches wide, without title, as PDF and SVG, its caption in a text file.
-        out: File to write, in place of one in the directory named after what it shows.
+        out: File or folder to write to, in place of the directory.
     """
-    from purejaxppo.plots.conditions import check_options, parse_where, select
+    from purejaxppo.plots.conditions import check_options, conditions_suffix, parse_where, select
     from purejaxppo.plots.figures import check_figure
     from purejaxppo.plots.sheets import PAPER, SCREEN
     from purejaxppo.sweep.store import load_several
@@ -53,10 +53,11 @@ def plot(
     check_options(figure, metric, by, facet)
     name = check_figure("overview" if figure is None else figure)
     conditions = parse_where(where)
+    suffix = conditions_suffix(conditions)
     dataset = select(load_several(directory), conditions)
     sheet = PAPER if paper else SCREEN
     if not metric:
-        print(save_figures(dataset, directory, name, sheet, out))
+        print(save_figures(dataset, directory, name, sheet, out, suffix))
         return
     from purejaxppo.plots.curves import curves
     from purejaxppo.plots.sensitivity import sensitivity
@@ -66,7 +67,7 @@ def plot(
             return sensitivity(part, metric, sheet=sheet)
         return curves(part, metric, by or None, facet, sheet=sheet)
 
-    stem = "_".join(([figure] if figure else []) + [*metric])[:80]
+    stem = "_".join(([figure] if figure else []) + [*metric])[:80] + suffix
     print(save_parts(dataset, directory, stem, draw, out, is_apart=facet != "env" and "env" not in by))
 
 
@@ -100,7 +101,7 @@ def claims(directory: Directories, format: str = "text", out: Path | None = None
 
     check_format(format)
     table = evaluate_claims(load_several(directory))
-    print_and_keep(format_claims(table, format), table, out or folder_of(*directory) / "claims.csv")
+    print_and_keep(format_claims(table, format), table, place(out, directory, "claims.csv"))
 
 
 def compare(
@@ -130,7 +131,7 @@ def compare(
     check_format(format)
     table = comparison_table(load_several(directory), metric, lowest, against, within)
     text = format_comparison(table, metric, lowest, format)
-    print_and_keep(text, table, out or folder_of(*directory) / f"compare_{metric}.csv")
+    print_and_keep(text, table, place(out, directory, f"compare_{metric}.csv"))
 
 
 def report(directory: Directories, out: Path | None = None) -> None:
@@ -144,7 +145,7 @@ def report(directory: Directories, out: Path | None = None) -> None:
     from purejaxppo.sweep.store import load_several, write_atomically
 
     page = html_report(load_several(directory)).encode()
-    path = out or folder_of(*directory) / "report.html"
+    path = place(out, directory, "report.html")
     print(f"Report: {write(lambda path: write_atomically(path, lambda file: file.write(page)), path)}")
 
 
@@ -152,14 +153,14 @@ def toy(out: Path = Path("figure5.png"), learning_rate: float = 0.05, steps: int
     """Draw the paper's figure 5: two states with collinear features, clipped steps on each in turn; trains nothing.
 
     Args:
-        out: File to write, as PNG and PDF.
+        out: File to write, as PNG and PDF, or a folder.
         learning_rate: Size of the gradient steps.
         steps: Number of gradient steps, on both states together.
     """
     from purejaxppo.plots.toy import describe_toy, toy_figure
 
-    figure = toy_figure(learning_rate, steps)
-    print(f"Last probability ratios:\n{describe_toy(learning_rate, steps)}\nFigure: {save(figure, out)}")
+    print(f"Last probability ratios:\n{describe_toy(learning_rate, steps)}")
+    print(f"Figure: {save(toy_figure(learning_rate, steps), place(out, (), 'figure5.png'))}")
 
 
 def export(

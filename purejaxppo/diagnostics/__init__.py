@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from purejaxppo.diagnostics import diagnose, neurons, probe, spectral, trust_region
+    from purejaxppo.diagnostics import diagnose, neurons, ntk, probe, routes, spectral, trust_region
     from purejaxppo.diagnostics.neurons import (
         always_active_neurons,
         collinearity,
@@ -65,7 +65,7 @@ _HOME = {
     "spectral_measures": "spectral",
     "spectral_norms": "spectral",
 }
-_MODULES = ("diagnose", "neurons", "probe", "registry", "spectral", "trust_region")
+_MODULES = ("diagnose", "neurons", "ntk", "probe", "registry", "routes", "spectral", "trust_region")
 
 __all__ = [
     "HEADLINE",
@@ -87,11 +87,13 @@ __all__ = [
     "markdown_table",
     "measures_of_spectrum",
     "neurons",
+    "ntk",
     "policy_variance",
     "probe",
     "probe_r2",
     "ratio_statistics",
     "registry",
+    "routes",
     "singular_values",
     "spectral",
     "spectral_measures",

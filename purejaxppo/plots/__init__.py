@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         collapsed,
         conditions,
         curves,
+        factorial,
         figures,
         files,
         panels,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         toy,
     )
     from purejaxppo.plots.curves import overview
+    from purejaxppo.plots.factorial import factorial_figure
     from purejaxppo.plots.figures import FIGURES, draw_figure
     from purejaxppo.plots.files import save_figure
     from purejaxppo.plots.sheets import PAPER, SCREEN
@@ -42,6 +44,7 @@ __getattr__, __dir__ = lazy(
         "collapsed": (),
         "conditions": (),
         "curves": ("overview",),
+        "factorial": ("factorial_figure",),
         "figures": ("FIGURES", "draw_figure"),
         "files": ("save_figure",),
         "panels": (),
@@ -68,6 +71,8 @@ __all__ = [
     "conditions",
     "curves",
     "draw_figure",
+    "factorial",
+    "factorial_figure",
     "figures",
     "files",
     "overview",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import xarray as xr
 
 from purejaxppo.plots.style import format_steps
 from purejaxppo.results.dataset import Point
-from purejaxppo.results.runs import how_far, last_step, recorded
+from purejaxppo.results.runs import environments, how_far, last_step, planned_logs, recorded
 from purejaxppo.statistics.estimates import MIN_RUNS
 from purejaxppo.statistics.tables import format_value
 
@@ -21,10 +22,33 @@ def describe_sweep(dataset: xr.Dataset) -> str:
     if rates := recorded(dataset, "learning_rate"):
         parts.append(f"learning rate {_range(rates)}")
     parts += [_steps(dataset), _seeds(dataset)]
-    num_runs = dataset.sizes["run"]
-    parts.append(f"{num_runs} run" + "s" * (num_runs != 1))
+    parts.append(_runs(dataset))
     name = str(dataset.attrs.get("name", ""))
     return f"{name}: " * bool(name) + ", ".join(filter(None, parts))
+
+
+def _runs(dataset: xr.Dataset) -> str:
+    """`16 runs`; `12 of 16 runs`, of a sweep of which others have no log point yet; `8 of 16 runs, only pfo_coef = 1`.
+
+    Counts are of the environments that are shown.
+    """
+    selected = json.loads(dataset.attrs.get("selected", "{}"))
+    shown = set(environments(dataset).tolist())
+    if selected:
+        total = sum(number for env, number in selected["runs"].items() if env in shown)
+    else:
+        total = _planned_runs(dataset, shown)
+    number = dataset.sizes["run"]
+    is_part = total > number
+    text = f"{number} of {total} runs" if is_part else f"{number} run" + "s" * (number != 1)
+    return f"{text}, {selected['words']}" if selected and is_part else text
+
+
+def _planned_runs(dataset: xr.Dataset, shown: Collection[str]) -> int:
+    """Runs that the sweep's record has in the environments shown; 0 where it does not say, as of several sweeps."""
+    record = {} if "merged" in dataset.attrs else json.loads(dataset.attrs.get("sweep", "{}"))
+    told = [point for point in record.get("points", []) if point.get("env", "") in shown]
+    return len(told) * len(record.get("seeds", []))
 
 
 def describe_lines(dataset: xr.Dataset, everything: Sequence[Point]) -> str:
@@ -36,7 +60,8 @@ def describe_lines(dataset: xr.Dataset, everything: Sequence[Point]) -> str:
         text = f"Lines: interquartile mean over {_span(counts)} runs. {say_bands(counts)} Thin lines: single runs."
     shown = np.concatenate([runs for _, runs in everything] or [np.zeros(0, dtype=int)])
     if num_diverged := int(np.sum(dataset["status"].values[shown] != 0)):
-        text += f" Crosses: last value of a run that diverged ({num_diverged} of {shown.size})."
+        text += f" Crosses: last value of a run that diverged ({num_diverged} of {shown.size})"
+        text += "; from there on its line is of the other runs." if max(counts) > 1 else "."
     return text
 
 
@@ -60,10 +85,11 @@ def _range(values: Sequence[Any]) -> str:
 def _steps(dataset: xr.Dataset) -> str:
     """Environment steps of the run that came furthest, and of how many where it is still on its way."""
     reached, planned = last_step(dataset), recorded(dataset, "total_steps")
-    # A run ends with its last whole update: within a few rollouts of what was planned.
-    if planned and reached < 0.9 * max(planned):
-        text = f"{format_steps(reached)} of {format_steps(float(max(planned)))} steps"
-        return ", ".join(filter(None, [text, how_far(dataset)]))
+    text = how_far(dataset)
+    # Where log points are not recorded: a run ends with its last whole update, a few rollouts before what was planned.
+    is_behind = planned_logs(dataset) is None and reached < 0.9 * max(planned, default=0.0)
+    if text or is_behind:
+        return ", ".join(filter(None, [f"{format_steps(reached)} of {format_steps(float(max(planned)))} steps", text]))
     return f"{format_steps(float(max(planned, default=reached)))} steps"
 
 

@@ -10,11 +10,12 @@ PFO with a coefficient of 1 is vermilion, in every study.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.interventions import INTERVENTIONS
+from purejaxppo.plots.files import COLOUR_BAR
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -159,14 +160,25 @@ def condition_names(points: Sequence[dict[str, Any]], channels: Sequence[Channel
 def with_markers(channels: Sequence[Channel], points: Sequence[dict[str, Any]]) -> list[Channel]:
     """The channels for points in place of lines: colours stay, the other fields share the markers.
 
-    Only combinations of their values that some point has get a marker: there are too few for all.
+    Only combinations of their values that some point has get a marker: there are too few for all. Dashes that tell
+    levels of one colour apart become markers as well.
     """
-    colour, others = list(channels[:1]), channels[1:]
+    colour, others = [_with_markers(channel) for channel in channels[:1]], channels[1:]
     if not others:
         return colour
     fields = tuple(field for channel in others for field in channel.fields)
     levels = _levels(points, fields)
     return [*colour, Channel(fields=fields, levels=levels, styles=_styles("marker", len(levels)), kind="marker")]
+
+
+def _with_markers(channel: Channel) -> Channel:
+    """A channel of colours and dashes with a marker in place of each dash."""
+    dashes = [style["linestyle"] for style in channel.styles if "linestyle" in style]
+    if not dashes:
+        return channel
+    markers = dict(zip(dict.fromkeys(dashes), MARKERS, strict=False))
+    styles = tuple({"color": style["color"], "marker": markers[style["linestyle"]]} for style in channel.styles)
+    return replace(channel, styles=styles, kind="marker")
 
 
 def describe(point: dict[str, Any]) -> str:
@@ -322,7 +334,7 @@ def draw_colour_bar(figure: Figure, channel: Channel, box: tuple[float, float, f
         BoundaryNorm([level - 0.5 for level in range(count + 1)], count),
         ListedColormap([style["color"] for style in channel.styles]),
     )
-    bar = figure.colorbar(mappable, cax=figure.add_axes(box, label="colour bar"))
+    bar = figure.colorbar(mappable, cax=figure.add_axes(box, label=COLOUR_BAR))
     shown = range(0, count, -(-count // 16))
     bar.set_ticks(list(shown), labels=[channel.labels[level] for level in shown])
     bar.ax.tick_params(length=0)

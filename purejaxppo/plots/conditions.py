@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
+import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +26,12 @@ from purejaxppo.plots.channels import (
     varying_fields,
 )
 from purejaxppo.results.dataset import Point, swept_fields
+from purejaxppo.results.runs import environments
 
 MOST_LINES = 6
 """In one panel: more cannot be told apart."""
+_LONGEST = 60
+"""Letters of conditions in a caption or the name of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +53,43 @@ class Facet:
 def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
     """The runs whose fields (swept ones, or seed) have the values of `where`, each one value or a list of them.
 
-    Raises ConfigError for a field that is not swept and for values that no run has.
+    The attribute `selected` of the result has for its captions what was asked for, and the number of runs before, of
+    each environment. Raises ConfigError for a field that is not swept and for values that no run has.
     """
-    for field, wanted in (where or {}).items():
+    if not where:
+        return dataset
+    asked = {field: list(x) if isinstance(x, list | tuple | set | np.ndarray) else [x] for field, x in where.items()}
+    note = {"words": describe_conditions(asked), "runs": Counter(environments(dataset).tolist())}
+    if "selected" in dataset.attrs:
+        earlier = json.loads(dataset.attrs["selected"])
+        note = {"words": f"{earlier['words']}, {note['words']}", "runs": earlier["runs"]}
+    for field, accepted in asked.items():
         values = dataset[check_field(dataset, field, "where")].values.tolist()
-        accepted = list(wanted) if isinstance(wanted, list | tuple | set | np.ndarray) else [wanted]
         for value in accepted:
             if not any(_is_same(other, value) for other in values):
                 known = ", ".join(map(_text, dict.fromkeys(values)))
                 raise ConfigError(f"where: {field} is {_text(value)}, but must be one of {known}.")
         chosen = [run for run, other in enumerate(values) if any(_is_same(other, value) for value in accepted)]
         dataset = dataset.isel(run=chosen)
-    return dataset
+    return dataset.assign_attrs(selected=json.dumps(note))
+
+
+def describe_conditions(asked: Mapping[str, Sequence[Any]]) -> str:
+    """`only pfo_coef = 0.1 or 1, seed = 3`; where that is long, `selected by pfo_coef, l2_init and 5 more fields`."""
+    words = "only " + ", ".join(f"{field} = {' or '.join(map(_text, values))}" for field, values in asked.items())
+    if len(words) <= _LONGEST:
+        return words
+    named = list(asked)[:3]
+    left = len(asked) - len(named)
+    return f"selected by {', '.join(named)}" + f" and {left} more field{'s' * (left > 1)}" * (left > 0)
+
+
+def conditions_suffix(asked: Mapping[str, Sequence[Any]]) -> str:
+    """What to append to the name of a figure of these runs, in characters that any disk takes: `_pfo_coef=0.1+1`."""
+    text = "_".join(f"{field}={'+'.join(values)}" for field, values in asked.items())
+    safe = re.sub(r"[^\w=+.-]", "-", text, flags=re.ASCII)
+    short = safe if len(safe) <= _LONGEST else f"{safe[:_LONGEST]}-{zlib.crc32(text.encode()):08x}"
+    return f"_{short}" if asked else ""
 
 
 def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:

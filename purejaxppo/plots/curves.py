@@ -10,7 +10,7 @@ import xarray as xr
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_lines, describe_sweep
-from purejaxppo.plots.channels import Channel, describe, line_style
+from purejaxppo.plots.channels import Channel, choose_channels, describe, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
 from purejaxppo.plots.conditions import Facet, arrange, check_field, group_by, select
 from purejaxppo.plots.panels import OVERVIEW, Panel, panel_of
@@ -289,8 +289,8 @@ def _draw_into(
             f"ax holds one metric without facets, but {len(panels)} metrics and facet {facet} are asked for; leave ax "
             "out."
         )
-    _, channels = arrange(everything)
-    # All in one panel, as it is the user's own.
+    # All in one panel, as it is the user's own, so that all fields must tell lines apart.
+    channels = choose_channels([point for point, _ in everything])
     cell = panels[0], Facet(name="", points=tuple(everything))
     figure = ax.get_figure(root=True)
     _draw_panel(ax, *cell, dataset, channels, sheet_of(figure))

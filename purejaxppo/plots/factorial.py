@@ -28,8 +28,9 @@ _ROW_HEIGHT = 0.3
 def factorial_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     """Effects of the swept two-level fields on return, rank and norm, from the main ones to that of all together.
 
-    Dots and lines: mean over seeds and its 95 % interval (`factorial_effects`), blue where it is told from 0 after
-    Holm's correction over the panel. Results without a full factorial leave a figure that says so.
+    Dots and lines: mean over seeds and its 95 % interval (`factorial_effects`), blue and filled where it is told from
+    0 after Holm's correction over the panel, else grey and hollow. Results without a full factorial leave a figure that
+    says so.
     """
     tables = [_effects(dataset, *row) for row in FACTORIAL]
     counts = [int(table["num_seeds"].iloc[0]) for table in tables if table is not None]
@@ -37,8 +38,8 @@ def factorial_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     caption = (
         f"{describe_sweep(dataset)}. What the named level adds to a run's final value, on average over the other "
         "fields' levels; of products: half of how much one field's effect changes with the other's level. Mean over "
-        f"the {max(counts, default=0)} seeds (runs of equal seed are compared), 95 % interval (Student's t); blue: "
-        "told from 0, p < 0.05 after Holm over the rows of a panel."
+        f"the {max(counts, default=0)} seeds (runs of equal seed are compared), 95 % interval (Student's t); blue "
+        "and filled: told from 0, p < 0.05 after Holm over the rows of a panel; grey and hollow: not."
     )
     with house_style(sheet):
         title = "Main effects and interactions"
@@ -71,7 +72,9 @@ def _draw(ax: Axes, table: pd.DataFrame, sheet: Sheet) -> None:
         colour = _TOLD if p < 0.05 else _NOT_TOLD
         if np.isfinite([low, high]).all():
             ax.plot([low, high], [row, row], color=colour, linewidth=2.0 * sheet.stroke, solid_capstyle="butt")
-        ax.plot(value, row, "o", color=colour, markersize=5 * sheet.stroke, markeredgecolor="white")
+        face, edge = (colour, "white") if p < 0.05 else ("white", colour)
+        dot = {"color": colour, "markerfacecolor": face, "markeredgecolor": edge, "markersize": 6 * sheet.stroke}
+        ax.plot(value, row, "o", **dot)
     orders = table["order"].to_numpy()
     for row in np.flatnonzero(np.diff(orders)) + 0.5:
         ax.axhline(row, color="0.85", linewidth=0.8, zorder=0)

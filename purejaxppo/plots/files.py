@@ -15,17 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.plots.sheets import house_style, place_texts, sheet_of
 from purejaxppo.results.files import sync_and_rename
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KEY = "key:"
 """Begins the gid of an artist that shows what a colour means, other than in a legend: its label follows."""
 LEGEND = "Legend"
-"""Name of the PNG's text in which the legend is recorded, as JSON: a list of {label, colour, box}; box is left, top,
-right and bottom as fractions of the picture, from its upper left corner."""
+"""Name of the PNG's text in which the legend is recorded, as JSON: a list of {label, colour, box}, of colours along a
+colour bar also {tolerance}; box is left, top, right and bottom as fractions of the picture, from its upper left corner.
+"""
+COLOUR_BAR = "colour bar"
+"""Label of the axes that hold one."""
+_SAMPLES, _BAR_TOLERANCE = 64, 8
 _FEW, _DPI = 256, 200
 _MARGIN = 3 / 72  # inches
 
@@ -46,7 +52,8 @@ def as_png(figure: Figure, dpi: float | str = "figure") -> bytes:
 def as_small_png(figure: Figure, width: int) -> bytes:
     """The figure as a PNG `width` pixels wide, of 256 colours: a third of the size.
 
-    Every colour of the legend is one of them, exactly; each other one of the picture becomes the nearest.
+    Every colour of the legend is one of them, exactly, and so are 64 along each colour bar; each other one of the
+    picture becomes the nearest.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
@@ -55,7 +62,7 @@ def as_small_png(figure: Figure, width: int) -> bytes:
     picture, texts = drawn.convert("RGB"), PngInfo()
     for name, text in drawn.info.items():
         if name in ("Description", LEGEND):
-            texts.add_itxt(name, text)
+            texts.add_itxt(name, text, zip=name == LEGEND)
     buffer = io.BytesIO()
     reduce_colours(picture, [entry["colour"] for entry in legend_of(figure)]).save(
         buffer, format="PNG", optimize=True, pnginfo=texts
@@ -104,6 +111,7 @@ def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
         (text.get_text(), handle)
         for legend in figure.legends
         for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+        if not _is_blank(handle)
     ]
     artists += [
         (str(artist.get_gid()).removeprefix(KEY), artist)
@@ -118,12 +126,42 @@ def _placed_legend(figure: Figure) -> list[dict[str, Any]]:
         colour = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()  # pyright: ignore
         places = box.x0 / width, 1 - box.y1 / height, box.x1 / width, 1 - box.y0 / height
         entries.append({"label": label, "colour": to_hex(colour), "box": [round(place, 5) for place in places]})
+    bars = [ax for ax in figure.axes if ax.get_label() == COLOUR_BAR]
+    return entries + [entry for bar in bars for entry in _bar_entries(bar)]
+
+
+def _bar_entries(bar: Axes) -> list[dict[str, Any]]:
+    """Entries of a vertical colour bar from below: at most `_SAMPLES` of its colours, each where it is."""
+    from matplotlib.colors import to_hex
+
+    (mesh,) = [part for part in bar.collections if isinstance(part.get_array(), np.ndarray)]
+    colours = mesh.get_cmap()(mesh.norm(np.ravel(mesh.get_array())))
+    shown = np.unique(np.linspace(0, len(colours) - 1, _SAMPLES).round().astype(int))
+    locator = bar.get_axes_locator()  # of a bar with a tip, which is as long as the bar is short
+    bar.apply_aspect(locator(bar, None) if locator else None)  # pyright: ignore[reportArgumentType]
+    box, height = bar.get_position(), 1 / len(colours)
+    entries = []
+    for place in shown.tolist():
+        top, bottom = (1 - box.y0 - box.height * height * end for end in (place + 1, place))
+        entries.append(
+            {
+                "label": f"colour bar {place + 1} of {len(colours)}",
+                "colour": to_hex(colours[place]),
+                "box": [round(end, 4) for end in (box.x0, top, box.x1, bottom)],
+                "tolerance": _BAR_TOLERANCE,
+            }
+        )
     return entries
+
+
+def _is_blank(handle: Any) -> bool:
+    """Whether a line of a legend has neither line nor marker: its text goes with the line above."""
+    return hasattr(handle, "get_marker") and (handle.get_linestyle(), handle.get_marker()) == ("None", "None")
 
 
 def lost_colours(path: str | os.PathLike[str], tolerance: int = 24) -> list[str]:
     """Labels of a PNG's legend whose colour is not where the legend says: no pixel within `tolerance` of each of red,
-    green and blue (0 to 255). Raises ValueError for a picture that does not say what its legend shows.
+    green and blue (0 to 255), less along a colour bar. Raises ValueError for a picture that does not say what it shows.
     """
     from matplotlib.colors import to_rgb
     from PIL import Image
@@ -140,7 +178,7 @@ def lost_colours(path: str | os.PathLike[str], tolerance: int = 24) -> list[str]
         part = pixels[int(top * height) : int(np.ceil(bottom * height)) + 1]
         part = part[:, int(left * width) : int(np.ceil(right * width)) + 1]
         distance = np.abs(part - np.round(255 * np.array(to_rgb(entry["colour"])))).max(axis=-1, initial=0)
-        if distance.size == 0 or distance.min() > tolerance:
+        if distance.size == 0 or distance.min() > entry.get("tolerance", tolerance):
             lost.append(entry["label"])
     return lost
 
@@ -149,8 +187,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, ...
     """Write a figure beside each other as PNG and PDF; one for a paper as PDF, SVG and its caption as .txt.
 
     Each in one atomic step; returns their paths. `path` may end in one of the suffixes or none; missing folders are
-    created. Raises OSError when the disk refuses.
+    created. Raises ConfigError for a path without a name, such as `..`, and OSError when the disk refuses.
     """
+    if Path(path).name in ("", ".."):
+        raise ConfigError(f"path is {os.fspath(path)!r}, but must end in the name of a file.")
     suffixes = ("pdf", "svg", "txt") if sheet_of(figure).name == "paper" else ("png", "pdf")
     base = Path(path)
     if base.suffix.lower() in (".png", ".pdf", ".svg", ".txt"):

@@ -12,6 +12,7 @@ import xarray as xr
 
 from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.channels import MARKERS, Channel, choose_channels, line_style, with_markers
+from purejaxppo.plots.files import COLOUR_BAR
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import format_steps, lay_out, say_empty
@@ -119,20 +120,25 @@ def rank_matrices(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     subtitle = (
         f"{describe_sweep(dataset)}. Spearman correlation over the log points of a run between two rank measures of "
         "the penultimate features; left its mean over runs, right its lowest value in any run. Runs in which a measure "
-        f"is constant have no correlation and are left out; {_NONE} where no run has one."
+        "is constant have no correlation and are left out, pair by pair; in brackets how many are left, where not all "
+        f"{dataset.sizes['run']}; {_NONE} where no run has one."
     )
     with house_style(sheet):
         page = _MATRICES if sheet.is_titled else replace(_MATRICES, left=1.35, right=1.4, bottom=1.3)
         figure, axes = lay_out(4, [], title, subtitle, page, sheet)
         image: Any = None
         for row, network in enumerate(("policy", "critic")):
-            matrices = average_and_worst(rank_correlations(dataset, network))
-            for ax, what, matrix in zip(axes[2 * row :], ("average", "worst"), matrices, strict=False):
+            of_runs = rank_correlations(dataset, network)
+            counts = np.sum(~np.isnan(of_runs), axis=0)
+            left = np.where((counts == 0) | (counts == len(of_runs)), "", np.char.mod("\n(%d)", counts))
+            for ax, what, matrix in zip(
+                axes[2 * row :], ("average", "worst"), average_and_worst(of_runs), strict=False
+            ):
                 ax.set_title(f"{network.capitalize()}, {what} over runs")
-                image = _draw_matrix(ax, matrix, list(RANKS.values()), is_narrow=not sheet.is_titled)
+                image = _draw_matrix(ax, matrix, left, list(RANKS.values()), is_narrow=not sheet.is_titled)
         first, last = axes[0].get_position(), axes[3].get_position()
         box = (last.x1 + 0.26 / figure.get_figwidth(), last.y0, 0.022, first.y1 - last.y0)
-        bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"))
+        bar = figure.colorbar(image, cax=figure.add_axes(box, label=COLOUR_BAR))
         bar.set_label("Spearman correlation")
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
@@ -141,8 +147,8 @@ def rank_matrices(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
 _NONE = "\N{EN DASH}"
 
 
-def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str], is_narrow: bool) -> Any:
-    """One matrix as coloured cells with their numbers."""
+def _draw_matrix(ax: Axes, matrix: np.ndarray, notes: np.ndarray, names: Sequence[str], is_narrow: bool) -> Any:
+    """One matrix as coloured cells with their numbers, and a note (text) below each."""
     image = ax.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
     ticks = range(len(names))
     if is_narrow:
@@ -158,7 +164,7 @@ def _draw_matrix(ax: Axes, matrix: np.ndarray, names: Sequence[str], is_narrow: 
         value = matrix[row, column]
         text = _NONE if np.isnan(value) else _signed(float(value))
         colour = "white" if abs(value) > 0.6 else "0.1"
-        ax.text(column, row, text, ha="center", va="center", color=colour)
+        ax.text(column, row, f"{text}{notes[row, column]}", ha="center", va="center", color=colour)
     return image
 
 

@@ -22,7 +22,8 @@ from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
-from purejaxppo.statistics.summary import final_values
+from purejaxppo.statistics.finals import comparable_values
+from purejaxppo.statistics.summary import HIGH_IS_WORST
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def sensitivity(
     against: the field, by default the swept number with most levels, one of an intervention if there is any. reference:
     the level to compare with, by default the field's own default (PFO: 0), else the lowest. The other swept fields make
     the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below
-    pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference.
+    pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference. Final values are
+    `comparable_values`: a run that diverged counts as the worst case, as in the summary.
     Raises ConfigError for unknown metrics, fields and values, and a field whose values are no numbers.
     """
     chosen = select(dataset, where)
@@ -66,7 +68,9 @@ def sensitivity(
     if field and "return_mean" in [panel.metric for panel in panels]:
         everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
         counts = collapse_channel(chosen, everything, [*channels, _level_channel(field, levels)], facets)
-        legends, caption = ([*channels, counts], f"{caption} {collapse_sentence()}") if counts else (legends, caption)
+        if counts:
+            legends = [*channels, _name_lines_once(counts, [len(at) for _, at in lines])]
+            caption += f" {collapse_sentence()}"
     page = replace(PAGE, columns=len(panels), paper_columns=len(panels), gap_y=0.36, above_panels=0.38)
     with house_style(sheet):
         title = f"What {field} does" if field else "What a swept number does"
@@ -78,13 +82,13 @@ def sensitivity(
             both[0].set_title("\n".join(filter(None, [facet.name, name])))
             both[0].set_ylabel(panel.label)
             shown = [lines[place] for place in facet.runs]
-            if shown and panel.metric in chosen:
-                _draw_column(both, panel, chosen, shown, levels, base, channels, sheet)
+            if field and shown and panel.metric in chosen:
+                _draw_column(both, panel, chosen, shown, field, levels, base, channels, sheet)
             else:
                 for ax in both:
                     say_empty(ax)
         for ax in axes[-len(panels) :]:
-            ax.set_xlabel(field or "")
+            ax.set_xlabel(f"{field}{_scale_of(levels)}" if field else "")
         declutter(figure)
     return figure
 
@@ -127,15 +131,25 @@ def _level_channel(field: str, levels: Sequence[float]) -> Channel:
     return Channel(fields=(field,), levels=tuple((x,) for x in levels), styles=({},) * len(levels), kind="line")
 
 
+def _name_lines_once(counts: Channel, num_levels: Sequence[int]) -> Channel:
+    """The legend of counts, in which only the first of a line's levels shows the line: the others are no other look."""
+    first = set(np.cumsum([0, *num_levels]).tolist())
+    styles = (style if place in first else {"linestyle": "none"} for place, style in enumerate(counts.styles))
+    return replace(counts, styles=tuple(styles))
+
+
 def _caption(dataset: xr.Dataset, field: str | None, base: float | None, lines: Sequence[Line]) -> str:
     if field is None or base is None:
         return f"{describe_sweep(dataset)}. No number is swept with three levels or more."
     bands = say_bands([runs.size for _, at in lines for runs in at.values()])
+    apart = " Bars at 0: such intervals." * ("apart" in _scale_of([level for _, at in lines for level in at]))
+    shown = np.concatenate([runs for _, at in lines for runs in at.values()])
+    num_diverged = int(np.sum(dataset["status"].values[shown] != 0))
+    worst = f" A run that diverged counts as the worst value of any run ({num_diverged} of {shown.size} diverged)."
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
         f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        f"interquartile mean over runs. {bands} Small dots: "
-        "single runs."
+        f"interquartile mean over runs. {bands}{apart} Small dots: single runs.{worst * bool(num_diverged)}"
     )
 
 
@@ -144,13 +158,14 @@ def _draw_column(
     panel: Panel,
     dataset: xr.Dataset,
     lines: Sequence[Line],
+    field: str,
     levels: Sequence[float],
     base: float | None,
     channels: Sequence[Channel],
     sheet: Sheet,
 ) -> None:
     """Final values of one metric, and below what they differ by from those at the level of reference."""
-    finals = panel.sign * final_values(dataset, panel.metric).values
+    finals = panel.sign * comparable_values(dataset, panel.metric, panel.metric in HIGH_IS_WORST).values
     seeds = dataset["seed"].values
     finite = finals[np.isfinite(finals)]
     if finite.size == 0:
@@ -162,39 +177,52 @@ def _draw_column(
     differences = []
     for point, at in lines:
         style = line_style(channels, point) | {"label": describe(point)}
-        _draw_line(axes[0], places, {level: _summary(finals[runs]) for level, runs in at.items()}, style, sheet)
+        is_apart = 0 in at and _is_log(levels)
+        found = {level: _summary(finals[runs]) for level, runs in at.items()}
+        _draw_line(axes[0], places, found, style, sheet, is_apart)
         if base in at:
             pairs = {level: _pairs(finals, seeds, runs, at[base], is_ratio) for level, runs in at.items()}
-            _draw_line(axes[1], places, pairs, style, sheet)
+            _draw_line(axes[1], places, pairs, style, sheet, is_apart)
             differences += [values for _, values in pairs.values()]
     shown = np.concatenate([values[np.isfinite(values)] for values in differences] or [np.zeros(0)])
     axes[1].axhline(1.0 if is_ratio else 0.0, color="0.4", linewidth=0.9, zorder=1)
-    _name_difference(axes[1], panel, shown, base, is_ratio)
+    _name_difference(axes[1], panel, shown, describe({field: base}), is_ratio)
     axes[1].set_xticks(list(places.values()), [format_value(level) for level in levels])
     axes[1].set_xlim(min(places.values()) - 0.25, max(places.values()) + 0.25)
 
 
-def _name_difference(ax: Axes, panel: Panel, shown: np.ndarray, base: float | None, is_ratio: bool) -> None:
+def _name_difference(ax: Axes, panel: Panel, shown: np.ndarray, against: str, is_ratio: bool) -> None:
     """Scale and label of the lower panel; a ratio is on a logarithmic axis."""
-    against = format_value(base) if base is not None else ""
     if is_ratio:
         set_scale(ax, replace(panel, is_log=True), np.append(shown, 1.0))
         ax.set_ylabel(f"ratio to {against} (log)")
         return
-    set_scale(ax, replace(panel, is_from_zero=False, is_log=False), np.append(shown, 0.0))
-    ax.set_ylabel(f"difference from {against}")
+    scale = set_scale(ax, replace(panel, is_from_zero=False, is_log=False), np.append(shown, 0.0))
+    ax.set_ylabel(f"difference from {against}{f' ({scale})' * (scale != 'linear')}")
+
+
+def _is_log(levels: Sequence[float]) -> bool:
+    """Whether levels stand at their order of magnitude."""
+    positive = [level for level in levels if level > 0]
+    return bool(positive) and min(levels) >= 0 and max(positive) / min(positive) >= 10
+
+
+def _scale_of(levels: Sequence[float]) -> str:
+    """What to say of the horizontal axis behind the field's name."""
+    if not _is_log(levels):
+        return ""
+    return " (log; 0 apart)" if 0 in levels else " (log)"
 
 
 def _places(levels: Sequence[float], base: float | None) -> list[float]:
     """Where levels stand, that of reference at 0: at their order of magnitude where they span more than one;
     0 a step before the smallest.
     """
-    positive = [level for level in levels if level > 0]
-    if not positive or min(levels) < 0 or max(positive) / min(positive) < 10:
+    if not _is_log(levels):
         span = (max(levels) - min(levels)) / max(1, len(levels) - 1) or 1.0
         places = np.array(levels) / span
     else:
-        first = np.log10(min(positive))
+        first = np.log10(min(level for level in levels if level > 0))
         places = np.array([np.log10(level) if level > 0 else first - 1 for level in levels])
     return (places - (0.0 if base is None else places[list(levels).index(base)])).tolist()
 
@@ -226,18 +254,27 @@ def _draw_line(
     found: Mapping[float, tuple[Estimate, np.ndarray]],
     style: Mapping[str, Any],
     sheet: Sheet,
+    is_apart: bool,
 ) -> None:
-    """A line through the estimates with its band, and a dot for each run or pair."""
+    """A line through the estimates with its band, and a dot for each run or pair.
+
+    is_apart: whether the first level is 0 on a logarithmic axis: it is at no distance from the others, so that no line
+    joins it to them, and its interval is a bar.
+    """
     levels = sorted(found)
     x = np.array([places[level] for level in levels])
     middle, low, high = (
         np.array([getattr(found[level][0], part) for level in levels]) for part in ("value", "low", "high")
     )
     style = dict(style) | {"marker": style.get("marker", "o")}
-    ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    joined, dots = slice(int(is_apart), None), list(zip(x, levels, strict=True))
+    ax.fill_between(x[joined], low[joined], high[joined], color=style["color"], alpha=0.15, linewidth=0)
+    if is_apart:
+        ax.plot(x[[0, 0]], [low[0], high[0]], color=style["color"], alpha=0.3, linewidth=4, solid_capstyle="butt")
+        x, middle = np.insert(x, 1, np.nan), np.insert(middle, 1, np.nan)
     ax.plot(
         x, middle, linewidth=1.5 * sheet.stroke, markersize=5 * sheet.stroke, markeredgecolor="white", zorder=4, **style
     )
-    for place, level in zip(x, levels, strict=True):
+    for place, level in dots:
         values = found[level][1]
         ax.plot(np.full(values.size, place), values, ".", color=style["color"], markersize=3, alpha=0.45, zorder=3)

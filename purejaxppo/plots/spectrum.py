@@ -10,6 +10,7 @@ import xarray as xr
 
 from purejaxppo.plots.captions import describe_sweep
 from purejaxppo.plots.channels import COLOUR_MAP, point_names
+from purejaxppo.plots.files import COLOUR_BAR
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import format_steps, lay_out, say_empty
@@ -111,7 +112,7 @@ def _draw_colour_bar(figure: Figure, first: Axes, image: Any, sheet: Sheet) -> N
         0.16 / width,
         long / height,
     )
-    bar = figure.colorbar(image, cax=figure.add_axes(box, label="colour bar"), extend="min")
+    bar = figure.colorbar(image, cax=figure.add_axes(box, label=COLOUR_BAR), extend="min")
     bar.set_label("sigma_i / sigma_1 (log)")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 

@@ -86,6 +86,6 @@ def corners(first_epoch: Metrics, last_epoch: Metrics) -> Metrics:
     epochs = {0: first_epoch, -1: last_epoch}
     return Metrics(
         names=tuple(f"{name}{suffix}" for suffix in CORNERS for name in first_epoch.names),
-        values=jnp.concatenate([epochs[epoch].values[minibatch] for epoch, minibatch in CORNERS.values()]),
+        scalars=jnp.concatenate([epochs[epoch].scalars[minibatch] for epoch, minibatch in CORNERS.values()]),
         spectra={},
     )

@@ -24,7 +24,7 @@ DIRECTORY = "directory"
 
 _STATIC = field_names(TrainConfig)
 _DEFAULTS = dataclasses.asdict(TrainConfig()) | dataclasses.asdict(HyperParams())
-_PER_SWEEP = ("name", "sweep", "merged")
+_PER_SWEEP = ("name", "sweep", "merged", "selected")
 
 Fields = dict[str, Any]
 

@@ -50,10 +50,10 @@ def to_dataset(
 ) -> xr.Dataset:
     """One Dataset with dims (run, log[, D or minibatch]) from the groups of a sweep, runs in the sweep's own order.
 
-    Groups with fewer log points and narrower spectra are padded with NaN. `env_steps` is (log) when all runs share it,
-    else (run, log). `attrs` become plain strings, other values than strings as JSON. A metric that shares its name with
-    a swept field (`learning_rate`) leaves the name to the field and is stored as `<name>_measured`. own_rows: of
-    metrics of the user's own, the rows that `registry` has of ours.
+    Groups with fewer log points and narrower spectra, of a group or of the critic, are padded with NaN. `env_steps` is
+    (log) when all runs share it, else (run, log). `attrs` become plain strings, other values than strings as JSON. A
+    metric that shares its name with a swept field (`learning_rate`) leaves the name to the field and is stored as
+    `<name>_measured`. own_rows: of metrics of the user's own, the rows that `registry` has of ours.
     Raises ValueError when groups contradict themselves or each other.
     """
     for number, group in enumerate(groups):
@@ -79,10 +79,9 @@ def to_dataset(
         attrs={name: value if isinstance(value, str) else _json(value) for name, value in attrs.items()},
     )
     variables = {}
-    for name in dict.fromkeys(name for group in groups for name in group.metrics):
-        values = _Padded([group.metrics.get(name) for group in groups], groups, order)
+    for name, (dims, values) in _padded(groups, order).items():
         variables[f"{name}_measured" if name in fields else name] = (
-            (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: len(values.shape)],
+            dims,
             values[:, :] if values.is_in_memory else lazy(values),
             _description(name, (own_rows or {}).get(name)),
         )
@@ -163,6 +162,8 @@ def _check_group(number: int, group: GroupResult, first: GroupResult) -> None:
         raise ValueError(f"group {number}: swept fields {list(group.swept)} differ from {list(first.swept)}.")
     if clash := [field for field in group.swept if field in OWN_COORDINATES and field != "seed"]:
         raise ValueError(f"group {number}: a swept field may not be called {clash[0]!r}.")
+    if clash := [name for name in group.metrics if name in (*OWN_COORDINATES, "log")]:
+        raise ValueError(f"group {number}: a metric may not be called {clash[0]!r}.")
 
 
 def _env_steps(groups: Sequence[GroupResult], order: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -174,6 +175,23 @@ def _env_steps(groups: Sequence[GroupResult], order: np.ndarray) -> tuple[Any, n
     rows = [np.pad(grid.astype(np.float64), (0, num_logs - grid.size), constant_values=np.nan) for grid in grids]
     counts = [len(group.seeds) for group in groups]
     return ("run", "log"), np.repeat(np.stack(rows), counts, axis=0)[order]
+
+
+def _padded(groups: Sequence[GroupResult], order: np.ndarray) -> dict[str, tuple[tuple[str, ...], _Padded]]:
+    """Every metric with its axes; along one axis all are as long as the longest, as critic and policy may differ."""
+    names = dict.fromkeys(name for group in groups for name in group.metrics)
+    found = {name: _Padded([group.metrics.get(name) for group in groups], groups, order) for name in names}
+    dims = {
+        name: (METRICS[name].dims if name in METRICS else ("run", "log", "D"))[: len(values.shape)]
+        for name, values in found.items()
+    }
+    longest: dict[str, int] = {}
+    for name, values in found.items():
+        for dim, size in zip(dims[name][2:], values.shape[2:], strict=True):
+            longest[dim] = max(size, longest.get(dim, 0))
+    for name, values in found.items():
+        values.shape = (*values.shape[:2], *(longest[dim] for dim in dims[name][2:]))
+    return {name: (dims[name], values) for name, values in found.items()}
 
 
 class _Padded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import struct
 import time
@@ -67,9 +68,12 @@ def long_table(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def run_name(index: int, swept: Mapping[str, Any], seed: int) -> str:
-    """A run's folder: `run_0012_num_epochs=4_pfo_coef=1.0_seed=3`; long ones are cut, the index tells them apart."""
+    """A run's folder: `run_0012_num_epochs=4_pfo_coef=1.0_seed=3`; long ones are cut, the index tells them apart.
+
+    Characters that Windows refuses in names become `-`.
+    """
     parts = [f"{name}={scalar(value)}" for name, value in (dict(swept) | {"seed": seed}).items()]
-    return "_".join([f"run_{index:04d}", *parts]).replace("/", "-")[:200]
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", "_".join([f"run_{index:04d}", *parts]))[:200].rstrip(" .")
 
 
 def tag(name: str) -> str:

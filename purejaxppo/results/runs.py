@@ -92,24 +92,46 @@ def _span(values: np.ndarray) -> str:
 
 
 def curves(dataset: xr.Dataset, name: str, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [L] and values [S, L] (spectra: [S, L, D]) of the runs of one point, as far as the sweep has come.
+    """Steps [L] and values [S, L] (spectra: [S, L, D]) of the runs of one line, as far as the sweep has come.
 
     Log points without a measurement of plasticity or an evaluation, by design most of them, are left out of these; gaps
-    of other metrics stay.
+    of other metrics stay. Of runs that log at different steps, `steps` has all of these, and each run holds its last
+    value, from its first to its last log point (measurement); NaN outside.
     """
-    # Runs of one point share their configuration and so their grid; the one that came furthest has all of it.
     grid = dataset["env_steps"].values.astype(np.float64)
-    steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
     values = dataset[name].values[runs].astype(np.float64)
+    if grid.ndim == 2 and np.any(np.fmax.reduce(grid[runs], axis=0) > np.fmin.reduce(grid[runs], axis=0)):
+        return _on_all_steps(grid[runs], values, is_sparse(name))
+    # The run that came furthest has all of the grid.
+    steps = grid if grid.ndim == 1 else np.fmax.reduce(grid[runs], axis=0)
     shown = np.isfinite(steps)
     if is_sparse(name):
         shown &= np.any(~np.isnan(values), axis=0)
     return steps[shown], values[:, shown]
 
 
+def _on_all_steps(grid: np.ndarray, values: np.ndarray, is_sparse: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Values [S, L, ...] of runs at steps [S, L] on all steps that any of them has, see `curves`."""
+    present = np.isfinite(grid)
+    if is_sparse:
+        present &= ~np.isnan(values)
+    steps = np.unique(grid[present])
+    held = np.full((len(grid), steps.size, *values.shape[2:]), np.nan)
+    for run, own in enumerate(present):
+        if own.any():
+            at, there = grid[run, own], (steps >= grid[run, own].min()) & (steps <= grid[run, own].max())
+            held[run, there] = values[run, own][np.searchsorted(at, steps[there], side="right") - 1]
+    return steps, held
+
+
 def is_sparse(name: str) -> bool:
     """Whether a metric is measured at some log points only."""
     return name in METRICS and METRICS[name].family in ("plasticity", "evaluation")
+
+
+def environments(dataset: xr.Dataset) -> np.ndarray:
+    """Environment of each run where they differ, [S]; else "" of all."""
+    return dataset["env"].values.astype(str) if "env" in dataset.coords else np.full(dataset.sizes["run"], "")
 
 
 def policy_widths(dataset: xr.Dataset) -> np.ndarray:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         contrasts,
         correlations,
         estimates,
+        factorial,
         finals,
         kaplan_meier,
         summary,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         probability_of_improvement,
         spearman_rho,
     )
+    from purejaxppo.statistics.factorial import factorial_effects
     from purejaxppo.statistics.finals import comparable_values, final_values
     from purejaxppo.statistics.kaplan_meier import SurvivalCurve, survival
     from purejaxppo.statistics.summary import format_csv, format_markdown, format_table, summary_table
@@ -61,6 +63,7 @@ __getattr__, __dir__ = lazy(
             "probability_of_improvement",
             "spearman_rho",
         ),
+        "factorial": ("factorial_effects",),
         "finals": ("comparable_values", "final_values"),
         "kaplan_meier": ("SurvivalCurve", "survival"),
         "summary": ("format_csv", "format_markdown", "format_table", "summary_table"),
@@ -86,6 +89,8 @@ __all__ = [
     "difference",
     "estimates",
     "exact_interval",
+    "factorial",
+    "factorial_effects",
     "final_values",
     "finals",
     "format_comparison",

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.runs import is_after_start, is_sparse, steps_of_runs
+from purejaxppo.results.runs import environments, is_after_start, is_sparse, steps_of_runs
 
 FINAL_FRACTION = 0.05
 """Share of a run's log points that is its end (the paper's figure 6)."""
@@ -86,11 +86,10 @@ def comparable_values(dataset: xr.Dataset, name: str, is_lowest_best: bool = Fal
     finals = final_values(dataset, name)
     values = np.where(is_after_start(dataset), dataset[name].values, np.nan).astype(np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
-    environments = dataset["env"].values.astype(str) if "env" in dataset.coords else np.full(len(values), "")
-    is_diverged = dataset["status"].values != 0
-    for env in np.unique(environments[is_diverged]):
-        measured = values[environments == env]
+    env_of_run, is_diverged = environments(dataset), dataset["status"].values != 0
+    for env in np.unique(env_of_run[is_diverged]):
+        measured = values[env_of_run == env]
         measured = measured[~np.isnan(measured)]
         if measured.size:
-            finals[is_diverged & (environments == env)] = measured.max() if is_lowest_best else measured.min()
+            finals[is_diverged & (env_of_run == env)] = measured.max() if is_lowest_best else measured.min()
     return finals

@@ -247,12 +247,12 @@ def check_points(given: Sequence[Point], points: Sequence[Point]) -> None:
         first[runs] = number
 
 
-def chosen(config: TrainConfig, hparams: HyperParams) -> list[str]:
-    """Fields that somebody must have set: neither as the classes nor as a preset have them."""
+def chosen(config: TrainConfig, hparams: HyperParams, presets: Iterable[str] = tuple(PRESETS)) -> list[str]:
+    """Fields that somebody must have set: neither as the classes nor as one of these presets have them."""
     usual: dict[str, list[Any]] = {}
     for part in (TrainConfig(), HyperParams()):
         usual |= {field.name: [getattr(part, field.name)] for field in dataclasses.fields(part)}
-    for fields in (fields for preset in PRESETS.values() for fields in preset):
+    for fields in (fields for name in presets for fields in PRESETS[name]):
         for name, value in fields.items():
             usual[name].append(value)
     (point,) = full_points(config, hparams, [{}])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def write_part(folder: Path, log_point: int, metrics: Metrics) -> None:
     """Keep the metrics of a chunk at one log point, in the chunk's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"names": np.array(metrics.names, dtype=bytes), "values": metrics.values, **metrics.spectra}
+    arrays = {"names": np.array(metrics.names, dtype=bytes), "values": metrics.scalars, **metrics.spectra}
     write_atomically(folder / f"{log_point:05d}.npz", lambda file: np.savez(file, **arrays))  # pyright: ignore
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from purejaxppo.envs import check_options
 from purejaxppo.errors import ConfigError
 from purejaxppo.fields import coerce, field_names, hints_of, scalar, unknown_name
 from purejaxppo.hyperparams import HyperParams, validate_hyperparams, with_strengths
-from purejaxppo.presets import preset_fields
+from purejaxppo.presets import PRESETS, preset_fields
 from purejaxppo.sweep import inert
 
 STATIC = field_names(TrainConfig)
@@ -215,14 +215,15 @@ def parse_seeds(seeds: Any) -> tuple[int, ...]:
     )
 
 
-def check_effects(sweep: Sweep, content: dict[str, Any] | None = None) -> None:
+def check_effects(sweep: Sweep, content: dict[str, Any] | None = None, presets: Iterable[str] = tuple(PRESETS)) -> None:
     """Raise ConfigError for what has no effect although it is set or swept; by a file's content, or else by its value.
 
-    A field of the base configuration is fine where it acts at some point; so is an axis.
+    A field of the base configuration is fine where it acts at some point; so is an axis. presets: those from which the
+    sweep may have begun, whose values nobody has set.
     """
     points = inert.full_points(sweep.config, sweep.hparams, sweep.points)
     if content is None:
-        inert.check_base(sorted({*inert.chosen(sweep.config, sweep.hparams)} | {*sweep.swept}), points)
+        inert.check_base(sorted({*inert.chosen(sweep.config, sweep.hparams, presets)} | {*sweep.swept}), points)
         return
     for table in ("config", "hparams"):
         inert.check_base([x for x in content.get(table, {}) if x not in sweep.swept], points, f"[{table}]")

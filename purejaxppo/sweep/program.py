@@ -143,7 +143,7 @@ class GroupProgram:
 
             each = jnp.zeros_like(state.status) if self._is_epochs_shared else num_epochs
             state, metrics = map_runs(one, (hparams, state, each), runs_at_once(config, state))
-            status = Metrics(names=("status",), values=state.status.astype(jnp.float32)[:, None], spectra={})
+            status = Metrics(names=("status",), scalars=state.status.astype(jnp.float32)[:, None], spectra={})
             return state, metrics.joined(status)
 
         def plasticity(hparams: HyperParams, state: RunState, tasks: PlasticityTask) -> Metrics:

@@ -63,8 +63,18 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         told = "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
     except OSError:
-        told = platform.platform() + platform.processor()
+        told = platform.machine() + platform.processor() + _name_of_macs_processor()
     return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _name_of_macs_processor() -> str:
+    if platform.system() != "Darwin":
+        return ""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _git_commit() -> str:

@@ -66,8 +66,8 @@ def discard(out: Path, chunk: Chunk) -> None:
 def marked(metrics: Metrics, *, is_kept: bool) -> Metrics:
     """The host metrics of a log point, and in which runs its networks are kept: not in one that has diverged."""
     is_snapshot = np.where(metrics["status"] == 0, np.float32(is_kept), np.float32(0))
-    values: Any = np.concatenate([metrics.values, is_snapshot[:, None]], axis=1)
-    return Metrics(names=(*metrics.names, "is_snapshot"), values=values, spectra=metrics.spectra)
+    values: Any = np.concatenate([metrics.scalars, is_snapshot[:, None]], axis=1)
+    return Metrics(names=(*metrics.names, "is_snapshot"), scalars=values, spectra=metrics.spectra)
 
 
 def origin_shapes(learner: Learner) -> Any:
