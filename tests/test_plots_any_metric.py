@@ -6,13 +6,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from test_plots_figures import NUM_LOGS, made_up
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_sweep
-from purejaxppo.plots.channels import COLOURS, choose_channels, line_style
+from purejaxppo.plots.channels import COLOURS, Channel, choose_channels, line_style
 from purejaxppo.plots.conditions import MOST_LINES, arrange, check_options, parse_where, select
 from purejaxppo.plots.curves import curves, overview
 from purejaxppo.plots.figures import FIGURES, draw_figure
@@ -20,7 +20,8 @@ from purejaxppo.plots.files import legend_of
 from purejaxppo.plots.panels import Panel
 from purejaxppo.plots.scales import choose_scale
 from purejaxppo.plots.sensitivity import sensitivity, swept_number
-from purejaxppo.plots.sheets import PAPER, SCREEN
+from purejaxppo.plots.sheets import PAPER, SCREEN, house_style, place_texts
+from purejaxppo.plots.style import lay_out
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.statistics.estimates import iqm, paired_difference
 from purejaxppo.statistics.finals import final_values
@@ -249,6 +250,55 @@ def test_every_part_of_many_settings_begins_with_plain_ppo():
     assert [facet.points[0][0]["pfo_coef"] for facet in facets] == [0.0, 0.0]
     assert [facet.name for facet in facets] == ["part 1 of 2", "part 2 of 2"]
     assert line_style(channels, facets[1].points[0][0])["color"] == COLOURS[0]
+
+
+def test_the_legend_says_which_level_is_in_which_part():
+    coefs = [0.0, *np.geomspace(0.01, 100, 9).round(3)]
+    for epochs in ([4], [4, 16]):
+        swept = [{"pfo_coef": coef, "num_epochs": number} for number in epochs for coef in coefs]
+        facets, channels = arrange([(point, np.array([i])) for i, point in enumerate(swept)])
+        parts = [{point["pfo_coef"] for point, _ in facet.points} for facet in facets[:2]]
+        assert channels[0].title == "pfo_coef (part)"
+        assert channels[0].labels[0] == "0 (all)"
+        for coef, label in zip(coefs[1:], channels[0].labels[1:], strict=True):
+            (number,) = [number for number, part in enumerate(parts, start=1) if coef in part]
+            assert label.endswith(f" ({number})")
+    assert arrange([({"pfo_coef": x}, np.array([i])) for i, x in enumerate((0.0, 1.0))])[1][0].labels == ["0", "1"]
+    # A colour bar has no entries: the panels have the range.
+    facets, channels = arrange([({"learning_rate": 1e-4 * i}, np.array([i])) for i in range(1, 34)])
+    assert channels[0].kind == "colour_bar"
+    assert facets[0].name == "part 1 of 6: 0.0001 to 0.0006"
+
+
+def test_a_legend_of_many_rows_stays_off_the_panels_at_other_resolutions():
+    """Thirty-one settings at 100 pixels an inch: the last one lay on the first panel's title."""
+    names = tuple(f"{'a long name ' * 8}{number}" for number in range(31))
+    channel = Channel(fields=(), levels=tuple((n,) for n in names), styles=({},) * 31, names=names, kind="line")
+    with house_style(SCREEN):
+        figure, (ax,) = lay_out(1, [channel], "title", "caption")
+        for dpi in (86, 100, 120, 200):
+            figure.dpi = dpi
+            place_texts(figure)
+            legend = figure.legends[0].get_window_extent(figure.canvas.get_renderer())
+            assert (legend.y0 - ax.get_window_extent().y1) / dpi > 0.3  # inches, of which the title takes 0.2
+
+
+@pytest.mark.parametrize(("num_settings", "epochs"), [(70, [4]), (40, [4, 16])])
+def test_of_many_settings_plain_ppo_is_blue_and_lines_of_a_part_are_far_apart(num_settings, epochs):
+    """Beyond 32 all of them were shades of one map, neighbours of which cannot be told apart."""
+    names = ("share_trunk", "kl_penalty", "reset_optimizer")
+    plain = {"pfo_coef": 0.0, **dict.fromkeys(names, False)}
+    settings = [plain, *(plain | {name: True} for name in names)]
+    settings += [plain | {"pfo_coef": float(coef)} for coef in range(1, num_settings - 3)]
+    swept = [{"num_epochs": number} | setting for number in epochs for setting in settings]
+    facets, channels = arrange([(point, np.array([i])) for i, point in enumerate(swept)])
+    looks = [line_style(channels, point | {"num_epochs": 4}) for point in settings]
+    assert len({str(sorted(look.items())) for look in looks}) == num_settings
+    assert (looks[0]["color"], looks[4]["color"]) == (COLOURS[0], COLOURS[1])
+    for facet in facets:
+        colours = np.array([to_rgb(line_style(channels, point)["color"]) for point, _ in facet.points])
+        distances = [np.abs(one - other).max() for one, other in itertools.combinations(colours, 2)]
+        assert min(distances) > 0.05
 
 
 def test_a_condition_looks_the_same_in_every_study():

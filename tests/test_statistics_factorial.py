@@ -120,7 +120,7 @@ def test_seeds_that_agree_are_as_many_equal_signs_and_few_have_no_interval(num_s
     np.testing.assert_array_equal(found, [5, *ends, 2.0 ** (1 - num_seeds)])
 
 
-def test_the_figure_colours_and_fills_what_is_told_from_zero(dataset):
+def test_the_figure_colours_what_is_told_from_zero(dataset):
     figure = draw_figure(dataset, "factorial")
     table = factorial_effects(dataset, "return_mean")
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]

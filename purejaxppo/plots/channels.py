@@ -9,6 +9,7 @@ PFO with a coefficient of 1 is vermilion, in every study.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -73,8 +74,9 @@ def choose_channels(points: Sequence[dict[str, Any]]) -> list[Channel]:
     The colour goes to what was done to PPO: the fields of a list of settings (`bundled_fields`), whose levels are named
     by what they change, else the first field of an intervention, else the first field. The second one gets the colour
     if it has more levels than there are good dashes, and more than the first. A single field with more levels than
-    there are colours is told apart by colour and dash together; numbers that say nothing of what was done to PPO, such
-    as epochs, are shades of one map.
+    there are colours is told apart by colour and dash together, many settings beside another field by colours of a map
+    in which neighbours are far apart; numbers that say nothing of what was done to PPO, such as epochs, are shades of
+    it in order.
     """
     bundle = bundled_fields(points)
     fields = [field for field in varying_fields(points) if field not in bundle]
@@ -176,7 +178,7 @@ def _with_markers(channel: Channel) -> Channel:
     dashes = [style["linestyle"] for style in channel.styles if "linestyle" in style]
     if not dashes:
         return channel
-    markers = dict(zip(dict.fromkeys(dashes), MARKERS, strict=False))
+    markers = dict(zip(dict.fromkeys(dashes), itertools.cycle(MARKERS), strict=False))
     styles = tuple({"color": style["color"], "marker": markers[style["linestyle"]]} for style in channel.styles)
     return replace(channel, styles=styles, kind="marker")
 
@@ -207,14 +209,17 @@ def _colour_channel(
     fixed = _fixed_colours(fields, levels, names)
     others = len(levels) - len(fixed)
     left = [colour for colour in (*_FREE, _PFO, _PLAIN) if colour not in fixed.values()]
-    kind = "colour"
-    if others <= len(left) and (is_intervention(fields) or not is_ordered):
+    kind, is_name = "colour", is_intervention(fields) or not is_ordered
+    if others <= len(left) and is_name:
         free = iter([{"color": colour} for colour in left])
-    elif is_only and len(left) < others <= len(_FREE) * len(DASHES):
-        free = iter([{"color": colour, "linestyle": dash} for dash in DASHES for colour in _FREE])
-    else:
-        kind = "colour_bar" if is_ordered and len(levels) > len(COLOURS) else "colour"
+    elif is_only and len(left) < others and (is_name or others <= len(_FREE) * len(DASHES)):
+        dashes = _styles("dash", -(-others // len(_FREE)))
+        free = iter([{"color": colour} | dash for dash in dashes for colour in _FREE])
+    elif is_ordered:
+        kind = "colour_bar" if len(levels) > len(COLOURS) else "colour"
         fixed, free = {}, iter([{"color": colour} for colour in _map_colours(len(levels))])
+    else:
+        free = iter([{"color": colour} for colour in _spread_colours(others)])
     styles = [{"color": fixed[i]} if i in fixed else next(free) for i in range(len(levels))]
     if any("linestyle" in style for style in styles):
         styles = [{"linestyle": DASHES[0]} | style for style in styles]
@@ -254,6 +259,14 @@ def _map_colours(count: int) -> list[Any]:
     import numpy as np
 
     return list(matplotlib.colormaps[COLOUR_MAP](np.linspace(0, _COLOUR_MAP_END, count)))
+
+
+def _spread_colours(count: int) -> list[Any]:
+    """Colours of the map in an order in which any few that follow each other are far apart."""
+    colours = _map_colours(count)
+    # Places modulo 1 of multiples of the golden ratio are spread evenly, however many are taken.
+    order = sorted(range(count), key=lambda place: place * 0.6180339887 % 1)
+    return [colours[order.index(place)] for place in range(count)]
 
 
 def draw_legends(figure: Figure, channels: Sequence[Channel], left: float, right: float) -> float:

@@ -7,8 +7,8 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -136,7 +136,7 @@ def arrange(everything: Sequence[Point], facet: str | None = None) -> tuple[list
 
     One facet per value of `facet`; without it one facet in all, or, of more than six points, one per value of the axis
     that makes the fewest. What is left with more than six points is cut into parts of similar size; each begins with
-    plain PPO, if that is among them.
+    plain PPO, if that is among them. The legend says which level is in which part, in brackets.
     """
     if not everything:
         return [Facet(name="", points=())], []
@@ -162,13 +162,35 @@ def _facets(everything: Sequence[Point], group: tuple[str, ...]) -> tuple[list[F
     for point, runs in everything:
         levels.setdefault(tuple(point[field] for field in group), []).append((point, runs))
     names = _names(list(levels), group)
-    facets = []
+    facets, places = [], {}
     for name, points in zip(names, levels.values(), strict=True):
         parts = _parts(points, channels)
         for number, part in enumerate(parts):
-            which = f"part {number + 1} of {len(parts)}" * (len(parts) > 1)
+            which = f"part {number + 1} of {len(parts)}{_range(part, channels[0])}" if len(parts) > 1 else ""
             facets.append(Facet(name=", ".join(filter(None, [name, which])), points=tuple(part), level=name))
-    return facets, channels
+            for point, _ in part:
+                level = tuple(point[field] for field in channels[0].fields) if channels else ()
+                places.setdefault(level, set()).add(number + 1)
+    return facets, [*(_with_parts(channel, places) for channel in channels[:1]), *channels[1:]]
+
+
+def _range(part: Sequence[Point], channel: Channel) -> str:
+    """First and last level of a part, where a colour bar has no entry for each."""
+    if channel.kind != "colour_bar":
+        return ""
+    return f": {channel.label(part[0][0])} to {channel.label(part[-1][0])}"
+
+
+def _with_parts(channel: Channel, places: Mapping[tuple[Any, ...], Collection[int]]) -> Channel:
+    """The channel by whose levels points are cut into parts, with the parts of each level in its legend."""
+    every = set().union(*places.values())
+    if len(every) < 2 or channel.kind == "colour_bar":
+        return channel
+    texts = (
+        "all" if places[level] == every else ", ".join(map(str, sorted(places[level]))) for level in channel.levels
+    )
+    names = tuple(f"{label} ({text})" for label, text in zip(channel.labels, texts, strict=True))
+    return replace(channel, names=names, heading=f"{channel.title} (part)")
 
 
 def _names(levels: Sequence[tuple[Any, ...]], group: tuple[str, ...]) -> list[str]:

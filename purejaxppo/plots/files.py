@@ -134,7 +134,7 @@ def _bar_entries(bar: Axes) -> list[dict[str, Any]]:
     """Entries of a vertical colour bar from below: at most `_SAMPLES` of its colours, each where it is."""
     from matplotlib.colors import to_hex
 
-    (mesh,) = [part for part in bar.collections if isinstance(part.get_array(), np.ndarray)]
+    mesh: Any = next(part for part in bar.collections if part.get_array() is not None)
     colours = mesh.get_cmap()(mesh.norm(np.ravel(mesh.get_array())))
     shown = np.unique(np.linspace(0, len(colours) - 1, _SAMPLES).round().astype(int))
     locator = bar.get_axes_locator()  # of a bar with a tip, which is as long as the bar is short

@@ -58,6 +58,7 @@ def lay_out(
     # What a notebook asks for: pyplot, without which it would show a line of text, does not know this figure.
     figure._repr_png_ = partial(as_png, figure)  # pyright: ignore[reportAttributeAccessIssue]
     legend_height = draw_legends(figure, channels, page.left, right)
+    legend_height += 0.06 * max(0.0, legend_height - 1.5)  # letters are whole pixels: at 100 an inch rows are higher
     rows = -(-num_panels // page.columns)
     panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
     header = title_height + legend_height + page.below_legend * bool(legend_height) + page.above_panels
