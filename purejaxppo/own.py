@@ -276,9 +276,9 @@ def _source(name: str) -> str:
 
 def _running(top: str) -> Iterator[tuple[str, ModuleSpec, Path]]:
     """What is imported of a package: name, spec, which a reload makes anew, and file."""
-    for name, module in list(sys.modules.items()):
-        spec = getattr(module, "__spec__", None)
-        if name.split(".")[0] == top and spec is not None and spec.has_location and spec.origin:
+    for name in [name for name in list(sys.modules) if name.split(".")[0] == top]:
+        spec = getattr(sys.modules[name], "__spec__", None)
+        if spec is not None and spec.has_location and spec.origin:
             yield name, spec, Path(spec.origin)
 
 
