@@ -64,7 +64,8 @@ BEFORE = {
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),
     *("pfo_strength_acrobot", "pfo_strength_pendulum", "pfo_ablation_acrobot", "pfo_ablation_pendulum"),
-    *("proximal_family_acrobot", "proximal_family_breakout", "head_to_head_acrobot", "head_to_head_breakout"),
+    *("proximal_family_acrobot", "proximal_family_breakout"),
+    *("head_to_head_acrobot", "head_to_head_breakout", "head_to_head_pendulum"),
     *("gradual_acrobot", "gradual_breakout", "gradual_breakout_conv", "gradual_breakout_paper_rate"),
     *("gradual_spaceinvaders", "figure1_brax_hundredth", "figure1_minatar_hundredth"),
 )

@@ -72,7 +72,8 @@ class TrainConfig:
     """Samples per gradient step; an incomplete last minibatch of an epoch is dropped."""
 
     network: str | None = None
-    """A network of your own in place of torso and hidden layers, by import path, `module:Class`."""
+    """A network of your own in place of torso and hidden layers, by import path, `module:Class`. What counts as a dead unit
+    of it is the rule of `activation`, which says so and does nothing else then."""
     torso: Torso = "mlp"
     """Layers before `hidden_sizes`: none (`mlp`, flattens), one 3x3 convolution of 16 channels (`minatar_conv`), or the
     three convolutions of the Nature DQN (`nature_conv`)."""
@@ -109,7 +110,7 @@ class TrainConfig:
     """Precision of the networks' matrix products, in JAX's terms: float32 on every platform (`highest`), as in the
     paper, PyTorch's default; or what the platform is quickest at (`default`: TF32 on a GPU, bfloat16 on a TPU, where a
     small step of the weights can be less than is rounded away); or something between. On a CPU all are float32.
-    Everything but the networks computes in float32 or float64 anyway."""
+    A network of your own may say otherwise itself. Everything but the networks computes in float32 or float64."""
     action_distribution: ActionDistribution = "tanh_normal"
     """Continuous actions: tanh-squashed normal with state-dependent scale (the paper), or normal with one learned scale
     per action dimension; ignored for discrete actions."""

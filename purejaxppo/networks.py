@@ -178,7 +178,8 @@ class OwnNetwork(nn.Module):
         """Outputs by head; which activation, and what the first layer is, only the torso knows."""
         del activation, first
         batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
-        found = named_torso(self.torso)(obs.reshape(-1, *obs.shape[len(batch_shape) :]))
+        with jax.default_matmul_precision(self.precision):  # of products for which the torso itself says none
+            found = named_torso(self.torso)(obs.reshape(-1, *obs.shape[len(batch_shape) :]))
         features, preactivations = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), found)
         return _with_heads(self, features, preactivations)
 

@@ -1,7 +1,12 @@
 """Parameters of environments: against the original with the same ones, through a sweep's file, and mistakes."""
 
+import dataclasses
+import inspect
 import json
+import re
+from pathlib import Path
 
+import gymnax
 import jax
 import numpy as np
 import pandas as pd
@@ -12,8 +17,9 @@ from test_evaluate import fresh, save_sweep
 import purejaxppo as pjp
 from purejaxppo import envs
 from purejaxppo.config import TrainConfig
-from purejaxppo.envs.names import CUSTOM
-from purejaxppo.envs.params import checked_params
+from purejaxppo.envs.gymnax import _UNREAD
+from purejaxppo.envs.names import CUSTOM, GYMNAX_NAMES
+from purejaxppo.envs.params import LIMITS, checked_params
 from purejaxppo.errors import ConfigError
 from purejaxppo.evaluate import evaluate
 from purejaxppo.fields import scalar
@@ -27,13 +33,17 @@ from purejaxppo.statistics.summary import summary_table
 from purejaxppo.sweep.plan import Sweep, describe, make_groups, parse_sweep, to_json
 
 
-def test_gravity_is_that_of_the_original_gymnasium() -> None:
-    """Each transition of a cart-pole on the moon, from the same state with the same action."""
+@pytest.mark.parametrize("params", [{"gravity": 1.62}, {"masscart": 5.0}, {"masspole": 0.7, "length": 1.5}])
+def test_parameters_are_those_of_the_original_gymnasium(params) -> None:
+    """Each transition of a cart-pole on the moon, or of other masses, from the same state with the same action."""
     gymnasium = pytest.importorskip("gymnasium")
     original = gymnasium.make("CartPole-v1").unwrapped
-    original.gravity = 1.62
+    for name, value in params.items():
+        setattr(original, name, value)
+    original.total_mass = original.masscart + original.masspole  # as its constructor has them
+    original.polemass_length = original.masspole * original.length
     original.reset(seed=0)
-    env = envs.make("gymnax/CartPole-v1", env_params=[("gravity", 1.62)])
+    env = envs.make("gymnax/CartPole-v1", env_params=params.items())
     record = jax.jit(lambda key: play(env, key, num_steps=40, num_envs=1))(jax.random.key(3))
     is_different = False
     for t in range(40):
@@ -44,6 +54,22 @@ def test_gravity_is_that_of_the_original_gymnasium() -> None:
         np.testing.assert_allclose(record["step"].final_obs[t, 0], obs, rtol=1e-4, atol=1e-5)
         is_different |= abs(obs[3] - state.theta_dot) > 0
     assert is_different
+
+
+def test_masses_that_are_given_together_are_taken_as_they_are() -> None:
+    env = envs.make("gymnax/CartPole-v1", env_params=[("masspole", 0.2), ("total_mass", 3.0)])
+    assert (env._params.total_mass, env._params.polemass_length) == (3.0, 0.1)
+    env = envs.make("gymnax/CartPole-v1", env_params=[("polemass_length", 0.3)])
+    assert (env._params.total_mass, env._params.polemass_length) == (1.1, 0.3)
+
+
+def test_every_parameter_of_gymnax_that_may_be_set_is_read() -> None:
+    for name in GYMNAX_NAMES:
+        env, defaults = gymnax.make(name)
+        code = Path(inspect.getfile(type(env))).read_text()
+        own = [field.name for field in dataclasses.fields(defaults) if field.name not in LIMITS]
+        unread = [param for param in own if not re.search(rf"params\.{param}\b", code)]
+        assert unread == [*_UNREAD.get(name, ("masscart",) if name == "CartPole-v1" else ())], name
 
 
 def test_keywords_of_brax_are_its_classes_own() -> None:
@@ -154,6 +180,16 @@ def test_values_in_one_word(value, text) -> None:
         ("gymnax/CartPole-v1", {"gravity": "low"}, r"^env_params has gravity = 'low', but for .* must be a number\.$"),
         ("gymnax/CartPole-v1", {"gravity": True}, r"^env_params has gravity = True, but for .* must be a number\.$"),
         ("gymnax/CartPole-v1", {"max_steps_in_episode": 5}, r"time limit of gymnax/CartPole-v1 is set by max_episode"),
+        (
+            "gymnax/Acrobot-v1",
+            {"link_length_2": 2.0},
+            r"^env_params has link_length_2, but must leave it out: gymnax/Ac",
+        ),
+        (
+            "gymnax/CartPole-v1",
+            {"masscart": 2.0, "total_mass": 3.0},
+            r"^env_params has masscart, but must leave it out beside total_mass: gymnax/CartPole-v1 never reads it\.$",
+        ),
         (
             "probe/Action",
             {"gravity": 1.0},

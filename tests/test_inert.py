@@ -290,6 +290,11 @@ def test_the_plan_names_what_is_only_measured_and_what_repeats() -> None:
     assert "  pfo_layers changes what is measured, but no run, while pfo_coef and critic_pfo_coef are 0" in describe(
         sweep, make_groups(sweep)
     )
+    sweep = parse_sweep({"config": {"network": "lab.nets:Torso"}, "axes": {"activation": ["relu", "tanh"]}})
+    told = (
+        "  activation changes what is measured, but no run, while network is lab.nets:Torso, whose activations are its"
+    )
+    assert told in describe(sweep, make_groups(sweep))
 
 
 def test_the_plan_names_switches_that_defaults_keep_from_acting() -> None:

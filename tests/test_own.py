@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_precision import is_exact, products
 from test_update import make_batch, make_learner, make_state, minibatch_loss, minibatch_update
 
 import purejaxppo as pjp
@@ -352,6 +353,23 @@ def test_a_network_is_a_torso_with_our_heads_at_any_batch_shape(torso: str, shar
     np.testing.assert_allclose(policy.outputs, policy.features @ head, rtol=1e-4, atol=1e-6)
     each = networks.policy(params, obs[1, 2])
     np.testing.assert_allclose(each.outputs, policy.outputs[1, 2], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("torso", ["lab.nets:Torso", "lab.nets:NnxTorso"])
+@pytest.mark.parametrize("precision", ["highest", "default"])
+def test_products_of_a_torso_have_the_precision_that_is_asked_for(torso: str, precision: str) -> None:
+    """Of the gradient as well, inside of a trainer, which computes all else exactly; on a CPU in the same bits."""
+    config = pjp.TrainConfig(network=torso, matmul_precision=precision)
+    networks = make_actor_critic(config, SHAPE, 2, state_independent_scale=False)
+    params, obs = networks.init(jax.random.key(0)), jnp.ones((4, *SHAPE))
+
+    def loss(params: Any) -> jax.Array:
+        return sum((output.outputs.sum() for output in networks.both(params, obs)), jnp.zeros(()))
+
+    with jax.default_matmul_precision("highest" if precision == "default" else "default"):
+        found = list(products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    assert len(found) >= 6
+    assert {is_exact(product) for product in found} == {precision == "highest"}
 
 
 def test_our_own_network_as_a_users_gives_the_same_numbers(module: Any) -> None:

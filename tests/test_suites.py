@@ -228,7 +228,7 @@ def test_contract(suite):
 
 @needs("playground")
 def test_physics_that_breaks_ends_an_episode():
-    """The observation of the end is none, and what comes after is a first state."""
+    """The observation of the end is none, its reward 0, and what comes after is a first state."""
     env = envs.make("playground/CartpoleBalance")
     _, state = jax.jit(env.reset)(jax.random.key(0))
     broken = state.replace(physics=state.physics.replace(qvel=jnp.full_like(state.physics.qvel, jnp.nan)))
@@ -239,6 +239,7 @@ def test_physics_that_breaks_ends_an_episode():
     assert np.isfinite(step.obs).all()
     assert np.isfinite(step.final_obs).all(axis=1).tolist() == [True, False]
     assert step.state.elapsed.tolist() == [1, 0]
+    assert (step.reward[0] > 0, step.reward[1] == 0) == (True, True)
 
 
 def check_first_states_differ(env, record):

@@ -15,6 +15,14 @@ from jax import Array
 
 from purejaxppo.envs.base import Box, Discrete, Environment, Step, auto_reset, clip_to_box, strongly_typed
 from purejaxppo.envs.params import checked_limit, checked_params
+from purejaxppo.errors import ConfigError
+
+# Parameters that gymnax has and its environments never read; a test looks for them in its source.
+_UNREAD = {
+    "Acrobot-v1": ("link_length_2",),
+    "Asterix-MinAtar": ("shot_cool_down",),
+    "Seaquest-MinAtar": ("ramp_interval", "enemy_move_interval"),
+}
 
 
 class GymnaxEnvironment(Environment):
@@ -28,7 +36,10 @@ class GymnaxEnvironment(Environment):
     the two equal), rather than call `step`: a lower limit must cut the episode and leave the environment as it is,
     whereas DiscountingChain also shows the limit parameter in its observation.
 
-    Raises ConfigError for a limit above gymnax's own, and for parameters that the environment does not have.
+    CartPole reads the mass of cart and pole together and that of the pole times its length as parameters of their own
+    (total_mass, polemass_length): unless these are given, they follow from masscart, masspole and length.
+
+    Raises ConfigError for a limit above gymnax's own, and for parameters that the environment does not have or read.
     """
 
     def __init__(self, name: str, max_episode_steps: int | None = None, params: Mapping[str, Any] | None = None):
@@ -36,7 +47,8 @@ class GymnaxEnvironment(Environment):
         with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
             self._env, defaults = gymnax.make(name)
             known = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-            self._params: Any = defaults.replace(**checked_params(self.name, params or {}, known))
+            given = checked_params(self.name, params or {}, known)
+            self._params: Any = defaults.replace(**_read_ones(name, given, known))
             observation_space = self._env.observation_space(self._params)
         self.max_episode_steps = checked_limit(self.name, int(self._params.max_steps_in_episode), max_episode_steps)
         self._limit = self._params.replace(max_steps_in_episode=self.max_episode_steps)
@@ -82,6 +94,22 @@ class GymnaxEnvironment(Environment):
         if self._is_binary_image:
             return jnp.asarray(obs, bool)
         return jnp.asarray(obs, jnp.float32).reshape(-1)
+
+
+def _read_ones(name: str, given: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters to set for those given; raises ConfigError for one that the environment never reads."""
+    unread = _UNREAD.get(name, ("masscart",) if name == "CartPole-v1" and "total_mass" in given else ())
+    if found := [param for param in unread if param in given]:
+        beside = " beside total_mass" if name == "CartPole-v1" else ""
+        raise ConfigError(f"env_params has {found[0]}, but must leave it out{beside}: gymnax/{name} never reads it.")
+    if name != "CartPole-v1":
+        return given
+    all_of = {**known, **given}
+    derived = {
+        "total_mass": all_of["masscart"] + all_of["masspole"],
+        "polemass_length": all_of["masspole"] * all_of["length"],
+    }
+    return derived | given
 
 
 def _action_space(space: Any) -> Discrete | Box:

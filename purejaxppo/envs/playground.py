@@ -40,8 +40,9 @@ class PlaygroundEnvironment(Environment):
     """The DM-control task `playground/{name}`, simulated by MJX in JAX (parameter impl: "jax", or "warp" on a GPU).
 
     Observations are flat float32; actions a float32 vector within [-1, 1]. Playground's `done`, a NaN in the physics,
-    terminates an episode; the limit, 1000 steps, is that of its wrappers, which we do without: they replay cached first
-    states. Parameters are those of the task's configuration that are single values.
+    terminates an episode, with reward 0 where that is none either; the limit, 1000 steps, is that of its wrappers,
+    which we do without: they replay cached first states. Parameters are those of the task's configuration that are
+    single values.
 
     Raises ConfigError for a limit above playground's own, and for parameters that the task does not have.
     """
@@ -77,13 +78,14 @@ class PlaygroundEnvironment(Environment):
         before = State(state.physics, obs, nothing, nothing, dict(self._metrics), dict(state.info))
         with without_known_warnings(), jax.numpy_rank_promotion("allow"):
             after = self._env.step(before, clip_to_box(action, self.action_space))
-        elapsed = state.elapsed + 1
+        elapsed, reward = state.elapsed + 1, jnp.asarray(after.reward, jnp.float32)
+        is_broken = (after.done > 0) & ~jnp.isfinite(reward)
         return reset_where_over(
             self.reset,
             key,  # what a task draws within an episode is from a key in its own state: the whole key is the reset's
             obs=jnp.asarray(after.obs, jnp.float32),
             state=strongly_typed(PlaygroundState(physics=after.data, info=after.info, elapsed=elapsed)),
-            reward=jnp.asarray(after.reward, jnp.float32),
+            reward=jnp.where(is_broken, 0.0, reward),
             terminated=after.done > 0,
             truncated=elapsed >= self.max_episode_steps,
         )

@@ -136,6 +136,7 @@ ONLY_MEASURED = (
         lambda p: p["policy_objective"] in ("unclipped", "dpo"),
         "policy_objective is {policy_objective}, which has none",
     ),
+    Rule(("activation",), lambda p: p["network"] is not None, "network is {network}, whose activations are its own"),
 )
 # Switches that are on for nothing: runs end before they do anything.
 NEVER_ACTS = (
