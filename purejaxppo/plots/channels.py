@@ -46,6 +46,8 @@ class Channel:
     kind: str
     """colour, dash, marker, line (all of them together), or colour_bar (many ordered levels, shown as a colour bar in
     place of a legend)."""
+    notes: tuple[str, ...] = ()
+    """What a legend has behind the text of each level."""
     heading: str = ""
     """What stands above the legend; empty: names of the fields, as the user typed them in the sweep."""
 
@@ -55,13 +57,19 @@ class Channel:
         return self.heading or ("setting" if self.names else ", ".join(self.fields))
 
     @property
-    def labels(self) -> list[str]:
+    def texts(self) -> list[str]:
         """Text of each level."""
         return list(self.names) or [", ".join(format_value(part) for part in level) for level in self.levels]
 
-    def label(self, point: dict[str, Any]) -> str:
-        """Text of the level of a point of the axes."""
-        return self.labels[self.levels.index(tuple(point[field] for field in self.fields))]
+    @property
+    def labels(self) -> list[str]:
+        """Text of each level in a legend."""
+        return [text + note for text, note in zip(self.texts, self.notes or [""] * len(self.levels), strict=True)]
+
+    def label(self, point: dict[str, Any], is_noted: bool = False) -> str:
+        """Text of the level of a point of the axes, or what a legend has of it."""
+        texts = self.labels if is_noted else self.texts
+        return texts[self.levels.index(tuple(point[field] for field in self.fields))]
 
     def style(self, point: dict[str, Any]) -> dict[str, Any]:
         """Line style that this channel gives to a point of the axes."""
@@ -154,9 +162,9 @@ def is_intervention(fields: Sequence[str]) -> bool:
     return bool(set(fields) & _INTERVENTION_FIELDS)
 
 
-def condition_names(points: Sequence[dict[str, Any]], channels: Sequence[Channel]) -> list[str]:
-    """A short name of every point: its values in the order of the legends, or what it changes."""
-    return [", ".join(channel.label(point) for channel in channels) or "all runs" for point in points]
+def condition_names(points: Sequence[dict[str, Any]], channels: Sequence[Channel], is_noted: bool = False) -> list[str]:
+    """A short name of every point: its values in the order of the legends, or what it changes; `is_noted`: for one."""
+    return [", ".join(channel.label(point, is_noted) for channel in channels) or "all runs" for point in points]
 
 
 def with_markers(channels: Sequence[Channel], points: Sequence[dict[str, Any]]) -> list[Channel]:

@@ -39,7 +39,7 @@ def collapse_channel(
     texts = collapse_texts(dataset, everything)
     if not texts:
         return None
-    names = condition_names([point for point, _ in everything], channels)
+    names = condition_names([point for point, _ in everything], channels, is_noted=True)
     if len(facets) > 1:
         levels = [_level(point, facets) for point, _ in everything]
         names = [", ".join(filter(None, both)) for both in zip(levels, names, strict=True)]

@@ -189,8 +189,7 @@ def _with_parts(channel: Channel, places: Mapping[tuple[Any, ...], Collection[in
     texts = (
         "all" if places[level] == every else ", ".join(map(str, sorted(places[level]))) for level in channel.levels
     )
-    names = tuple(f"{label} ({text})" for label, text in zip(channel.labels, texts, strict=True))
-    return replace(channel, names=names, heading=f"{channel.title} (part)")
+    return replace(channel, notes=tuple(f" ({text})" for text in texts), heading=f"{channel.title} (part)")
 
 
 def _names(levels: Sequence[tuple[Any, ...]], group: tuple[str, ...]) -> list[str]:
