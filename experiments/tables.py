@@ -58,7 +58,6 @@ BEFORE = {
     "gradual_breakout": ("6de9656", "2026-11-23", 73, "200 to 215"),
     "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69, "200 to 215"),
     "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
-    "gradual_spaceinvaders": ("6272a3b", "2026-11-23", 28, "200 to 207"),
     "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
 }
 STUDIES = (

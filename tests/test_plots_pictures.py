@@ -26,7 +26,6 @@ WAITING = {
     "gradual_breakout",
     "gradual_breakout_conv",
     "gradual_breakout_paper_rate",
-    "gradual_spaceinvaders",
 }
 PICTURES = sorted(RESULTS.rglob("*.png"))
 
