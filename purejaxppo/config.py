@@ -72,8 +72,8 @@ class TrainConfig:
     """Samples per gradient step; an incomplete last minibatch of an epoch is dropped."""
 
     network: str | None = None
-    """A network of your own in place of torso and hidden layers, by import path, `module:Class`. `activation` then says by
-    which rule its dead units are counted, and nothing else."""
+    """A network of your own in place of torso and hidden layers, by import path, `module:Class`; `activation` then says
+    only by which rule its dead units are counted."""
     torso: Torso = "mlp"
     """Layers before `hidden_sizes`: none (`mlp`, flattens), one 3x3 convolution of 16 channels (`minatar_conv`), or the
     three convolutions of the Nature DQN (`nature_conv`)."""
