@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -227,6 +228,9 @@ def check_places(modules: Iterable[str], folder: str | None) -> None:
         found = _place(_spec(name))
         if not (here.is_dir() or here.with_suffix(".py").is_file()) or found is None or found == Path(folder).resolve():
             continue
+        beside = sorted(here.rglob("*.py")) if here.is_dir() else [here.with_suffix(".py")]
+        if _code(beside) == _code(_files(_spec(name))):  # copies of one project, as checkouts are
+            continue
         if any(found == Path(other).resolve() for other in _beside):
             raise ConfigError(
                 f"module {name} is in {folder}, beside the sweep file, but in this process it is that of {found}; "
@@ -234,14 +238,14 @@ def check_places(modules: Iterable[str], folder: str | None) -> None:
             )
 
 
-def sources(modules: Iterable[str]) -> dict[str, str]:
+def sources(modules: Iterable[str], *, is_to_run: bool = True) -> dict[str, str]:
     """The code of users' modules as short codes: of a package all its Python files, of a module in no package its one.
 
-    Our own package is left out. Raises ConfigError as `load` does, and where a file has changed since it was imported:
-    what runs is not what it says.
+    Our own package is left out. Raises ConfigError as `load` does, and where something is to be run and a file has
+    changed since it was imported: what runs is not what it says.
     """
     names = [name for name in _tops(modules) if name != __name__.split(".")[0]]
-    return {f"source_of_{name}": _source(name) for name in names}
+    return {f"source_of_{name}": _source(name, is_to_run) for name in names}
 
 
 def _tops(modules: Iterable[str]) -> list[str]:
@@ -262,16 +266,23 @@ def _place(spec: ModuleSpec | None) -> Path | None:
     return Path(spec.origin).resolve().parent if spec is not None and spec.has_location and spec.origin else None
 
 
-def _source(name: str) -> str:
-    _check_unchanged(name)
+def _source(name: str, is_to_run: bool) -> str:
+    if is_to_run:
+        _check_unchanged(name)
     spec = _spec(name)
     if spec is None:
         raise ConfigError(f"there is no module {name} on sys.path or beside the sweep file.")
+    return _code(_files(spec))
+
+
+def _files(spec: ModuleSpec | None) -> list[Path]:
+    """The Python files of a module, or of a whole package."""
+    if spec is None:
+        return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
     if not folders and spec.has_location and spec.origin is not None:
-        files = [Path(spec.origin)]
-    return _code(files)
+        return [Path(spec.origin)]
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 
 def _running(top: str) -> Iterator[tuple[str, ModuleSpec, Path]]:
@@ -286,7 +297,23 @@ def _remember(top: str) -> None:
     """Keep the code of what has been imported, or reloaded, of a package since it was last asked."""
     for name, spec, file in _running(top):
         if name not in _imported or _imported[name][0] is not spec:
-            _imported[name] = spec, _code([file])
+            _imported[name] = spec, _code([file]) if _is_as_compiled(spec, file) else ""
+
+
+def _is_as_compiled(spec: ModuleSpec, file: Path) -> bool:
+    """Whether a file is, by time and size, what Python compiled when it imported it; true where it keeps no record."""
+    if sys.dont_write_bytecode or not spec.cached:
+        return True
+    try:
+        with open(spec.cached, "rb") as compiled:
+            header, found = compiled.read(16), file.stat()
+        is_writable = os.access(Path(spec.cached).parent, os.W_OK)
+    except OSError:
+        return True
+    if len(header) < 16 or any(header[4:8]) or not is_writable:
+        return True
+    times = [number & 0xFFFFFFFF for number in (int(found.st_mtime), found.st_size)]
+    return [int.from_bytes(header[at : at + 4], "little") for at in (8, 12)] == times
 
 
 def _check_unchanged(top: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from test_plots_figures import made_up
 
@@ -58,6 +59,17 @@ def test_options_arrive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Called) as found:
         call()
     assert found.value.args == expected
+
+
+def test_a_table_that_took_long_is_written_into_a_folder_that_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    table = pd.DataFrame({"run": [0], "snapshot": [0], "env_steps": [1], "policy_rank": [2.0]})
+    monkeypatch.setattr("purejaxppo.rediagnosis.rediagnose", lambda *args, **kwargs: table)
+    playing.rediagnose(HERE, out=tmp_path)
+    assert pd.read_csv(tmp_path / "rediagnosed.csv")["policy_rank"].tolist() == [2.0]
+    monkeypatch.setattr("purejaxppo.evaluate.evaluate", lambda *args, **kwargs: table)
+    monkeypatch.setattr("purejaxppo.evaluate.format_evaluation", lambda table: "")
+    playing.evaluate(HERE, out=tmp_path)
+    assert (tmp_path / "evaluation.csv").is_file()
 
 
 @pytest.fixture

@@ -336,8 +336,8 @@ def test_the_mode_is_played_in_training_where_it_is_asked_for():
         params = logits_times_obs(np.log(0.8 / 0.2))(config, SimpleNamespace(index=0))
         measure = jax.jit(partial(evaluation.measure, learner))
         found[actions] = measure(replace(state, params=params))
-        assert np.isnan(measure(replace(state, params=params, status=jnp.int32(3))).values).all()
-    assert found["mode"].values.tolist() == [1.0, 0.0, 1.0, 1.0]  # mean and deviation of returns, lengths
+        assert np.isnan(measure(replace(state, params=params, status=jnp.int32(3))).scalars).all()
+    assert found["mode"].scalars.tolist() == [1.0, 0.0, 1.0, 1.0]  # mean and deviation of returns, lengths
     assert abs(found["sample"]["evaluation_return_mean"] - 0.6) < 4 * 0.8 / 4000**0.5
     assert found["sample"]["evaluation_return_std"] == pytest.approx(0.8, rel=0.05)
 

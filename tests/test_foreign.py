@@ -162,6 +162,12 @@ def test_what_we_export_comes_back_and_numbers_may_be_jaxs() -> None:
     np.testing.assert_allclose(again["return_mean"], dataset["return_mean"], rtol=1e-6)
 
 
+def test_none_is_a_setting() -> None:
+    options: dict[str, Any] = {"env_steps": [1, 2, 3], "swept": {"max_episode_steps": [None, 500]}}
+    dataset = pjp.import_metrics({"a": np.ones((2, 3))}, **options)
+    assert dataset["max_episode_steps"].values.tolist() == ["none", "500"]
+
+
 def test_a_setting_that_is_no_name_of_ours_is_told() -> None:
     with pytest.warns(UserWarning, match="config has clip_range, which is no name of a field"):
         pjp.import_metrics({"a": np.ones((2, 3))}, env_steps=[1, 2, 3], config={"clip_range": 0.1})

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import types
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +172,20 @@ def test_code_that_changed_after_its_import_is_not_said_to_have_run(module: Any,
 
 
 def test_two_projects_with_modules_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: Any) -> None:
+    """Unless their code is the same, as that of two checkouts."""
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for project, code in (("a", "trap_env.py"), ("b", "trap_env/__init__.py"), ("c", "other.py")):
-        (tmp_path / project / code).parent.mkdir(parents=True)
-        (tmp_path / project / code).write_text("x = 1")
-        (tmp_path / project / "s.toml").write_text('[config]\nenv = "trap_env:x"\n')
+    monkeypatch.setattr(own, "_beside", [])
+    monkeypatch.delitem(sys.modules, "trap_env", raising=False)
+    codes = {
+        "a/trap_env.py": "x = 1",
+        "b/trap_env/__init__.py": "x = 2",
+        "c/other.py": "x = 1",
+        "d/trap_env.py": "x = 1",
+    }
+    for path, code in codes.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(code)
+        (tmp_path / path[0] / "s.toml").write_text('[config]\nenv = "trap_env:x"\n')
     for _ in range(2):
         pjp.Sweep.from_toml(tmp_path / "a/s.toml")
         sentence = rf"^module trap_env is in {tmp_path}/b, beside the sweep file, but .* that of {tmp_path}/a; two"
@@ -183,8 +193,25 @@ def test_two_projects_with_modules_of_one_name_are_told_apart(tmp_path: Path, mo
             pjp.Sweep.from_toml(tmp_path / "b/s.toml")
         with pytest.raises(ConfigError, match=sentence):
             pjp.Sweep.from_toml(tmp_path / "b/s.toml", imports=["trap_env"])
-        pjp.Sweep.from_toml(tmp_path / "c/s.toml")  # has none of its own
+        for project in "cd":  # has none of its own; has a copy
+            pjp.Sweep.from_toml(tmp_path / project / "s.toml")
         own.load("env", "trap_env")
+
+
+def test_a_module_that_changed_between_its_import_and_our_first_look_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+    """As in a notebook: import lab, edit it, run a sweep. Reading what was run before goes on."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for name, is_changed in (("early_same", False), ("early_changed", True)):
+        (tmp_path / f"{name}.py").write_text("x = 1")
+        importlib.invalidate_caches()
+        importlib.import_module(name)
+        if is_changed:
+            (tmp_path / f"{name}.py").write_text("x = 1000")
+        own.load("env", name)
+        with pytest.raises(ConfigError, match=f"^module {name}, .* has changed") if is_changed else nullcontext():
+            own.sources([name])
+        assert own.sources([name], is_to_run=False).keys() == {f"source_of_{name}"}
 
 
 def test_the_code_of_our_own_package_is_not_a_users() -> None:

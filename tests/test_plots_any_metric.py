@@ -1,6 +1,7 @@
 """Any metric of any runs: `curves`, its facets and scales, sensitivity, the lines of plasticity, tidy tables."""
 
 import itertools
+import json
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -168,6 +169,26 @@ def test_a_line_of_runs_with_different_steps_mixes_no_steps():
         np.testing.assert_array_equal(line.get_ydata(), measured[np.isfinite(grid)])
     (line,) = main_lines(curves(two_grids(), "return_mean", by=[]).axes[0])
     np.testing.assert_array_equal(line.get_ydata(), [1, 3, 3.5, 6, 7, 8])
+
+
+def test_loggers_that_share_no_step_are_drawn_at_some_of_them():
+    """A thousand runs of a hundred log points each would else take gigabytes."""
+    steps = np.arange(1, 201).reshape(5, 40).T.reshape(40, 5)  # forty runs, five points each
+    dataset = pjp.import_metrics({"a": np.ones((40, 5))}, env_steps=np.sort(steps, axis=1).astype(float))
+    found, values = values_of_runs(dataset, "a", np.arange(40))
+    assert (found.size, values.shape, found[0], found[-1]) == (50, (40, 50), 1, 200)
+
+
+def test_finished_results_beside_those_of_another_trainer_are_finished():
+    """Whose log points are not those that the sweep's record plans."""
+    ours = made_up({}, num_seeds=2, num_logs=10)
+    record = {"config": {"env": "gymnax/Acrobot-v1", "total_steps": 10_000, "num_envs": 1, "num_steps": 1000}}
+    record["config"] |= {"num_log_points": 10, "minibatch_size": 1000}
+    ours.attrs["sweep"] = json.dumps(record)
+    theirs = pjp.import_metrics({"return_mean": np.ones((2, 5))}, env_steps=2000 * np.arange(1, 6))
+    assert "of 10 log points" in describe_sweep(ours.isel(log=slice(0, 4)))
+    for both in ([ours, theirs], [theirs, ours]):
+        assert "log points" not in describe_sweep(pjp.concat(both, names=["one", "other"]))
 
 
 def test_runs_that_have_come_less_far_share_the_grid_of_the_others():
@@ -540,6 +561,14 @@ def test_a_diverged_run_counts_as_the_worst_case_in_sensitivity_as_in_the_summar
         np.testing.assert_allclose(values_at(lower), against)
     said = "A run that diverged counts as the worst value of any run (6 of 24 diverged)."
     assert said in figure.get_label()
+    dataset["critic_plasticity_loss"] = 0 * dataset["return_mean"] + dataset["pfo_coef"] + 1
+    dataset["critic_plasticity_loss"][16:22] *= 50  # which is bad; that this is, no table says
+    figure = sensitivity(dataset, ["critic_plasticity_loss"])
+    (upper,) = [x for x in panels_of(figure)[0].lines if x.get_label() == "all runs"]
+    np.testing.assert_allclose(values_at(upper), [1, 2, 11])
+    assert "A run that diverged is left out (6 of 24 diverged)." in figure.get_label()
+    both = sensitivity(dataset, ["return_mean", "critic_plasticity_loss"]).get_label()
+    assert "counts as the worst value of any run of return, and is left out elsewhere (6" in both
     assert "diverged" not in sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}), "entropy").get_label()
 
 

@@ -422,9 +422,9 @@ def test_event_files_go_on_at_a_resume_without_the_option(tmp_path: Path, monkey
         with pytest.raises(Stopped):
             run_sweep(make_sweep(), tmp_path / "out", tensorboard=True, is_quiet=True)
     folder = sorted((tmp_path / "out/tensorboard").iterdir())[0]
-    before = read_events(folder)["return/return_mean"]
+    before = read_events(folder)["0_overview/return_mean"]
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
-    after = read_events(folder)["return/return_mean"]
+    after = read_events(folder)["0_overview/return_mean"]
     assert after[: len(before)] == before
     assert len(before) < len(after)
     assert after[-1][0] == 384

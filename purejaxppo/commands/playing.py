@@ -10,7 +10,7 @@ import tyro
 
 from purejaxppo import own
 from purejaxppo.commands.arguments import Directory
-from purejaxppo.commands.output import print_and_keep, save_parts
+from purejaxppo.commands.output import place, print_and_keep, save_parts
 
 
 def evaluate(
@@ -36,7 +36,7 @@ def evaluate(
 
     check_platform()
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic, snapshots=snapshots)
-    path = out or directory / f"evaluation{'_snapshots' * snapshots}.csv"
+    path = place(out, (directory,), f"evaluation{'_snapshots' * snapshots}.csv")
     print_and_keep(format_evaluation(table), table, path)
     if not snapshots:
         return
@@ -72,7 +72,7 @@ def rediagnose(
     own.look_in(os.getcwd())
     table = rediagnose(directory, runs=runs or None, snapshots=snapshots or None, diagnostics=diagnostics)
     shown = ["run", "snapshot", "env_steps", *(x for x in ("policy_rank", "policy_dead_neurons") if x in table)]
-    print_and_keep(table[shown].to_string(index=False), table, out or directory / "rediagnosed.csv")
+    print_and_keep(table[shown].to_string(index=False), table, place(out, (directory,), "rediagnosed.csv"))
 
 
 def render(

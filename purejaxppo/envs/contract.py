@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def _built(name: str, build: Any, max_episode_steps: int | None, params: Mapping
 
 def _check_limit(name: str, limit: Any, asked: int | None) -> None:
     """Raise ConfigError unless an environment's limit is one, and the one that was asked for."""
-    is_limit = isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
+    is_limit = isinstance(limit, numbers.Integral) and not isinstance(limit, bool) and int(limit) >= 1
     if limit is not None and not is_limit:
         raise ConfigError(f"env {name} has max_episode_steps {limit!r}, but must have None or a whole number from 1.")
     if asked is not None and limit != asked:

@@ -22,8 +22,8 @@ from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
-from purejaxppo.statistics.finals import comparable_values
-from purejaxppo.statistics.summary import HIGH_IS_WORST
+from purejaxppo.statistics.finals import comparable_values, final_values
+from purejaxppo.statistics.summary import HIGH_IS_WORST, SUMMARY_METRICS
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sensitivity(
     base = _reference(field, levels, reference)
     members = [(rest, np.array([number])) for number, (rest, _) in enumerate(lines)]
     facets, channels = arrange(members)
-    legends, caption = list(channels), _caption(chosen, field, base, lines)
+    legends, caption = list(channels), _caption(chosen, [panel.metric for panel in panels], field, base, lines)
     if field and "return_mean" in [panel.metric for panel in panels]:
         everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
         counts = collapse_channel(chosen, everything, [*channels, _level_channel(field, levels)], facets)
@@ -138,19 +138,32 @@ def _name_lines_once(counts: Channel, num_levels: Sequence[int]) -> Channel:
     return replace(counts, styles=tuple(styles))
 
 
-def _caption(dataset: xr.Dataset, field: str | None, base: float | None, lines: Sequence[Line]) -> str:
+def _caption(
+    dataset: xr.Dataset, metrics: Sequence[str], field: str | None, base: float | None, lines: Sequence[Line]
+) -> str:
     if field is None or base is None:
         return f"{describe_sweep(dataset)}. No number is swept with three levels or more."
     bands = say_bands([runs.size for _, at in lines for runs in at.values()])
     apart = " Bars at 0: such intervals." * ("apart" in _scale_of([level for _, at in lines for level in at]))
     shown = np.concatenate([runs for _, at in lines for runs in at.values()])
     num_diverged = int(np.sum(dataset["status"].values[shown] != 0))
-    worst = f" A run that diverged counts as the worst value of any run ({num_diverged} of {shown.size} diverged)."
+    known = [metric for metric in metrics if metric in SUMMARY_METRICS]
+    rule = "counts as the worst value of any run" if known else "is left out"
+    if known and len(known) < len(metrics):
+        rule += f" of {', '.join(SUMMARY_METRICS[metric] for metric in known)}, and is left out elsewhere"
+    worst = f" A run that diverged {rule} ({num_diverged} of {shown.size} diverged)."
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
         f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
         f"interquartile mean over runs. {bands}{apart} Small dots: single runs.{worst * bool(num_diverged)}"
     )
+
+
+def _finals(dataset: xr.Dataset, metric: str) -> np.ndarray:
+    """Final values [S]; of a run that diverged the worst case where the summary says which that is, else NaN."""
+    if metric in SUMMARY_METRICS:
+        return comparable_values(dataset, metric, metric in HIGH_IS_WORST).values
+    return np.where(dataset["status"].values == 0, final_values(dataset, metric).values, np.nan)
 
 
 def _draw_column(
@@ -165,7 +178,7 @@ def _draw_column(
     sheet: Sheet,
 ) -> None:
     """Final values of one metric, and below what they differ by from those at the level of reference."""
-    finals = panel.sign * comparable_values(dataset, panel.metric, panel.metric in HIGH_IS_WORST).values
+    finals = panel.sign * _finals(dataset, panel.metric)
     seeds = dataset["seed"].values
     finite = finals[np.isfinite(finals)]
     if finite.size == 0:

@@ -183,7 +183,7 @@ def _whole(name: str, values: Any, most: int) -> np.ndarray:
 def _check_points(fields: Mapping[str, Sequence[Any]], seeds: np.ndarray) -> None:
     """Raise ConfigError where a run has no value of a swept field, or two runs of one setting have the same seed."""
     for field, values in fields.items():
-        if pd.isna(np.asarray(values, object)).any():
+        if any(x is not None and pd.api.types.is_scalar(x) and bool(pd.isna(x)) for x in values):
             raise ConfigError(f"{field} is missing in some runs, but must have the value that each run had.")
     counted = Counter(zip(*(map(str, values) for values in fields.values()), seeds.tolist(), strict=True))
     for (*_, seed), number in counted.items():

@@ -95,7 +95,7 @@ def _grow(
             )
         store.check_same(extension, sweep, facts, is_forced=is_forced)
     elif here == 0:
-        check_effects(sweep)
+        _check_what_is_new(store.read_sweep(out), sweep)
         store.check_facts(out, facts, is_forced=is_forced)
         _begin(out, sweep, kept, todo, facts)
     note = _said_of_programs(out, sweep, kept)
@@ -104,6 +104,15 @@ def _grow(
     if here == 0:
         adopt(out)
     return store.load_results(out)
+
+
+def _check_what_is_new(old: Sweep, sweep: Sweep) -> None:
+    """Raise ConfigError for what has no effect, unless the directory was begun with such, by an earlier version."""
+    try:
+        check_effects(old)
+    except ConfigError:
+        return
+    check_effects(sweep)
 
 
 def adopt(out: Path) -> None:

@@ -207,7 +207,8 @@ def warn_of_other_sources(out: Path, sweep: Sweep) -> None:
     """Say so where the user's own modules are not those that the sweep was run with."""
     known = read_provenance(out)
     known |= (known.get("continued") or [{}])[-1]
-    changed = [name for name, code in own.sources(own_modules(sweep)).items() if known.get(name, code) != code]
+    now = own.sources(own_modules(sweep), is_to_run=False)
+    changed = [name for name, code in now.items() if known.get(name, code) != code]
     for name in changed:
         module = name.removeprefix("source_of_")
         warnings.warn(f"the source of {module} has changed since the sweep in {out} was run with it.", stacklevel=2)
