@@ -99,6 +99,9 @@ def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
         for env, part in by_environment(dataset).items():
             path = target / f"{file_name(name, env)}.png"
             figure = draw_figure(part, name)
+            panels = [ax for ax in figure.axes if ax.get_visible() and ax.get_label() != "colour bar"]
+            if all("no values" in [text.get_text() for text in ax.texts] for ax in panels):
+                raise SystemExit(f"{path} would show no values: {name} needs metrics that these results have not kept.")
             path.write_bytes(as_small_png(figure, max(WIDTH, round(RESOLUTION * figure.get_figwidth()))))
             if lost := lost_colours(path):
                 raise SystemExit(f"{path} has lost the colours of {', '.join(lost)}.")
