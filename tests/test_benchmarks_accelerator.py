@@ -246,7 +246,7 @@ def committed() -> list[tuple[str, str]]:
     return [(target, name) for target in ("h100", "tpu-v5e") for name in found.get(target, {})]
 
 
-# Estimated over compiled, where that is not within a quarter: a TPU pads what is narrow by how its compiler lays it out.
+# Estimated over compiled, where not within a quarter: a TPU pads what is narrow by how its compiler lays it out.
 OUTSIDE = {("tpu-v5e", "cartpole"): 1.33, ("tpu-v5e", "breakout_128"): 0.69}
 
 
