@@ -113,12 +113,12 @@ class TrainConfig:
     A network of your own may say otherwise itself. Everything but the networks computes in float32 or float64."""
     action_distribution: ActionDistribution = "tanh_normal"
     """Continuous actions: tanh-squashed normal with state-dependent scale (the paper), or normal with one learned scale
-    per action dimension; ignored for discrete actions."""
+    per action dimension; of continuous actions only."""
     initial_log_std: float = 0.0
     """With action_distribution normal: the learned log scale at the start, of actions scaled to [-1, 1]."""
 
     brax_backend: BraxBackend = "spring"
-    """Physics of `brax/...` environments; ignored elsewhere."""
+    """Physics of `brax/...` environments; no other environment has it."""
     max_episode_steps: int | None = None
     """Time limit of an episode in steps; None keeps the environment's own."""
     time_limit: Literal["bootstrap", "terminate"] = "bootstrap"
