@@ -132,6 +132,16 @@ def test_a_run_that_diverged_counts_as_the_worst_that_its_environment_measured()
     np.testing.assert_array_equal(table["return_mean_runs"], ["0.0 138.5", "1000.0 1038.5"])
 
 
+def test_of_a_metric_of_ones_own_nobody_knows_the_worst_and_runs_that_diverged_are_left_out():
+    values = np.repeat(np.arange(1.0, 9.0)[:, None], 30, axis=1)
+    values[0, :] = 0.0  # the lowest, and as it diverged not to be counted
+    dataset = results(status=[5] + [0] * 7, return_mean=values, mine=values)
+    dataset["mine"].attrs["family"] = "own"
+    table = summary_table(dataset)
+    np.testing.assert_allclose(table["mine"], iqm(np.arange(2.0, 9.0)))
+    np.testing.assert_allclose(table["return_mean"], iqm(np.array([0.0, *np.arange(2.0, 9.0)])))
+
+
 def test_the_table_has_a_row_per_point():
     swept = {"num_epochs": [4] * 10 + [32] * 10, "pfo_coef": [0.0] * 5 + [1.0] * 5 + [0.0] * 5 + [1.0] * 5}
     dataset = results(20, swept=swept, status=[0] * 10 + [3, 9] + [0] * 8)

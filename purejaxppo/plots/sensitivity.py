@@ -22,8 +22,7 @@ from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
-from purejaxppo.statistics.finals import comparable_values, final_values
-from purejaxppo.statistics.summary import HIGH_IS_WORST, SUMMARY_METRICS
+from purejaxppo.statistics.summary import SUMMARY_METRICS, finals_or_worst
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def sensitivity(
     the level to compare with, by default the field's own default (PFO: 0), else the lowest. The other swept fields make
     the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below
     pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference. Final values are
-    `comparable_values`: a run that diverged counts as the worst case, as in the summary.
+    those of the summary (`finals_or_worst`).
     Raises ConfigError for unknown metrics, fields and values, and a field whose values are no numbers.
     """
     chosen = select(dataset, where)
@@ -159,13 +158,6 @@ def _caption(
     )
 
 
-def _finals(dataset: xr.Dataset, metric: str) -> np.ndarray:
-    """Final values [S]; of a run that diverged the worst case where the summary says which that is, else NaN."""
-    if metric in SUMMARY_METRICS:
-        return comparable_values(dataset, metric, metric in HIGH_IS_WORST).values
-    return np.where(dataset["status"].values == 0, final_values(dataset, metric).values, np.nan)
-
-
 def _draw_column(
     axes: tuple[Axes, Axes],
     panel: Panel,
@@ -178,7 +170,7 @@ def _draw_column(
     sheet: Sheet,
 ) -> None:
     """Final values of one metric, and below what they differ by from those at the level of reference."""
-    finals = panel.sign * _finals(dataset, panel.metric)
+    finals = panel.sign * finals_or_worst(dataset, panel.metric)
     seeds = dataset["seed"].values
     finite = finals[np.isfinite(finals)]
     if finite.size == 0:

@@ -48,14 +48,11 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
 
     A run that diverged counts as the worst case; runs that have no final value are left out of that metric. `env_steps`
     is the step that all runs of the row have reached. Metrics that the dataset lacks are NaN. Those of diagnostics and
-    penalties of the user's own follow ours.
+    penalties of the user's own follow ours; as nobody says what is bad of them, runs that diverged are left out.
     """
     names = [*SUMMARY_METRICS, *own_metrics(dataset)]
     missing = np.full(dataset.sizes["run"], np.nan)
-    finals = {
-        name: comparable_values(dataset, name, name in HIGH_IS_WORST).values if name in dataset else missing
-        for name in names
-    }
+    finals = {name: finals_or_worst(dataset, name) if name in dataset else missing for name in names}
     reached, counts = steps_reached(dataset), count_columns(dataset)
     rows = []
     for swept, runs in points(dataset):
@@ -66,6 +63,13 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
     counted = [*counts(np.zeros(0, dtype=int)), "env_steps"]
     measured = [name + part for name in names for part in _PARTS]
     return pd.DataFrame(rows, columns=[*swept_fields(dataset), *counted, *measured])
+
+
+def finals_or_worst(dataset: xr.Dataset, metric: str) -> np.ndarray:
+    """Final values [S]; of a run that diverged the worst case, where it is known what that is, else NaN."""
+    if metric in SUMMARY_METRICS:
+        return comparable_values(dataset, metric, metric in HIGH_IS_WORST).values
+    return np.where(dataset["status"].values == 0, final_values(dataset, metric).values, np.nan)
 
 
 def format_table(table: pd.DataFrame, width: int = 100) -> str:
