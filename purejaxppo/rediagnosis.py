@@ -79,8 +79,10 @@ def rediagnose(
 
 def _program(config: TrainConfig) -> tuple[Callable[..., Metrics], Origin]:
     """What diagnoses, compiled once, and the shapes of what it begins from."""
-    paths = (config.env, config.network or "", *config.own_diagnostics, *config.interventions)
-    return _made(config, (CUSTOM.get(config.env), *(own.find("env", path) for path in paths if own.is_path(path))))
+    named = {"env": (config.env,), "network": (config.network or "",)}
+    named |= {"diagnostics": config.own_diagnostics, "interventions": config.interventions}
+    brought = (own.find(field, path) for field, paths in named.items() for path in paths if own.is_path(path))
+    return _made(config, (CUSTOM.get(config.env), *brought))
 
 
 @cache

@@ -1,6 +1,7 @@
 """Fields without effect: the table says the truth about the program, and what it names is refused or told."""
 
 import ast
+import dataclasses
 import functools
 import inspect
 import re
@@ -23,6 +24,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.ppo.interventions.proximity import AutoCoefs, start_pfo
 from purejaxppo.ppo.interventions.resets import Utility, is_due, judge
 from purejaxppo.ppo.state import HyperParams
+from purejaxppo.sweep.extend import _check_what_is_new
 from purejaxppo.sweep.inert import NEVER_ACTS, RULES, effective, full_points, reason
 from purejaxppo.sweep.plan import Sweep, check_effects, describe, make_groups, parse_sweep
 
@@ -320,3 +322,12 @@ def test_an_automatic_coefficient_warms_up_in_a_fifth_of_the_runs_that_are_shipp
         for point in full_points(sweep.config, sweep.hparams, sweep.points):
             if point["pfo_auto"]:
                 assert 5 * point["pfo_warmup"] <= point["num_updates"], (path.name, point["pfo_warmup"])
+
+
+def test_a_directory_that_was_begun_with_what_has_no_effect_can_be_extended() -> None:
+    """Its configuration cannot be changed any more; what is new can."""
+    plain = Sweep(name="s", seeds=(0,), config=TrainConfig(**TINY))
+    inert = dataclasses.replace(plain, hparams=HyperParams(kl_coef=3.0))
+    _check_what_is_new(inert, dataclasses.replace(inert, seeds=(0, 1)))
+    with pytest.raises(ConfigError, match=r"^kl_coef has no effect"):
+        _check_what_is_new(plain, inert)

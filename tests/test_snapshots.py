@@ -187,6 +187,11 @@ def test_diagnostics_of_snapshots_are_those_that_were_logged(whole: Path) -> Non
             np.testing.assert_allclose(row[name], logged[name], **tolerance, err_msg=f"{name} {row['log_point']}")
 
 
+def test_a_diagnostic_that_is_not_there_is_named_as_one(whole: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^diagnostics .*no_such_lab"):
+        pjp.rediagnose(whole, diagnostics=["no_such_lab:mine"])
+
+
 def test_some_runs_and_snapshots_are_chosen(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = count_calls(monkeypatch, snapshots, "init_run")
     table = pjp.rediagnose(whole, runs=[1], snapshots=[2, 1])
