@@ -421,6 +421,22 @@ def test_plasticity_is_read_against_the_best_constant_and_a_fresh_network():
     critic = next(ax for ax in figure.axes if "Critic plasticity" in ax.get_title(loc="left"))
     assert not critic.texts
     assert "Dashed grey" in figure.get_label()
+    ax = draw_figure(with_references(), "6").axes[5]
+    assert {line.get_label(): line.get_xdata()[0] for line in ax.lines if line.get_label() in levels} == {
+        "_best constant": 1.7,
+        "_fresh network": 1.3,
+    }
+    assert ax.get_xlim()[0] < 1.3
+    assert ax.get_xlim()[1] > 1.7
+    swept = with_references().assign_coords(pfo_coef=("run", np.repeat([0.0, 1.0, 10.0, 100.0], 5)))
+    above, below = panels_of(figure := sensitivity(swept, "policy_plasticity_loss"))
+    assert {line.get_label(): line.get_ydata()[0] for line in above.lines if line.get_label() in levels} == {
+        "_best constant": 1.7,
+        "_fresh network": 1.3,
+    }
+    assert not any(line.get_label() in levels for line in below.lines)
+    assert "Dashed grey" in figure.get_label()
+    assert "Dashed grey" in draw_figure(with_references(), "6").get_label()
     old = draw_figure(made_up(), "1")
     assert not any(str(line.get_label()) in levels for ax in old.axes for line in ax.lines)
     assert "These results do not have the plasticity loss of the best constant" in old.get_label()

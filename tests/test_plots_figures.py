@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from scipy import stats
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.plots.boxes import FIGURE_6, FRACTION, box_of, box_plots
+from purejaxppo.plots.boxes import FIGURE_6, box_of, box_plots
 from purejaxppo.plots.channels import COLOURS, MARKERS, choose_channels, line_style, with_markers
 from purejaxppo.plots.curves import curves
 from purejaxppo.plots.figures import (
@@ -27,7 +27,7 @@ from purejaxppo.plots.survival import draw_survival
 from purejaxppo.results.dataset import GroupResult, by_environment, points, to_dataset
 from purejaxppo.statistics.collapse import EVENTS, SurvivalCurve, survival_by_point
 from purejaxppo.statistics.estimates import iqm
-from purejaxppo.statistics.summary import final_values
+from purejaxppo.statistics.summary import final_values, finals_or_worst, summary_table
 
 WIDTH = 16
 NUM_LOGS = 50
@@ -348,7 +348,7 @@ def test_boxes_are_quartiles_of_the_final_values():
         f"pfo_coef {coef}, share_trunk {shared}" for coef in (0, 1) for shared in (False, True)
     ]
     for ax, panel in zip(figure.axes, FIGURE_6, strict=True):
-        finals = final_values(dataset, panel.metric, FRACTION).values.reshape(4, 5)
+        finals = final_values(dataset, panel.metric).values.reshape(4, 5)
         ends, medians, means = boxes_of(ax)
         np.testing.assert_allclose(ends, np.quantile(finals, [0.25, 0.75], axis=1).T)
         np.testing.assert_allclose(medians, np.median(finals, axis=1))
@@ -359,7 +359,7 @@ def test_epoch_counts_are_pooled_where_something_else_is_swept():
     dataset = made_up()
     ax = box_plots(dataset).axes[0]
     assert [text.get_text().split(": ")[0] for text in ax.get_yticklabels()] == ["pfo_coef 0", "pfo_coef 1"]
-    finals = final_values(dataset, "return_mean", FRACTION).values
+    finals = final_values(dataset, "return_mean").values
     np.testing.assert_allclose(
         boxes_of(ax)[1],
         [np.median(finals[[*range(5), *range(10, 15)]]), np.median(finals[[*range(5, 10), *range(15, 20)]])],
@@ -393,12 +393,22 @@ def test_infinite_excess_ratios_are_counted_and_not_hidden():
     assert "infinite" not in box_plots(made_up()).texts[1].get_text()
 
 
-def test_boxes_say_that_they_are_without_the_runs_that_diverged():
-    subtitle = box_plots(diverged()).texts[1].get_text().replace("\n", " ")
-    count = int(np.sum(diverged()["status"].values != 0))
-    assert count
-    assert f"Runs without a value are left out ({count} of 20 diverged)." in subtitle
-    assert "without a value" not in box_plots(made_up()).texts[1].get_text()
+def test_a_run_that_diverged_is_the_worst_case_of_its_box_as_in_the_summary():
+    """It was absent, so that a setting of which half diverges looked like one of which none does."""
+    dataset = diverged()
+    figure = box_plots(dataset, pooled=())
+    table = summary_table(dataset)
+    for ax, panel in zip(figure.axes, FIGURE_6, strict=True):
+        finals = finals_or_worst(dataset, panel.metric)
+        assert np.isnan(finals[3]) == (panel.metric == "policy_plasticity_loss")
+        np.testing.assert_allclose(boxes_of(ax)[1][0], np.nanmedian(finals[:5]))
+        if panel.metric in table:
+            np.testing.assert_allclose(iqm(finals[:5]), table[panel.metric][0])
+    assert boxes_of(figure.axes[0])[2][0] < np.nanmean(final_values(dataset, "return_mean").values[:5]) - 5
+    said = figure.get_label()
+    assert "A run that diverged counts as the worst value of any run of return, excess ratio, dead neurons, " in said
+    assert "policy norm, policy rank, and is left out elsewhere (1 of 20 diverged)." in said
+    assert "diverged" not in box_plots(made_up()).get_label().replace("or the run diverged", "")
 
 
 def test_final_plasticity_is_of_the_last_measurements():

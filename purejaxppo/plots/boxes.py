@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.captions import describe_sweep, say_diverged
 from purejaxppo.plots.channels import bundled_fields, choose_channels, line_style, point_names, varying_fields
 from purejaxppo.plots.collapsed import collapse_sentence, collapse_texts
 from purejaxppo.plots.files import KEY
 from purejaxppo.plots.panels import FIGURE_6, Panel
+from purejaxppo.plots.references import describe_references, draw_references, reference_levels
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import Point, points
-from purejaxppo.statistics.summary import final_values
+from purejaxppo.statistics.summary import finals_or_worst
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FRACTION = 0.05
 _WHISKER = 1.5  # times the interquartile range, as everywhere
 _ROW_HEIGHT = 0.24
 _PAPER_LABEL = 22  # letters in a line
@@ -53,16 +53,16 @@ def box_plots(dataset: xr.Dataset, sheet: Sheet = SCREEN, pooled: Sequence[str] 
 
     Fields in `pooled` do not make boxes of their own where others are swept as well (the paper pools three epoch counts
     with five seeds). Values are means over the last 5 % of the log points, of ratios and plasticity losses over the
-    last 5 % that have any: `final_values`. Runs without a value are left out, infinite ones are counted at the right
-    edge.
+    last 5 % that have any; of a run that diverged they are the worst case (`finals_or_worst`). Runs without a value are
+    left out, infinite ones are counted at the right edge.
     """
     everything, names = _pool(points(dataset), pooled)
     finals = {
-        panel.metric: final_values(dataset, panel.metric, FRACTION).values if panel.metric in dataset else None
-        for panel in FIGURE_6
+        panel.metric: finals_or_worst(dataset, panel.metric) if panel.metric in dataset else None for panel in FIGURE_6
     }
     swept = [point for point, _ in everything]
     labels = point_names(swept, equals=" ")
+    all_runs = np.concatenate([runs for _, runs in everything] or [np.zeros(0, dtype=int)])
     counts = collapse_texts(dataset, everything)
     caption = _caption(dataset, everything, names, finals)
     if counts is not None:
@@ -82,7 +82,8 @@ def box_plots(dataset: xr.Dataset, sheet: Sheet = SCREEN, pooled: Sequence[str] 
             ax.set_title(panel.title)
             ax.set_xlabel(panel.label)
             values = finals[panel.metric]
-            _draw_boxes(ax, panel, [np.zeros(0) if values is None else values[runs] for _, runs in everything], styles)
+            groups = [np.zeros(0) if values is None else values[runs] for _, runs in everything]
+            _draw_boxes(ax, panel, groups, styles, reference_levels(dataset, panel.metric, all_runs))
             ax.set_yticks(range(len(labels)), labels)
             ax.tick_params(axis="y", length=0)
             ax.grid(axis="y", visible=False)
@@ -118,15 +119,14 @@ def _caption(
     plural = "s" * (counts != [1])
     has_infinite = any(values is not None and np.any(np.isinf(values)) for values in finals.values())
     has_missing = any(values is None or np.any(np.isnan(values)) for values in finals.values())
-    num_diverged = int(np.sum(dataset["status"].values != 0))
-    diverged = f" ({num_diverged} of {dataset.sizes['run']} diverged)" * bool(num_diverged)
-    missing = f" Runs without a value are left out{diverged}." * bool(has_missing or num_diverged)
+    worst = say_diverged(dataset, list(finals), np.arange(dataset.sizes["run"]))
+    missing = " Runs without a value are left out." * has_missing
     infinite = f" {_INFINITY}: number of infinite values; they count as the largest." * has_infinite
     return (
         f"{describe_sweep(dataset)}. Each box: the final values of {per_box} run{plural}{over}; a final value is the "
         "mean over the last 5 % of log points (ratios: the last that have any; plasticity: the last 5 % of "
         "measurements). Line: median. Diamond: mean. Box: quartiles. Whiskers: 1.5 interquartile ranges. Dots: "
-        f"outliers.{missing}{infinite}"
+        f"outliers.{worst}{missing}{infinite} {describe_references(dataset, list(finals))}"
     )
 
 
@@ -162,8 +162,14 @@ def _quartiles(ordered: np.ndarray) -> tuple[float, float, float]:
     return low, median, high
 
 
-def _draw_boxes(ax: Axes, panel: Panel, groups: Sequence[np.ndarray], styles: Sequence[Mapping[str, Any]]) -> None:
-    """One row per group of values, and the scale and limits of the horizontal axis."""
+def _draw_boxes(
+    ax: Axes,
+    panel: Panel,
+    groups: Sequence[np.ndarray],
+    styles: Sequence[Mapping[str, Any]],
+    references: Mapping[str, float],
+) -> None:
+    """One row per group of values, the levels that they are read against, and the scale of the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
     boxes = [box_of(values) for values in groups]
@@ -174,8 +180,11 @@ def _draw_boxes(ax: Axes, panel: Panel, groups: Sequence[np.ndarray], styles: Se
             return
         ax.set_xticks([])  # all infinite: counted, at no place on an axis
         ax.set_xlim(0, 1)
-    elif set_scale(ax, panel, finite, is_vertical=False) == "linear":
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=panel.is_count, steps=[1, 2, 5, 10]))
+    else:
+        scale = set_scale(ax, panel, np.append(finite, list(references.values())), is_vertical=False)
+        if scale == "linear":
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=panel.is_count, steps=[1, 2, 5, 10]))
+        draw_references(ax, references, is_vertical=False)
     edge = ax.get_xlim()[1]
     for row, (box, style) in enumerate(zip(boxes, styles, strict=True)):
         if box is not None:

@@ -12,17 +12,18 @@ import xarray as xr
 
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.errors import ConfigError
-from purejaxppo.plots.captions import describe_sweep, say_bands
+from purejaxppo.plots.captions import describe_sweep, say_bands, say_diverged
 from purejaxppo.plots.channels import Channel, describe, is_intervention, is_number, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
 from purejaxppo.plots.conditions import arrange, check_field, select
 from purejaxppo.plots.panels import NORM, POLICY_RANK, RETURN, Panel, panel_of
+from purejaxppo.plots.references import describe_references, draw_references, reference_levels
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
 from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
-from purejaxppo.statistics.summary import SUMMARY_METRICS, finals_or_worst
+from purejaxppo.statistics.summary import finals_or_worst
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -145,16 +146,11 @@ def _caption(
     bands = say_bands([runs.size for _, at in lines for runs in at.values()])
     apart = " Bars at 0: such intervals." * ("apart" in _scale_of([level for _, at in lines for level in at]))
     shown = np.concatenate([runs for _, at in lines for runs in at.values()])
-    num_diverged = int(np.sum(dataset["status"].values[shown] != 0))
-    known = [metric for metric in metrics if metric in SUMMARY_METRICS]
-    rule = "counts as the worst value of any run" if known else "is left out"
-    if known and len(known) < len(metrics):
-        rule += f" of {', '.join(SUMMARY_METRICS[metric] for metric in known)}, and is left out elsewhere"
-    worst = f" A run that diverged {rule} ({num_diverged} of {shown.size} diverged)."
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
         f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        f"interquartile mean over runs. {bands}{apart} Small dots: single runs.{worst * bool(num_diverged)}"
+        f"interquartile mean over runs. {bands}{apart} Small dots: single runs.{say_diverged(dataset, metrics, shown)} "
+        f"{describe_references(dataset, metrics)}"
     )
 
 
@@ -177,7 +173,10 @@ def _draw_column(
         for ax in axes:
             say_empty(ax)
         return
-    is_ratio = set_scale(axes[0], panel, finite) == "log"
+    runs = np.concatenate([runs for _, at in lines for runs in at.values()])
+    references = reference_levels(dataset, panel.metric, runs)
+    is_ratio = set_scale(axes[0], panel, np.append(finite, list(references.values()))) == "log"
+    draw_references(axes[0], references)
     places = dict(zip(levels, _places(levels, base), strict=True))
     differences = []
     for point, at in lines:
