@@ -24,7 +24,9 @@ from purejaxppo.plots.sensitivity import sensitivity, swept_number
 from purejaxppo.plots.sheets import PAPER, SCREEN, house_style, place_texts
 from purejaxppo.plots.style import lay_out
 from purejaxppo.results.runs import curves as values_of_runs
-from purejaxppo.statistics.estimates import iqm, paired_difference
+from purejaxppo.statistics.comparison import comparison_table
+from purejaxppo.statistics.contrasts import difference
+from purejaxppo.statistics.estimates import iqm
 from purejaxppo.statistics.finals import final_values
 from purejaxppo.statistics.summary import summary_table
 
@@ -518,7 +520,8 @@ def assert_ticks_apart(figure):
 # --- Sensitivity
 
 
-def test_sensitivity_shows_final_values_and_paired_differences():
+def test_sensitivity_shows_final_values_and_the_differences_of_the_comparison():
+    """It always paired runs of equal seed: the figure said -13.8 where the table beside it said +2.4."""
     dataset = made_up({"pfo_coef": [0.0, 0.1, 1.0, 10.0], "num_epochs": [4, 16]})
     figure = sensitivity(dataset, "return_mean")
     above, below = panels_of(figure)
@@ -531,8 +534,11 @@ def test_sensitivity_shows_final_values_and_paired_differences():
         lines = [line for line in above.lines if line.get_label() == f"num_epochs={epochs}"]
         np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs]) for runs in at])
         lines = [line for line in below.lines if line.get_label() == f"num_epochs={epochs}"]
-        np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs] - finals[at[0]]) for runs in at])
-        assert lines[0].get_ydata()[0] == 0
+        table = comparison_table(dataset, against={"pfo_coef": 0}, within=["num_epochs"])
+        table = table[table["num_epochs"] == epochs].sort_values("pfo_coef")
+        assert not table["is_paired"].all()
+        assert not np.allclose(table["difference"][1:], [iqm(finals[runs] - finals[at[0]]) for runs in at[1:]])
+        np.testing.assert_allclose(values_at(lines[0]), [0.0, *table["difference"][1:]])
         assert np.flatnonzero(np.isnan(lines[0].get_xdata())).tolist() == [1]  # no line from 0 to the others
     assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.1", "1", "10"]
     assert "with pfo_coef=0" in figure.get_label()
@@ -546,9 +552,9 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     figure = sensitivity(dataset, "policy_preactivation_norm")
     finals = final_values(dataset, "policy_preactivation_norm").values.reshape(3, 5)
     (line,) = [line for line in panels_of(figure)[1].lines if line.get_label() == "all runs"]
-    np.testing.assert_allclose(values_at(line), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
+    np.testing.assert_allclose(values_at(line), [np.exp(iqm(np.log(each)) - iqm(np.log(finals[0]))) for each in finals])
     (band,) = panels_of(figure)[1].collections
-    pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals[1:]]
+    pairs = [difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals[1:]]
     shown = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     np.testing.assert_allclose(shown, np.exp([min(pair.low for pair in pairs), max(pair.high for pair in pairs)]))
 

@@ -22,7 +22,8 @@ from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
-from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
+from purejaxppo.statistics.contrasts import difference
+from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm
 from purejaxppo.statistics.summary import finals_or_worst
 from purejaxppo.statistics.tables import format_value
 
@@ -47,13 +48,14 @@ def sensitivity(
     where: Mapping[str, Any] | None = None,
     sheet: Sheet = SCREEN,
 ) -> Figure:
-    """Final values against a swept number, above; below, their paired difference from the runs at one of its levels.
+    """Final values against a swept number, above; below, their difference from the runs at one of its levels.
 
     against: the field, by default the swept number with most levels, one of an intervention if there is any. reference:
     the level to compare with, by default the field's own default (PFO: 0), else the lowest. The other swept fields make
-    the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below
-    pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference. Final values are
-    those of the summary (`finals_or_worst`).
+    the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below from
+    the interquartile mean at the reference. Differences are those of `compare` (`contrasts.difference`): runs of equal
+    seed are paired only where that helps. Of metrics on a logarithmic axis it is the ratio in place of the difference.
+    Final values are those of the summary (`finals_or_worst`).
     Raises ConfigError for unknown metrics, fields and values, and a field whose values are no numbers.
     """
     chosen = select(dataset, where)
@@ -148,8 +150,9 @@ def _caption(
     shown = np.concatenate([runs for _, at in lines for runs in at.values()])
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
-        f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        f"interquartile mean over runs. {bands}{apart} Small dots: single runs.{say_diverged(dataset, metrics, shown)} "
+        f"from those with {describe({field: base})} (on a logarithmic axis: ratio); runs of equal seed are paired only "
+        f"where that helps, as in compare. Large dots: interquartile mean over runs. {bands}{apart} Small dots: single "
+        f"runs, below from the reference's interquartile mean.{say_diverged(dataset, metrics, shown)} "
         f"{describe_references(dataset, metrics)}"
     )
 
@@ -185,10 +188,11 @@ def _draw_column(
         found = {level: _summary(finals[runs]) for level, runs in at.items()}
         _draw_line(axes[0], places, found, style, sheet, is_apart)
         if base in at:
-            pairs = {level: _pairs(finals, seeds, runs, at[base], is_ratio) for level, runs in at.items()}
-            _draw_line(axes[1], places, pairs, style, sheet, is_apart)
-            differences += [values for _, values in pairs.values()]
-    shown = np.concatenate([values[np.isfinite(values)] for values in differences] or [np.zeros(0)])
+            against = {level: _difference(finals, seeds, runs, at[base], is_ratio) for level, runs in at.items()}
+            _draw_line(axes[1], places, against, style, sheet, is_apart)
+            differences += [[found.low, found.high, *values] for found, values in against.values()]
+    shown = np.array(list(itertools.chain(*differences)), dtype=np.float64)
+    shown = shown[np.isfinite(shown)]
     axes[1].axhline(1.0 if is_ratio else 0.0, color="0.4", linewidth=0.9, zorder=1)
     _name_difference(axes[1], panel, shown, describe({field: base}), is_ratio)
     axes[1].set_xticks(list(places.values()), [format_value(level) for level in levels])
@@ -237,19 +241,20 @@ def _summary(values: np.ndarray) -> tuple[Estimate, np.ndarray]:
     return Estimate(float(iqm(values)), float(low), float(high), values.size), values
 
 
-def _pairs(
+def _difference(
     finals: np.ndarray, seeds: np.ndarray, runs: np.ndarray, base: np.ndarray, is_ratio: bool
 ) -> tuple[Estimate, np.ndarray]:
-    """Difference (ratio) of the runs [S] from those of equal seed among `base`: its estimate, and that of each pair."""
+    """Difference (ratio) of the runs [S] from those at the reference, `base`, as a comparison table has it; and that of
+    each run from their interquartile mean.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.log(np.where(finals > 0, finals, np.nan)) if is_ratio else finals
-        estimate = paired_difference(values[runs], values[base], seeds[runs], seeds[base])
-        _, ours, theirs = np.intersect1d(seeds[runs], seeds[base], return_indices=True)
-        each = values[runs][ours] - values[base][theirs]
+        found = difference(values[runs], values[base], seeds[runs], seeds[base])
+        each = values[runs] - iqm(values[base])
     if is_ratio:
-        ends = np.exp([estimate.value, estimate.low, estimate.high])
-        return replace(estimate, value=float(ends[0]), low=float(ends[1]), high=float(ends[2])), np.exp(each)
-    return estimate, each
+        ends, each = np.exp([found.value, found.low, found.high]), np.exp(each)
+        return Estimate(value=float(ends[0]), low=float(ends[1]), high=float(ends[2]), num_runs=found.num_runs), each
+    return Estimate(found.value, found.low, found.high, found.num_runs), each
 
 
 def _draw_line(
@@ -260,7 +265,7 @@ def _draw_line(
     sheet: Sheet,
     is_apart: bool,
 ) -> None:
-    """A line through the estimates with its band, and a dot for each run or pair.
+    """A line through the estimates with its band, and a dot for each run.
 
     is_apart: whether the first level is 0 on a logarithmic axis: it is at no distance from the others, so that no line
     joins it to them, and its interval is a bar.
