@@ -384,13 +384,18 @@ def test_seeds_rates_and_steps_in_words():
     assert describe_sweep(running) == "gymnax/Acrobot-v1, 50k of 1M steps, seeds 0, 1, 2 runs"
 
 
-@pytest.mark.parametrize("name", ["overview", "1", "3", "6", "survival", "sensitivity"])
+def partly_lost(coefs):
+    """Four runs a coefficient; three of the four plain ones lose all of their return."""
+    dataset = made_up({"pfo_coef": coefs}, num_seeds=4)
+    dataset["return_mean"][:] = np.linspace(0, 100, NUM_LOGS)
+    dataset["return_mean"][:3, NUM_LOGS // 2 :] = 0.0
+    return dataset
+
+
+@pytest.mark.parametrize("name", ["overview", "1", "3", "6", "survival", "sensitivity", "factorial"])
 def test_figures_with_a_return_count_collapsed_runs(name):
-    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=4)
-    rise = np.linspace(0, 100, NUM_LOGS)
-    dataset["return_mean"][:] = rise
-    dataset["return_mean"][:3, NUM_LOGS // 2 :] = 0.0  # three of the four plain runs lose all of it
-    figure = draw_figure(dataset, name)
+    coefs = [0.0, 1.0] if name == "factorial" else [0.0, 1.0, 10.0]
+    figure = draw_figure(partly_lost(coefs), name)
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     texts += [text.get_text() for text in figure.axes[0].get_yticklabels()]
     counted = " ".join(texts)
@@ -398,7 +403,40 @@ def test_figures_with_a_return_count_collapsed_runs(name):
         assert "of 4" not in counted
         return
     assert "3 of 4 [19 %, 99 %]" in counted
-    assert counted.count("0 of 4 [0 %, 60 %]") == 2
+    assert counted.count("0 of 4 [0 %, 60 %]") == len(coefs) - 1
+    assert "Collapsed: the return is lost for good" in figure.get_label()
+
+
+@pytest.mark.parametrize("metric", ["return_mean", "evaluation_return_mean"])
+def test_a_return_counts_collapsed_runs_in_an_axes_of_ones_own_and_when_it_is_evaluated(metric):
+    dataset = partly_lost([0.0, 1.0])
+    dataset["evaluation_return_mean"] = dataset["return_mean"]
+    counts = "3 of 4 [19 %, 99 %]", "0 of 4 [0 %, 60 %]"
+    entries = [text.get_text() for text in curves(dataset, metric).legends[0].get_texts()]
+    assert entries == [f"{coef}: {count}" for coef, count in zip((0, 1), counts, strict=True)]
+    figure, ax = plt.subplots()
+    try:
+        ax.plot([0, 1], [0, 1], label="pfo_coef=0")  # the user's own line of the same name
+        curves(dataset, metric, ax=ax)
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    finally:
+        plt.close(figure)
+    assert texts == [
+        "pfo_coef=0",
+        *(f"pfo_coef={coef}: collapsed {count}" for coef, count in zip((0, 1), counts, strict=True)),
+    ]
+
+
+def test_snapshots_that_were_played_know_what_became_of_their_runs():
+    """They have no return of training; what it said is written beside them."""
+    dataset = partly_lost([0.0, 1.0])
+    dataset["evaluation_return_mean"] = dataset["return_mean"]
+    lost = ("run", [True] * 3 + [False] * 5)
+    known = dataset.drop_vars("return_mean").assign(is_collapsed=lost, has_learned=("run", [True] * 7 + [False]))
+    entries = [text.get_text() for text in curves(known, "evaluation_return_mean").legends[0].get_texts()]
+    assert entries == ["0: 3 of 4 [19 %, 99 %]", "1: 0 of 4 [0 %, 60 %], 1 never learned"]
+    unknown = curves(dataset.drop_vars("return_mean"), "evaluation_return_mean")
+    assert [text.get_text() for text in unknown.legends[0].get_texts()] == ["0", "1"]
 
 
 def with_references():
@@ -622,6 +660,9 @@ def test_the_legend_of_counts_shows_each_line_once():
     ]
     assert [handle.get_linestyle() for handle in entries.legend_handles] == ["-", "None", "None"] * 2
     assert len(legend_of(figure)) == 2 + 2
+    figure = sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=2, num_logs=5), "return_mean")
+    (only,) = figure.legends  # one line: only its first level would show it
+    assert [handle.get_linestyle() for handle in only.legend_handles] == ["None"] * 3
 
 
 def test_the_level_of_reference_keeps_its_label_where_others_give_way():

@@ -14,7 +14,7 @@ from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_sweep, say_bands, say_diverged
 from purejaxppo.plots.channels import Channel, describe, is_intervention, is_number, line_style
-from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
+from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence, shows_return
 from purejaxppo.plots.conditions import arrange, check_field, select
 from purejaxppo.plots.panels import NORM, POLICY_RANK, RETURN, Panel, panel_of
 from purejaxppo.plots.references import describe_references, draw_references, reference_levels
@@ -67,7 +67,7 @@ def sensitivity(
     members = [(rest, np.array([number])) for number, (rest, _) in enumerate(lines)]
     facets, channels = arrange(members)
     legends, caption = list(channels), _caption(chosen, [panel.metric for panel in panels], field, base, lines)
-    if field and "return_mean" in [panel.metric for panel in panels]:
+    if field and shows_return(panel.metric for panel in panels):
         everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
         counts = collapse_channel(chosen, everything, [*channels, _level_channel(field, levels)], facets)
         if counts:
@@ -134,8 +134,10 @@ def _level_channel(field: str, levels: Sequence[float]) -> Channel:
 
 
 def _name_lines_once(counts: Channel, num_levels: Sequence[int]) -> Channel:
-    """The legend of counts, in which only the first of a line's levels shows the line: the others are no other look."""
-    first = set(np.cumsum([0, *num_levels]).tolist())
+    """The legend of counts, in which only the first of a line's levels shows the line, none where it is the only one:
+    the others are no other look.
+    """
+    first = set(np.cumsum([0, *num_levels]).tolist()) if len(num_levels) > 1 else set()
     styles = (style if place in first else {"linestyle": "none"} for place, style in enumerate(counts.styles))
     return replace(counts, styles=tuple(styles))
 
