@@ -454,9 +454,18 @@ def test_settings_of_a_debugging_session_are_refused(tmp_path: Path, setting: st
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("jax_threefry_partitionable", False), ("jax_default_prng_impl", "rbg")]
-)
+def test_generators_that_draw_for_all_runs_from_the_first_ones_key_are_refused(tmp_path: Path) -> None:
+    """JAX's documented behaviour of rbg under vmap: a run would depend on its neighbours, and pairs not be pairs."""
+    jax.config.update("jax_default_prng_impl", "rbg")
+    try:
+        with pytest.raises(ConfigError, match=r"^jax_default_prng_impl is 'rbg', but must be 'threefry2x32'"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    finally:
+        jax.config.update("jax_default_prng_impl", "threefry2x32")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("setting", "value"), [("jax_threefry_partitionable", False)])
 def test_a_resume_under_another_setting_of_jax_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: Any
 ) -> None:
