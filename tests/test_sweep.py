@@ -1139,7 +1139,17 @@ def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch: pytest.Monkey
     ("text", "size"), [("4GiB", 4 * 1024**3), ("500MB", 500_000_000), ("1.5 kib", 1536), ("1000", 1000), ("2B", 2)]
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_memory(text) == size
+    assert parse_memory(text) == size == parse_memory(size) == parse_memory(float(size))
+
+
+def test_what_python_is_told_wrongly_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="memory is '4Gx', but must be a size such as 4GiB"):
+        run_sweep(make_sweep(), tmp_path / "out", memory="4Gx")
+    with pytest.raises(ConfigError, match=r"sweep is 'quickstart\.toml', but must be a pjp.Sweep"):
+        run_sweep("quickstart.toml", tmp_path / "out")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="points is a mapping, but must be a sequence of them"):
+        Sweep(name="a", seeds=(0,), points={"pfo_coef": [0, 1]})  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "4 PB", "0", "1e9"])

@@ -137,6 +137,7 @@ def by_environment(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
 
     Returns, norms and ranks of two environments do not belong on one axis, nor into one mean.
     """
+    check_results(dataset)
     if "env" not in dataset.coords:
         return {"": dataset}
     names = dataset["env"].values.astype(str)
