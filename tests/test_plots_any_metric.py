@@ -61,6 +61,33 @@ def test_curves_are_the_interquartile_means_of_the_runs_asked_for():
     assert "Lines pool all values of num_epochs." in figure.get_label()
 
 
+def test_a_notebook_may_ask_as_the_command_line_does():
+    """Figures by number, conditions as texts, one field as a text; no metric, or no dataset, is one sentence."""
+    dataset = made_up(NINE)
+    assert draw_figure(dataset, 1).get_label().startswith("Figure 1")
+    asked = ["pfo_coef=0", "pfo_coef=10", "num_epochs=4,16"]
+    np.testing.assert_array_equal(
+        select(dataset, asked)["run_index"],
+        select(dataset, {"pfo_coef": [0, 10], "num_epochs": [4, 16]})["run_index"],
+    )
+    assert set(select(dataset, "pfo_coef=1")["pfo_coef"].values) == {1.0}
+    with pytest.raises(ConfigError, match="metrics is empty"):
+        curves(dataset, [])
+    with pytest.raises(ConfigError, match="dataset is str, but must be a Dataset"):
+        curves("runs/x", "policy_rank")
+
+
+@pytest.mark.parametrize("look", [overview, summary_table, pjp.tidy, lambda dataset: final_values(dataset, "entropy")])
+def test_runs_that_were_masked_do_not_pass_as_diverged(look):
+    dataset = made_up({"pfo_coef": [0.0, 1.0]})
+    look(dataset.where(dataset["pfo_coef"] == 1, drop=True))
+    with pytest.raises(ConfigError, match="dataset has runs whose status is NaN"):
+        look(dataset.where(dataset["pfo_coef"] == 1))
+    for lost in (dataset.drop_vars("status"), dataset.isel(run=0), dataset.where(dataset["env_steps"] > 0, drop=True)):
+        with pytest.raises(ConfigError, match="dataset has no status of each run"):
+            look(lost)
+
+
 def test_facets_are_panels_of_the_values_of_a_field_on_one_scale():
     dataset = made_up(NINE)
     figure = curves(dataset, "policy_rank", facet="pfo_coef")

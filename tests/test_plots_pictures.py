@@ -26,7 +26,6 @@ RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 # Studies whose pictures are older than the record of legends: 64 colours, some lost. Redraw them, and take them out.
 WAITING = {
     "figure1_minatar_hundredth",
-    "gradual_breakout",
     "gradual_breakout_conv",
     "gradual_breakout_paper_rate",
 }

@@ -51,14 +51,20 @@ class Facet:
         return np.concatenate([runs for _, runs in self.points] or [np.zeros(0, dtype=int)])
 
 
-def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
-    """The runs whose fields (swept ones, or seed) have the values of `where`, each one value or a list of them.
+Conditions = Mapping[str, Any] | str | Sequence[str]
+"""{field: value or list of values}, or one or several texts like `pfo_coef=1` or `num_epochs=4,16`."""
+
+
+def select(dataset: xr.Dataset, where: Conditions | None) -> xr.Dataset:
+    """The runs whose fields (swept ones, or seed) have one of the values of `where`.
 
     The attribute `selected` of the result has for its captions what was asked for, and the number of runs before, of
     each environment. Raises ConfigError for a field that is not swept and for values that no run has.
     """
     if not where:
         return dataset
+    if not isinstance(where, Mapping):
+        where = parse_where([where] if isinstance(where, str) else where)
     asked = {field: list(x) if isinstance(x, list | tuple | set | np.ndarray) else [x] for field, x in where.items()}
     note = {"words": describe_conditions(asked), "runs": Counter(environments(dataset).tolist())}
     if "selected" in dataset.attrs:
@@ -96,16 +102,16 @@ def conditions_suffix(asked: Mapping[str, Sequence[Any]]) -> str:
 
 
 def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`select`'s conditions from texts like `pfo_coef=1` or `num_epochs=4,16`.
+    """`select`'s conditions from texts like `pfo_coef=1` or `num_epochs=4,16`; a field's values add up over texts.
 
     Raises ConfigError for a text of another form.
     """
-    conditions = {}
+    conditions: dict[str, list[str]] = {}
     for text in texts:
         field, equals, values = text.partition("=")
         if not (field and equals and values):
             raise ConfigError(f"where is {text!r}, but must be FIELD=VALUE or FIELD=VALUE,VALUE.")
-        conditions[field] = values.split(",")
+        conditions.setdefault(field, []).extend(values.split(","))
     return conditions
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +12,13 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_lines, describe_sweep
 from purejaxppo.plots.channels import Channel, choose_channels, describe, line_style
 from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence, collapse_texts, shows_return
-from purejaxppo.plots.conditions import Facet, arrange, check_field, group_by, select
+from purejaxppo.plots.conditions import Conditions, Facet, arrange, check_field, group_by, select
 from purejaxppo.plots.panels import OVERVIEW, Panel, panel_of
 from purejaxppo.plots.references import describe_references, draw_references, reference_levels
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Page, Sheet, house_style, sheet_of
 from purejaxppo.plots.style import columns_of, format_steps, lay_out, save_figure, say_empty
-from purejaxppo.results.dataset import Point, points, swept_fields
+from purejaxppo.results.dataset import Point, check_results, points, swept_fields
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.results.runs import feature_width, last_step
 from purejaxppo.statistics.estimates import MIN_RUNS, bootstrap_interval, iqm
@@ -40,7 +40,7 @@ def curves(
     metrics: str | Sequence[str],
     by: str | Sequence[str] | None = None,
     facet: str | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Conditions | None = None,
     ax: Axes | None = None,
     sheet: Sheet = SCREEN,
 ) -> Figure:
@@ -48,11 +48,15 @@ def curves(
 
     metrics: names, a panel each. by: swept fields (or seed) whose combinations make the lines, all swept fields by
     default; runs that differ in other fields are pooled. facet: a field with panels of its own for each value; by
-    default, where there are more than six lines. where: {field: value or list of values}, the runs to draw. ax: an
+    default, where there are more than six lines. where: {field: value or list of values},
+    or texts like "pfo_coef=1", the runs to draw. ax: an
     Axes to draw one metric into, with a legend, in place of a figure of its own.
     Raises ConfigError for unknown metrics, fields and values, and where an Axes cannot hold what is asked for.
     """
+    check_results(dataset)
     panels = [panel_of(dataset, metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    if not panels:
+        raise ConfigError("metrics is empty, but must name at least one; `purejaxppo metrics` lists all.")
     fields = swept_fields(dataset) if by is None else [by] if isinstance(by, str) else list(by)
     fields = [check_field(dataset, field, "by") for field in fields]
     if facet is not None and check_field(dataset, facet, "facet") not in fields:

@@ -27,7 +27,7 @@ from purejaxppo.sweep import checkpoints, snapshots, store
 from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.interrupt import StopRequest
-from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
+from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.parts import write_part
 from purejaxppo.sweep.plan import (
     Group,
@@ -99,7 +99,7 @@ def run_sweep(
     sweep: Sweep,
     out: str | Path,
     *,
-    memory: int | None = None,
+    memory: int | str | None = None,
     is_forced: bool = False,
     tensorboard: bool = False,
     is_quiet: bool = False,
@@ -109,15 +109,18 @@ def run_sweep(
 
     Metrics are on disk after every log point, the state of all runs in checkpoints that take at most 5 % of the time:
     after a kill the same call goes on from the last checkpoint, and ends with the same bits. Ctrl-C stops after the
-    current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free when the
-    sweep begins. Where it goes on, another value counts for programs that have not begun. Final states are kept, for
-    `extend_sweep`, unless `is_kept` is false.
+    current log point. `memory`, in bytes or as "4GiB", is for all runs that are computed at once; by default what is
+    free when the sweep begins. Where it goes on, another value counts for programs that have not begun. Final states
+    are kept, for `extend_sweep`, unless `is_kept` is false.
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
     for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C. Called from several threads, one
     sweep runs after the other.
     """
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"sweep is {sweep!r}, but must be a pjp.Sweep, as Sweep.from_toml reads it from a file.")
+    size = None if memory is None else parse_memory(memory)
     with ONE_SWEEP:
-        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
+        return _run_sweep(sweep, Path(out).expanduser(), size, is_forced, tensorboard, is_quiet, is_kept)
 
 
 def _run_sweep(
@@ -147,7 +150,9 @@ def checked(sweep: Sweep, *, tensorboard: bool) -> Sweep:
         from purejaxppo.results.export import check_tensorboard
 
         check_tensorboard()
-    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
+    # Of a sweep that was made in Python, `resume` in another process is to find the modules too.
+    folder = own.place_of(own_modules(sweep)) if sweep.folder is None else sweep.folder
+    sweep = parse_sweep(to_json(sweep), folder=folder)
     check_brought(make_groups(sweep))
     return sweep
 

@@ -29,12 +29,13 @@ _TPU_PADDING = 1.6  # its arrays are padded to tiles; of CartPole's programs
 _SHARE = 0.8  # of the memory that is free: the rest is for what the program itself does not see
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of "4GiB", "500MB" or "1000000"; raises ConfigError for anything else."""
+def parse_memory(size: str | float) -> int:
+    """Bytes of "4GiB", "500MB", "1000000" or a number; raises ConfigError for anything else."""
+    text = f"{size:.0f}" if isinstance(size, float) else str(size)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     if not match or match[2].lower() not in units or not 0 < float(match[1]) < math.inf:
-        raise ConfigError(f"memory is {text!r}, but must be a size such as 4GiB, 500MB or a number of bytes.")
+        raise ConfigError(f"memory is {size!r}, but must be a size such as 4GiB, 500MB or a number of bytes.")
     return int(float(match[1]) * units[match[2].lower()])
 
 
