@@ -188,6 +188,6 @@ def _wrap_labels(figure: Figure) -> None:
     for ax in figure.axes:
         lengths = figure.get_size_inches() * ax.get_position().size
         for label, length in zip((ax.xaxis.label, ax.yaxis.label), lengths, strict=True):
-            letters = int(1.2 * 72 * length / (0.55 * label.get_fontsize()))
+            letters = int(1.2 * 72 * length / (0.55 * float(label.get_fontsize())))
             if len(label.get_text()) > letters:
                 label.set_text(wrap_text(label.get_text(), letters))
