@@ -1,5 +1,6 @@
 """Options of the command line arrive where they act: each command's call, with what it calls replaced by a recorder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from purejaxppo.commands.arguments import Options
 from purejaxppo.config import TrainConfig
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.sweep.plan import Sweep
+from purejaxppo.sweep.store import PROVENANCE, write_json
 
 
 class Called(Exception):
@@ -115,6 +117,20 @@ def test_options_of_a_sweep_arrive(is_other: bool, monkeypatch: pytest.MonkeyPat
             "is_kept": not is_other,
         },
     )
+
+
+def test_what_was_begun_deterministically_goes_on_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `resume`, as a stopped sweep names it, would have other flags and be refused."""
+    for name in ("use_cache", "use_cpu_cores", "join_processes", "check_platform"):
+        monkeypatch.setattr(f"purejaxppo.sweep.devices.{name}", lambda *args: None)
+    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+    assert not computing._as_begun(tmp_path, Options()).deterministic
+    for options in (Options(deterministic=True), Options(deterministic=True, quiet=True)):
+        computing._prepare.__wrapped__(options)
+        assert os.environ["XLA_FLAGS"] == "--a=1 --xla_gpu_deterministic_ops=true"
+    for facts in ({"xla_flags": os.environ["XLA_FLAGS"]}, {"continued": [{"xla_flags": os.environ["XLA_FLAGS"]}]}):
+        write_json(tmp_path / PROVENANCE, {"xla_flags": ""} | facts)
+        assert computing._as_begun(tmp_path, Options(quiet=True)) == Options(quiet=True, deterministic=True)
 
 
 def test_sweeps_use_all_cores_and_join_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:

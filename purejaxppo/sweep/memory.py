@@ -53,8 +53,10 @@ def available_memory(devices: Sequence[Any]) -> int | None:
 
     On a CPU what the machine (and a control group, as of a batch system) has free, elsewhere what the devices have.
     """
-    statistics = devices[0].memory_stats() if devices[0].platform != "cpu" else None
-    if statistics and "bytes_limit" in statistics:
+    if devices[0].platform != "cpu":
+        statistics = devices[0].memory_stats()
+        if not statistics or "bytes_limit" not in statistics:  # as with XLA_PYTHON_CLIENT_ALLOCATOR=platform
+            return None
         return int(_SHARE * len(devices) * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
     limits = [_free_memory(), *_free_in_control_groups()]
     known = [limit for limit in limits if limit is not None]
