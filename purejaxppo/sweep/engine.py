@@ -347,8 +347,8 @@ def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Arg
     group, program, own_runs = session.groups[chunk.group], session.program, chunk.runs(session.groups)
     # On a CPU only where the sweep was laid out on an accelerator, and goes on here.
     is_mixed = not is_cpu() or len({run.config.num_epochs for run in own_runs}) > 1
-    is_new = program is None or program.group is not group
-    is_new = is_new or (program.width, program.is_mixed) != (chunk.width, is_mixed)
+    wanted = chunk.width, is_mixed
+    is_new = program is None or program.group is not group or (program.width, program.is_mixed) != wanted
     if program is None or is_new:
         session.progress.compiling(chunk)
         session.program = None  # lets go of the one before
