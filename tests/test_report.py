@@ -59,9 +59,10 @@ def text(diverged):
 
 def test_every_environment_has_figures_of_its_own():
     dataset = made_up({"env": ["gymnax/A", "gymnax/B"], "num_epochs": [4, 16]}, num_seeds=2)
-    images = Page(html_report(dataset)).all("img")
+    images = Page(html_report(dataset[["return_mean", "policy_variance", "status"]])).all("img")
+    assert len(images) == 4
     for name in ("gymnax/A", "gymnax/B"):
-        assert sum(f"; {name}, 4 runs" in image["alt"] for image in images) == len(images) / 2
+        assert sum(f"; {name}, 4 runs" in image["alt"] for image in images) == 2
     assert len({image["src"] for image in images}) == len(images)
 
 
