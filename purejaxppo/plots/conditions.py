@@ -27,6 +27,7 @@ from purejaxppo.plots.channels import (
 )
 from purejaxppo.results.dataset import Point, swept_fields
 from purejaxppo.results.runs import environments
+from purejaxppo.statistics.tables import format_value
 
 MOST_LINES = 6
 """In one panel: more cannot be told apart."""
@@ -73,8 +74,8 @@ def select(dataset: xr.Dataset, where: Conditions | None) -> xr.Dataset:
         values = dataset[check_field(dataset, field, "where")].values.tolist()
         for value in accepted:
             if not any(_is_same(other, value) for other in values):
-                known = ", ".join(map(_text, dict.fromkeys(values)))
-                raise ConfigError(f"where: {field} is {_text(value)}, but must be one of {known}.")
+                known = ", ".join(map(format_value, dict.fromkeys(values)))
+                raise ConfigError(f"where: {field} is {format_value(value)}, but must be one of {known}.")
         chosen = [run for run, other in enumerate(values) if any(_is_same(other, value) for value in accepted)]
         dataset = dataset.isel(run=chosen)
     return dataset.assign_attrs(selected=json.dumps(note))
@@ -82,7 +83,9 @@ def select(dataset: xr.Dataset, where: Conditions | None) -> xr.Dataset:
 
 def describe_conditions(asked: Mapping[str, Sequence[Any]]) -> str:
     """`only pfo_coef = 0.1 or 1, seed = 3`; where that is long, `selected by pfo_coef, l2_init and 5 more fields`."""
-    words = "only " + ", ".join(f"{field} = {' or '.join(map(_text, values))}" for field, values in asked.items())
+    words = "only " + ", ".join(
+        f"{field} = {' or '.join(map(format_value, values))}" for field, values in asked.items()
+    )
     if len(words) <= _LONGEST:
         return words
     named = list(asked)[:3]
@@ -233,7 +236,3 @@ def _is_same(value: Any, wanted: Any) -> bool:
         except ValueError:
             return False
     return value == wanted
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ import xarray as xr
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_lines, describe_sweep
 from purejaxppo.plots.channels import Channel, choose_channels, describe, line_style
-from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
+from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence, collapse_texts, shows_return
 from purejaxppo.plots.conditions import Conditions, Facet, arrange, check_field, group_by, select
 from purejaxppo.plots.panels import OVERVIEW, Panel, panel_of
 from purejaxppo.plots.references import describe_references, draw_references, reference_levels
@@ -99,7 +99,7 @@ def draw_curves(
     """
     facets, channels = arrange(everything, facet)
     legends = list(channels)
-    is_counted = is_counted and any(panel.metric == "return_mean" for panel in panels)
+    is_counted = is_counted and shows_return(panel.metric for panel in panels)
     if is_counted and (counts := collapse_channel(dataset, everything, channels, facets)):
         names_all = len(channels) == 1 and len(channels[0].levels) == len(everything)
         legends = [counts] if names_all else [*channels, counts]
@@ -156,6 +156,7 @@ def _cells(
         columns=columns,
         paper_columns=columns if is_grid and len(panels) > 1 else min(columns, PAGE.paper_columns),
         width=min(PAGE.width, 2.2 + 3.6 * columns),
+        left=1.1 if is_grid and not sheet.is_titled else PAGE.left,  # labels of two lines
         right=0.28,
         gap_x=0.35 if is_grid and share_y else PAGE.gap_x,
         gap_y=0.32 if is_grid and len(panels) > 1 else PAGE.gap_y,
@@ -287,7 +288,7 @@ def _finite(dataset: xr.Dataset, panel: Panel, facet: Facet) -> np.ndarray:
 def _draw_into(
     ax: Axes, dataset: xr.Dataset, panels: Sequence[Panel], everything: Sequence[Point], facet: str | None
 ) -> Figure:
-    """One panel in an Axes of the user's, with a legend of its lines."""
+    """One panel in an Axes of the user's, with a legend of its lines, which counts collapsed runs beside a return."""
     if len(panels) != 1 or facet is not None:
         raise ConfigError(
             f"ax holds one metric without facets, but {len(panels)} metrics and facet {facet} are asked for; leave ax "
@@ -296,11 +297,16 @@ def _draw_into(
     # All in one panel, as it is the user's own, so that all fields must tell lines apart.
     channels = choose_channels([point for point, _ in everything])
     cell = panels[0], Facet(name="", points=tuple(everything))
-    figure = ax.get_figure(root=True)
+    figure, num_earlier = ax.get_figure(root=True), len(ax.lines)
     _draw_panel(ax, *cell, dataset, channels, sheet_of(figure))
     _name_panel(ax, *cell, dataset, is_first=True, is_top=True)
     ax.set_xlabel("environment steps")
     _share_limits([ax], [cell], dataset, False)
-    if len(everything) > 1:
+    counts = collapse_texts(dataset, everything) if shows_return([panels[0].metric]) else None
+    for (point, _), count in zip(everything, counts or (), strict=False):
+        for line in ax.lines[num_earlier:]:
+            if line.get_label() == describe(point):
+                line.set_label(f"{describe(point)}: {count}")
+    if counts or len(everything) > 1:
         ax.legend(fontsize="small", frameon=False)
     return figure  # pyright: ignore[reportReturnType]
