@@ -233,8 +233,9 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
         first = f" beside {members[0][1]}" * (len(names) > len(members) and members[0][0] is not leader)
         selected.append(
             f"Selected as the best of {len(members)}: {name}{first}. Its value is biased, as it was selected for it. "
-            f"Its share is {leader['best']:.2f}; of equal points the leader has more than {leader['best_level']:.2f} "
-            f"in 5 % of sweeps. Not distinguishable from it: {others or 'none'}."
+            f"Its share is {format_number(leader['best'], 2)}; of equal points the leader has more than "
+            f"{format_number(leader['best_level'], 2)} in 5 % of sweeps. Not distinguishable from it: "
+            f"{others or 'none'}."
         )
     ends = sorted({row["env_steps"] for row in rows})
     uneven = f"The points are at different steps, {ends[0]:,} to {ends[-1]:,}: training of unequal length is compared."
