@@ -11,6 +11,7 @@ from test_plots_figures import made_up
 from purejaxppo.commands import computing, playing, reading
 from purejaxppo.commands.arguments import Options
 from purejaxppo.config import TrainConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.sweep.plan import Sweep
 from purejaxppo.sweep.store import PROVENANCE, write_json
@@ -63,14 +64,21 @@ def test_options_arrive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.value.args == expected
 
 
-def test_a_table_that_took_long_is_written_into_a_folder_that_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_table_that_took_long_is_written_into_a_folder_that_is_named(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     table = pd.DataFrame({"run": [0], "snapshot": [0], "env_steps": [1], "policy_rank": [2.0]})
     monkeypatch.setattr("purejaxppo.rediagnosis.rediagnose", lambda *args, **kwargs: table)
-    playing.rediagnose(HERE, out=tmp_path)
+    playing.rediagnose(HERE, format="markdown", out=tmp_path)
+    assert "\n| 0 | 0 | 1 | 2.00 |\n" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "rediagnosed.csv")["policy_rank"].tolist() == [2.0]
     monkeypatch.setattr("purejaxppo.evaluate.evaluate", lambda *args, **kwargs: table)
-    monkeypatch.setattr("purejaxppo.evaluate.format_evaluation", lambda table: "")
-    playing.evaluate(HERE, out=tmp_path)
+    monkeypatch.setattr("purejaxppo.evaluate.format_evaluation", lambda table, kind: kind)
+    playing.evaluate(HERE, format="latex", out=tmp_path)
+    assert capsys.readouterr().out.startswith("latex\n")
+    for command in (playing.evaluate, playing.rediagnose):
+        with pytest.raises(ConfigError, match="format 'html' is unknown"):
+            command(HERE, format="html")
     assert (tmp_path / "evaluation.csv").is_file()
 
 
