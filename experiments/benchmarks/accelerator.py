@@ -11,8 +11,8 @@
 XLA's compiler takes a description of its target, so what would run there can be read here: nothing runs. Compiled are
 the programs of `GroupProgram`, those that `run_sweep` runs: a segment (up to the next log point), the same without
 diagnostics, a measurement of the plasticity loss, initial states, plasticity tasks. Memory is for as many runs as were
-compiled, and for others on the straight line through them (through 0, if it is one number), marked ~. rejax is compiled
-in an environment of its own (peers/), made when missing; it has no diagnostics.
+compiled, and for others, marked ~, as many times that as memory.py estimates. rejax is compiled in an environment of
+its own (peers/), made when missing; it has no diagnostics.
 
 Launches are kernels, copies and library calls: what a library launches itself counts as one. Of a condition the branch
 that launches less is counted (the other one computes the metrics of a few of an update's minibatches). On a GPU the
@@ -45,7 +45,7 @@ from unittest import mock
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX looks for the device whose compiler it finds
 
 import jax
-from accelerator_tables import tables
+from accelerator_tables import RUNS, predicted_of_ours, tables
 from hlo import Module, Step, launches, moved_bytes, multiplied, parse
 from libraries import PARALLEL, library_call, row_of, verdict
 from passes import per_pass
@@ -55,7 +55,7 @@ from targets import TARGETS, Target
 
 from purejaxppo import HyperParams, Sweep, TrainConfig
 from purejaxppo.sweep.memory import estimate_run
-from purejaxppo.sweep.plan import make_groups
+from purejaxppo.sweep.plan import Group, make_groups
 from purejaxppo.sweep.program import Arguments, GroupProgram
 from purejaxppo.sweep.provenance import provenance
 
@@ -109,10 +109,14 @@ def on(target: Target) -> Iterator[None]:
         yield
 
 
+def runs_of(config: TrainConfig, hparams: HyperParams, num_runs: int) -> Group:
+    """`num_runs` seeds of one setting."""
+    return make_groups(Sweep(name="accelerator", seeds=tuple(range(num_runs)), config=config, hparams=hparams))[0]
+
+
 def program_for(config: TrainConfig, hparams: HyperParams, num_runs: int, target: Target) -> GroupProgram:
     """A sweep's program of `num_runs` seeds on a described device; to be called `on` it."""
-    sweep = Sweep(name="accelerator", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
-    return GroupProgram(make_groups(sweep)[0], devices=target.devices())
+    return GroupProgram(runs_of(config, hparams, num_runs), devices=target.devices())
 
 
 def described_arguments(program: GroupProgram) -> Arguments:
@@ -141,7 +145,7 @@ def measure(
             begin = time.perf_counter()
             compiled[name] = owner.lower(kind, described_arguments(owner)).compile()
             seconds[name] = time.perf_counter() - begin
-        estimate = estimate_run(program.group)
+        estimated = {n: n * estimate_run(runs_of(config, hparams, n)) for n in sorted({*RUNS, *runs})}
     programs, modules = {}, {}
     for name, executable in compiled.items():
         text = executable.as_text()
@@ -155,7 +159,7 @@ def measure(
         "runs": runs[-1],
         "compile_seconds": seconds,
         "memory": {str(num_runs): size for num_runs, size in memory.items()},
-        "estimated_bytes_a_run": estimate,
+        "estimated": {str(num_runs): size for num_runs, size in estimated.items()},
         "programs": programs,
         "launches": launches_of_ours(modules["bare"], programs, config),
         "predicted": predicted_of_ours(programs, config),
@@ -267,26 +271,6 @@ def launches_of_ours(bare: Module, programs: dict[str, Any], config: TrainConfig
         "log_point": programs["segment"]["launches"] - programs["bare"]["launches"],
         "plasticity_point": programs["plasticity"]["launches"] if "plasticity" in programs else 0,
         "conditions_an_update": programs["bare"]["conditions"] / config.updates_per_log,
-    }
-
-
-def predicted_of_ours(programs: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Predicted seconds of an update, of what diagnostics add, and of a sweep with log point 0, all runs together."""
-    seconds = {name: program["seconds"] for name, program in programs.items()} | {"plasticity": 0.0}
-    if "plasticity" in programs:
-        seconds["plasticity"] = programs["plasticity"]["seconds"]
-    points = sum(config.is_plasticity_point(log) for log in range(config.num_logs + 1))
-    begin = seconds["init"] + seconds.get("tasks", 0.0)
-    sweep = begin + (config.num_logs + 1) * seconds["segment"] + points * seconds["plasticity"]
-    bare = seconds["init"] + (config.num_logs + 1) * seconds["bare"]
-    of_update = {k: v / config.updates_per_log for k, v in programs["bare"]["seconds_by"].items()}
-    return {
-        "update": seconds["bare"] / config.updates_per_log,
-        "update_by": of_update,
-        "log_point": seconds["segment"] - seconds["bare"],
-        "plasticity_point": seconds["plasticity"],
-        "sweep": sweep,
-        "sweep_without_diagnostics": bare,
     }
 
 

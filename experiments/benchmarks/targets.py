@@ -88,6 +88,18 @@ class Target:
         kind = "bytes" if moving >= computing else "operations"
         return {"launches": step.times * self.launch, kind: step.times * max(moving, computing)}
 
+    def bounds(self, program: dict[str, Any]) -> tuple[float, float]:
+        """The least and the most seconds of a program by its totals alone, as accelerator.json has them.
+
+        Bytes and products are beside each other in every kernel, or one after the other: what the totals do not tell.
+        """
+        moving = program["bytes"] / self.bandwidth
+        rates = self.operations | {"pred": self.operations["f32_exact"]}  # written so before the float's type was taken
+        computing = sum(n / rates[dtype] for dtype, n in program["operations"].items())
+        others = sum(program["seconds_by"].get(x, 0.0) for x in ("round_trips", "batched_calls", "looped_calls"))
+        others += program["launches"] * self.launch
+        return others + max(moving, computing), others + moving + computing
+
 
 TARGETS = {
     # Fitted once, on 28 November 2026, to the one H100 that we have had (results/gpu_first_h100.json: Breakout, 300
