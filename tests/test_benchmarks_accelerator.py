@@ -146,7 +146,7 @@ def test_library_calls_are_judged_by_what_jaxlib_does() -> None:
 
     assert verdicts(num_runs=16) == [
         ("geqrf", 1, 128, BATCHED),
-        ("geqrf", 1, 2, FEWER),
+        ("geqrf", 1, 2, LOOPED),  # 65536 rows for 2 matrices
         ("gesvdj", 1, 128, LOOPED),  # 64 columns
         ("gesvdj", 1, 128, BATCHED),  # 32, and full matrices
         ("gesvdj", 1, 128, LOOPED),  # 32, economical
@@ -154,8 +154,17 @@ def test_library_calls_are_judged_by_what_jaxlib_does() -> None:
         ("syevd", 8, 16, BATCHED),  # in a loop over kinds of matrix, each for all runs
         ("syevd", 16, 8, FEWER),  # in a loop over runs
     ]
-    assert [x[3] for x in verdicts(num_runs=300)] == [BLOCKS, FEWER, LOOPED, BLOCKS, LOOPED, UNKNOWN, FEWER, FEWER]
-    assert verdicts(num_runs=2)[1] == ("geqrf", 1, 2, LOOPED)  # 65536 rows for 2 matrices
+    assert [x[3] for x in verdicts(num_runs=300)] == [BLOCKS, LOOPED, LOOPED, BLOCKS, LOOPED, UNKNOWN, FEWER, FEWER]
+
+
+def test_the_runs_that_blocks_leave_over_are_not_taken_for_a_loop_over_runs() -> None:
+    """300 runs of four matrices in blocks of 16: 18 calls of 64 in a loop, and one of 48 after it."""
+    from libraries import BLOCKS, FEWER, Call, verdict
+
+    block, rest = (Call("cusolver_syevd_ffi", number, 512, 512, "f64", "") for number in (64, 48))
+    assert verdict(block, 300, "gpu", is_in_loop=True) == BLOCKS
+    assert verdict(rest, 300, "gpu", is_in_loop=False) == BLOCKS
+    assert verdict(rest, 300, "gpu", is_in_loop=True) == FEWER
 
 
 def test_a_loop_over_runs_in_a_real_program_is_noticed() -> None:
@@ -280,6 +289,23 @@ def test_where_the_compiler_is_missing_one_line_says_so(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as stopped:
         accelerator.main()
     assert stopped.value.code == "nothing compiles for h100 here: install .[aot-cuda] (Unable to initialize backend)"
+
+
+def test_what_is_known_of_rejax_outlives_a_rerun_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import accelerator
+    from targets import Target
+
+    row = {"compile_seconds": {"bare": 1.0}}
+    monkeypatch.setattr(Target, "devices", lambda _: [])
+    monkeypatch.setattr(accelerator, "measure", lambda *_: dict(row))
+    monkeypatch.setattr(accelerator, "rejax", lambda *_: {"memory": 2})
+    monkeypatch.setattr(accelerator, "tables", lambda *_: "")
+    out = tmp_path / "it.json"
+    for options, known in (([], {"memory": 2}), (["--no-rejax"], {"memory": 2})):
+        command = ["accelerator.py", "--target", "h100", "--settings", "hopper", "--out", str(out), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        accelerator.main()
+        assert json.loads(out.read_text())["h100"]["hopper"].get("rejax") == known
 
 
 def committed() -> list[tuple[str, str]]:

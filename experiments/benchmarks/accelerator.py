@@ -60,7 +60,11 @@ from purejaxppo.sweep.program import Arguments, GroupProgram
 from purejaxppo.sweep.provenance import provenance
 
 RESULTS = HERE / "results" / "accelerator.json"
-COMPILED_RUNS = {"h100": (300,), "tpu-v5e": (64,)}  # the last of them is what everything else is told of
+COMPILED_RUNS = {
+    "h100": (300,),
+    "h200": (300,),
+    "tpu-v5e": (64,),
+}  # all is told of the last
 SETTINGS = ["cartpole", "breakout_128", "breakout_conv", "hopper"]
 _CHECK = (dataclasses.replace(SWEEPS["cartpole"][0], hidden_sizes=(128,)), HyperParams())
 _CHECK_RUNS = 16
@@ -75,7 +79,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=list(SWEEPS), default=SETTINGS)
     parser.add_argument("--runs", type=int, nargs="+", help="numbers of runs to compile for, the one to tell of last")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of TrainConfig to change")
-    parser.add_argument("--no-rejax", action="store_true")
+    parser.add_argument("--no-rejax", action="store_true", help="keep what is known of rejax")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--write", action="store_true", help="with --check: its figures become the committed ones")
     parser.add_argument("--text", type=Path, help="a folder for the compiled programs' texts")
@@ -94,9 +98,10 @@ def main() -> None:
         config, hparams = SWEEPS[name]
         runs = args.runs or COMPILED_RUNS[args.target]
         row = measure(dataclasses.replace(config, **changes), hparams, runs, target, args.text)
-        if not args.no_rejax:
-            row["rejax"] = rejax(row, args.target)
-        found.setdefault(args.target, {})[name] = {"provenance": provenance(), **row}
+        rows = found.setdefault(args.target, {})
+        if peer := rows.get(name, {}).get("rejax") if args.no_rejax else rejax(row, args.target):
+            row["rejax"] = peer
+        rows[name] = {"provenance": provenance(), **row}
         print(f"{name}: compiled in {sum(row['compile_seconds'].values()):.0f} s", flush=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(tables(args.target, found[args.target]))
@@ -220,7 +225,7 @@ def library_calls(module: Module, steps: list[Step], num_runs: int, target: Targ
                 "rows": call.rows,
                 "columns": call.columns,
                 "dtype": call.dtype,
-                "verdict": verdict(call, num_runs, target.backend),
+                "verdict": verdict(call, num_runs, target.backend, is_in_loop=bool(step.loops)),
                 "batched_where": row.rule if row else "",
                 "source": row.source if row else "",
             }

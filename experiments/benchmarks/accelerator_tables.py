@@ -66,13 +66,17 @@ def predicted_of_ours(programs: dict[str, Any], config: TrainConfig) -> dict[str
 
 def bounds_of_ours(row: dict[str, Any], device: Target) -> list[dict[str, Any]]:
     """The least and the most that `predicted_of_ours` may be, by the totals of a row's programs."""
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in row["config"].items() if k in fields}
+    config = config_of(row["config"])
     return [
-        predicted_of_ours({k: p | {"seconds": device.bounds(p)[end]} for k, p in row["programs"].items()},
-                          TrainConfig(**values))
+        predicted_of_ours({k: p | {"seconds": device.bounds(p)[end]} for k, p in row["programs"].items()}, config)
         for end in (0, 1)
-    ]  # fmt: skip
+    ]
+
+
+def config_of(values: dict[str, Any]) -> TrainConfig:
+    """A configuration as JSON has it, without fields that there are no more."""
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    return TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields})
 
 
 def bounds_of_rejax(row: dict[str, Any], device: Target) -> list[dict[str, Any]]:
