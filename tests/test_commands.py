@@ -17,6 +17,12 @@ from purejaxppo.sweep.plan import Sweep
 from purejaxppo.sweep.store import PROVENANCE, write_json
 
 
+@pytest.fixture(autouse=True)
+def without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process, which other tests share."""
+    monkeypatch.setattr("purejaxppo.sweep.devices.use_cache", lambda: None)
+
+
 class Called(Exception):
     """What was called, in place of calling it."""
 
