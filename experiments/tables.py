@@ -37,6 +37,7 @@ from purejaxppo.statistics.tables import (
     format_interval,
     format_number,
     format_p,
+    format_percent,
     format_value,
     markdown,
 )
@@ -175,7 +176,7 @@ def verdicts_table() -> str:
         done = heads[heads["intervention"] != ""]
         said = {verdict: list(done["intervention"][done["verdict"] == verdict]) for verdict in done["verdict"]}
         others = "; ".join(f"{verdict}: {', '.join(f'`{item}`' for item in items)}" for verdict, items in said.items())
-        length = f"{100 * heads['length'].max():.2g} %"
+        length = format_percent(heads["length"].max())
         rows.append([study_link(name, "claims.csv"), length, *(plain[f"C{number}"] for number in range(1, 6)), others])
     return markdown(["study", "length", "C1", "C2", "C3", "C4", "C5", "C6, and other interventions"], rows)
 

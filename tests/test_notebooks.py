@@ -185,6 +185,16 @@ def test_code_has_its_sentence_before_it(source: Path) -> None:
     assert "cc" not in kinds
 
 
+@paired
+def test_plasticity_losses_are_read_against_the_best_constant(source: Path) -> None:
+    """In words, and in pictures by what draws its line."""
+    for kind, text in cells_of(jupytext.read(source)):
+        if kind == "markdown" and "plasticity loss" in text.lower():
+            assert "best constant" in " ".join(text.replace("#", "").split())
+        if kind == "code" and "_plasticity_loss" in text:
+            assert "pjp.plot.curves" in text
+
+
 def test_the_folder_is_small() -> None:
     sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir() if path.is_file()}
     assert sum(sizes.values()) < LARGEST, sizes

@@ -289,7 +289,7 @@ def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(
         "length",
         "cut",
     ]
-    assert [line[1:4] for line in lines[3:7]] == [
+    assert [line[1:4] for line in lines[4:8]] == [
         ["0", "0", "2"],
         ["1", "256", "2"],
         ["2", "512", "2"],

@@ -191,10 +191,10 @@ def test_the_table_without_axes_metrics_or_runs(tmp_path):
     table = summary_table(results().drop_vars(["excess_ratio"]))
     assert len(table) == 1
     assert np.isnan(table["excess_ratio"][0])
-    assert "-" in format_table(table)
+    assert ["excess ratio", "-"] in table_cells(table)[1]
     nothing = summary_table(results().isel(run=slice(0, 0)))
     assert len(nothing) == 0
-    assert "return" in format_table(nothing)
+    assert all(len(column) == 1 for column in table_cells(nothing)[1])
     dataset = results(swept={"activation": ["relu", "tanh"] * 4})
     pd.testing.assert_frame_equal(summary_table(load(save(dataset, tmp_path / "r.nc"))), summary_table(dataset))
 

@@ -613,7 +613,9 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(
             run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
     partial = store.load_results(tmp_path / "out")
     np.testing.assert_array_equal(partial["return_mean"], store.load_results(whole)["return_mean"][:, :num_segments])
-    for path in (tmp_path / "out").glob("checkpoints/*/*.npz"):  # states alone: the tasks are made again
+    saved = list((tmp_path / "out").glob("checkpoints/*/*.npz"))
+    assert saved
+    for path in saved:  # states alone: the tasks are made again
         with np.load(path) as file:
             assert sum(file[name].nbytes for name in file.files) == bytes_of(program.shapes(program.arguments()))
     run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)

@@ -176,7 +176,8 @@ def compute(
         with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
             if here == 0:
                 _begin(out, groups, work, memory)
-            wait_until(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
+            # Process 0 traces every program for that, which takes seconds each.
+            wait_until(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}", minutes=30)
             budget = store.read_budget(out) if memory is None else memory
             session = Session(
                 out=out,
@@ -220,12 +221,12 @@ def _begin(out: Path, groups: list[Group], work: Work, memory: int | None) -> No
     store.write_layout(out, lay_out(groups, budget, work), budget)
 
 
-def wait_until(is_true: Callable[[], bool], what: str) -> None:
-    """Wait for another process, which needs seconds; raises RunError after two minutes."""
-    deadline = time.monotonic() + 120
+def wait_until(is_true: Callable[[], bool], what: str, *, minutes: int = 2) -> None:
+    """Wait for another process, which needs seconds; raises RunError after some minutes."""
+    deadline = time.monotonic() + 60 * minutes
     while not is_true():
         if time.monotonic() > deadline:
-            raise RunError(f"waited two minutes for {what}")
+            raise RunError(f"waited {minutes} minutes for {what}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -286,7 +287,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
     """
     if jax.process_count() > 1 or (session.out / store.CHECKPOINTS / chunk.name).is_dir():
         raise RunError(
-            f"{chunk.width} runs at once do not fit into memory any more; make room and continue with: "
+            f"{chunk.width} runs at once do not fit into memory any more; make room, or go on where they began, with: "
             f"purejaxppo resume {session.said}, or start again in a new directory with less --memory."
         )
     number = 1 + max(int(c.name.split("-")[1]) for c in session.chunks if c.group == chunk.group)
@@ -343,14 +344,17 @@ def _first_state(session: Session, chunk: Chunk, program: GroupProgram, runs: Ar
 def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Arguments]:
     """The program of a chunk, compiled where it has not been yet, and its arguments."""
     begin = time.perf_counter()
-    group, program = session.groups[chunk.group], session.program
-    is_new = program is None or program.group is not group or program.width != chunk.width
+    group, program, own_runs = session.groups[chunk.group], session.program, chunk.runs(session.groups)
+    # On a CPU only where the sweep was laid out on an accelerator, and goes on here.
+    is_mixed = not is_cpu() or len({run.config.num_epochs for run in own_runs}) > 1
+    wanted = chunk.width, is_mixed
+    is_new = program is None or program.group is not group or (program.width, program.is_mixed) != wanted
     if program is None or is_new:
         session.progress.compiling(chunk)
         session.program = None  # lets go of the one before
-        program = GroupProgram(group, chunk.width)
+        program = GroupProgram(group, chunk.width, is_mixed=is_mixed)
     session.program = program
-    runs = program.arguments(chunk.runs(session.groups))
+    runs = program.arguments(own_runs)
     program.compile(runs)
     session.seconds_compiling += time.perf_counter() - begin
     needed = program.needed_memory
