@@ -73,7 +73,6 @@ FACTORIAL = {
 # Studies whose sweeps were deleted before log points were kept (`drawn.nc`), and that were not run again: commit of
 # their numbers and pictures, day, minutes that the sweep took, seeds.
 BEFORE = {
-    "gradual_breakout": ("6de9656", "2026-11-23", 73, "200 to 215"),
     "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69, "200 to 215"),
     "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
     "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),

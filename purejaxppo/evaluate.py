@@ -188,7 +188,10 @@ def format_evaluation(table: pd.DataFrame, kind: str = "text") -> str:
 
 
 def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
-    """What `evaluate` found of snapshots as a dataset, in which they are the log points: for figures."""
+    """What `evaluate` found of snapshots as a dataset, in which they are the log points: for figures.
+
+    `is_collapsed` and `has_learned` are what became of each run in training, where the directory's results tell.
+    """
     groups = make_groups(read_sweep(Path(out).expanduser()))
     results = []
     for steps, members in _alike(table):
@@ -208,10 +211,16 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
                 run_index=np.asarray(runs),
             )
         )
-    attributes = dict(load_results(out).attrs)
+    trained = load_results(out)
+    attributes = dict(trained.attrs)
     record = json.loads(attributes.get("sweep", "{}"))
     record.get("config", {}).pop("num_log_points", None)  # that many are not to be expected here
-    return to_dataset(results, attributes | {"sweep": record})
+    drawn = to_dataset(results, attributes | {"sweep": record})
+    if "return_mean" not in trained or not set(drawn["run_index"].values) <= set(trained["run_index"].values):
+        return drawn
+    found = outcomes(trained)
+    rows = [trained["run_index"].values.tolist().index(run) for run in drawn["run_index"].values]
+    return drawn.assign(is_collapsed=("run", found.is_collapsed[rows]), has_learned=("run", found.has_learned[rows]))
 
 
 def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:

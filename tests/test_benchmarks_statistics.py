@@ -58,25 +58,32 @@ def test_bands_hold_at_least_93_percent(is_committed: bool, simulation: ModuleTy
     assert next(row["greenwood"] for row in rows if (row["runs"], row["collapse"]) == (8, 0.05)) < 0.3
 
 
-def test_shares_of_equal_points_are_as_large_as_their_level_says() -> None:
-    for row in committed("shares"):
-        assert row["median"] > 1.4 / row["points"]
-        assert row["beyond level"] <= 0.12  # of 100 sweeps: 5 expected
-        assert row["all candidates"] >= 0.88
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_shares_of_equal_points_are_as_large_as_their_level_says(is_committed: bool, simulation: ModuleType) -> None:
+    rows = committed("shares") if is_committed else few("shares", simulation)
+    assert len(rows) == 9
+    for row in rows:
+        assert row["median"] > (1.4 if is_committed else 1.2) / row["points"]
+        assert row["beyond level"] <= (0.12 if is_committed else 0.3)  # of 100 sweeps, or of 10: a twentieth expected
+        assert row["all candidates"] >= (0.88 if is_committed else 0.7)
 
 
-def test_contrasts_find_nothing_where_there_is_nothing() -> None:
-    for row in committed("contrasts"):
-        assert row["p <= 0.05"] <= 0.08
-        assert row["interval holds 0"] >= 0.9
-    paired = {row["correlation"]: row["paired"] for row in committed("contrasts") if row["runs"] == 16}
-    assert paired[0.0] < 0.05
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_contrasts_find_nothing_where_there_is_nothing(is_committed: bool, simulation: ModuleType) -> None:
+    rows = committed("contrasts") if is_committed else few("contrasts", simulation)
+    assert len(rows) == 9
+    for row in rows:
+        assert row["p <= 0.05"] <= (0.08 if is_committed else 0.2)
+        assert row["interval holds 0"] >= (0.9 if is_committed else 0.8)
+    paired = {row["correlation"]: row["paired"] for row in rows if row["runs"] == 16}
+    assert paired[0.0] < (0.05 if is_committed else 0.2)
     assert paired[0.9] > 0.99
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
 def test_the_definition_of_collapse_tells_lost_from_never_learned(is_committed: bool, simulation: ModuleType) -> None:
     rows = committed("collapse") if is_committed else few("collapse", simulation)
+    assert {"lost 8 noises", "learned, 8 noises", "noise"} <= {row["runs that"] for row in rows}
     for row in rows:
         world = row["runs that"]
         if world.startswith("lost"):

@@ -1,4 +1,7 @@
-"""The command line as a process: what it prints, what it writes, how it ends, and one sentence for every mistake."""
+"""The command line: what it prints, what it writes, how it ends, and one sentence for every mistake.
+
+As a process, but for mistakes that are seen before JAX is set up: there are 150 of them.
+"""
 
 import os
 import resource
@@ -12,6 +15,8 @@ import pandas as pd
 import pytest
 from test_plots_figures import made_up
 
+from purejaxppo import own
+from purejaxppo.__main__ import main
 from purejaxppo.envs import list_environments
 from purejaxppo.results.dataset import save
 from purejaxppo.results.registry import METRICS
@@ -49,6 +54,28 @@ def call(
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def called(
+    arguments: Sequence[str | Path], folder: Path, streams: pytest.CaptureFixture[str]
+) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which starts no other: for what ends before JAX computes anything."""
+    attributes = {"argv": ["purejaxppo", *map(str, arguments)], "path": [*sys.path]}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (attributes | {"stdout": sys.stdout, "stderr": sys.stderr}).items():
+            patch.setattr(sys, name, value)
+        for name in ("_beside", "before_first_import"):
+            patch.setattr(own, name, [])
+        patch.setenv("MPLBACKEND", "agg")
+        patch.chdir(folder)
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        told = streams.readouterr()
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, told.out, told.err)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -293,9 +320,9 @@ def test_a_comparison_is_made_against_a_point_and_written_as_latex(
     ],
 )
 def test_what_a_table_cannot_be_is_refused(
-    swept: tuple[Path, Any], arguments: list[str], fragments: tuple[str, ...], environment: dict[str, str]
+    swept: tuple[Path, Any], arguments: list[str], fragments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refused(call(arguments, swept[0], environment), fragments)
+    assert_refused(called(arguments, swept[0], capfd), fragments)
 
 
 def test_the_summary_is_printed_in_markdown(swept: tuple[Path, Any], environment: dict[str, str]) -> None:
@@ -305,14 +332,14 @@ def test_the_summary_is_printed_in_markdown(swept: tuple[Path, Any], environment
 
 
 def test_claims_about_an_unknown_sweep_are_refused(
-    swept: tuple[Path, Any], tmp_path: Path, environment: dict[str, str]
+    swept: tuple[Path, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dataset = load_results(swept[0] / "runs" / "tiny")
     del dataset.attrs["sweep"]
     save(dataset, tmp_path / "results.nc")
     before = contents(tmp_path)
     fragments = ("attribute sweep is missing or damaged", "plain PPO")
-    assert_refused(call(["claims", "results.nc"], tmp_path, environment), fragments)
+    assert_refused(called(["claims", "results.nc"], tmp_path, capfd), fragments)
     assert contents(tmp_path) == before
 
 
@@ -491,7 +518,9 @@ MISTAKES = [
     command("summary out", "results.nc", "damaged", files={"out/results.nc": b"\x89HDF\r\n\x1a\n" + 500 * b"\0"}),
     command("summary out/results.nc", "results.nc", "damaged", files={"out/results.nc": ""}),
     command("summary out", "sweep.json", "damaged", files={"out/sweep.json": "{"}),
-    # What is seen only after JAX has been imported, which takes seconds: environments, directories, devices.
+]  # fmt: skip
+# What is seen only after JAX has been set up, in a process of its own: environments, directories, devices.
+LATE_MISTAKES = [
     file("conv-on-vector", f'{CARTPOLE}torso = "minatar_conv"', "torso is 'minatar_conv'", "'mlp'"),
     file(
         "conv-too-large",
@@ -510,7 +539,7 @@ MISTAKES = [
     command("train --out out", "out is out", "not a sweep", files={"out/notes.txt": "mine"}),
     command("train --memory lots --out out", "memory is 'lots'", "4GiB"),
     command("train --num-processes 2 --out out", "coordinator is missing", "num_processes"),
-]  # fmt: skip
+]
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> None:
@@ -534,25 +563,28 @@ def assert_refused(process: subprocess.CompletedProcess[str], fragments: Sequenc
     assert process.stdout == ""
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.name for mistake in MISTAKES])
+@pytest.mark.parametrize("mistake", [pytest.param(x, id=x.name) for x in (*MISTAKES, *LATE_MISTAKES)])
 def test_a_mistake_ends_in_one_sentence_and_leaves_no_trace(
-    mistake: Mistake, tmp_path: Path, environment: dict[str, str]
+    mistake: Mistake, tmp_path: Path, environment: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path, dict(mistake.files))
     if "file.toml" in mistake.command:
         write(tmp_path, {"file.toml": mistake.content})
     before = contents(tmp_path)
-    process = call(mistake.command, tmp_path, environment)
+    is_late = mistake in LATE_MISTAKES
+    process = call(mistake.command, tmp_path, environment) if is_late else called(mistake.command, tmp_path, capfd)
     assert_refused(process, mistake.fragments)
     assert contents(tmp_path) == before
 
 
-def test_truncated_results_are_refused(swept: tuple[Path, Any], tmp_path: Path, environment: dict[str, str]) -> None:
+def test_truncated_results_are_refused(
+    swept: tuple[Path, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = (swept[0] / "runs" / "tiny" / "results.nc").read_bytes()
     write(tmp_path, {"out/results.nc": whole[: len(whole) // 2]})
     before = contents(tmp_path)
     for name in ("plot", "summary", "claims", "compare"):
-        assert_refused(call([name, "out"], tmp_path, environment), ("results.nc", "damaged"))
+        assert_refused(called([name, "out"], tmp_path, capfd), ("results.nc", "damaged"))
     assert contents(tmp_path) == before
 
 

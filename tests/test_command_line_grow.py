@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 import xarray as xr
 
 from purejaxppo.results.export import long_table
+from purejaxppo.sweep.engine import run_sweep
+from purejaxppo.sweep.plan import parse_sweep
 from purejaxppo.sweep.store import load_results
 
 SWEEP = """
@@ -45,20 +48,18 @@ def two_cores() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of the processes: a cache of compiled programs of their own, and no flags of the tests."""
-    settings = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return settings | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    """Environment variables of the processes: a cache of compiled programs of their own."""
+    return os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished sweeps, runs/a and runs/b: other seeds, another learning rate."""
     folder = tmp_path_factory.mktemp("grow")
-    for name, seeds, rate in (("a", 2, 1e-3), ("b", [2], 1e-2)):
-        text = SWEEP.format(seeds=seeds, steps=2 * 32, logs=2, rate=rate, diagnostics="true")
-        (folder / f"{name}.toml").write_text(text)
-        process = call(["sweep", f"{name}.toml"], folder, environment)
-        assert process.returncode == 0, process.stderr
+    diagnostics = "true\nnum_plasticity_points = 0"
+    for name, seeds, rate in (("a", 2, 1e-3), ("b", [2, 3], 1e-2)):
+        text = SWEEP.format(seeds=seeds, steps=2 * 32, logs=2, rate=rate, diagnostics=diagnostics)
+        run_sweep(parse_sweep(tomllib.loads(text), default_name=name), folder / "runs" / name, is_quiet=True)
     return folder
 
 
@@ -88,7 +89,7 @@ def test_two_directories_are_read_as_one(folder: Path, environment: dict[str, st
     assert (process.returncode, process.stderr) == (0, "")
     table = pd.read_csv(folder / "runs" / "a+b" / "summary.csv")
     assert table["learning_rate"].tolist() == [1e-3, 1e-2]
-    assert table["runs"].tolist() == [2, 1]
+    assert table["runs"].tolist() == [2, 2]
     process = call(["plot", "runs/a", "runs/b", "--metric", "kl"], folder, environment)
     assert (process.returncode, process.stdout, process.stderr) == (0, "Figure: runs/a+b/kl.png\n", "")
     process = call(["compare", "runs/a", "runs/b", "--against", "learning_rate=0.01"], folder, environment)
@@ -111,8 +112,8 @@ def test_merge_makes_a_directory_that_every_command_takes(folder: Path, environm
     assert process.returncode == 0, process.stderr
     assert process.stdout.endswith("Dataset: runs/c/results.nc\n")
     dataset = load_results(folder / "runs" / "c")
-    assert dataset["learning_rate"].values.tolist() == [1e-3, 1e-3, 1e-2]
-    assert dataset["seed"].values.tolist() == [0, 1, 2]
+    assert dataset["learning_rate"].values.tolist() == [1e-3, 1e-3, 1e-2, 1e-2]
+    assert dataset["seed"].values.tolist() == [0, 1, 2, 3]
     process = call(["evaluate", "runs/c", "--episodes", "1"], folder, environment)
     assert process.returncode == 0, process.stderr
     assert pd.read_csv(folder / "runs" / "c" / "evaluation.csv")["run"].tolist() == dataset["run_index"].values.tolist()
@@ -124,6 +125,7 @@ def test_merge_makes_a_directory_that_every_command_takes(folder: Path, environm
 def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_bits_of_one_sweep(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
+    environment = {name: value for name, value in environment.items() if name != "XLA_FLAGS"}  # computes much
     for name, seeds in (("small", 4), ("large", 8)):
         text = SWEEP.format(seeds=seeds, steps=300 * 32, logs=300, rate=1e-3, diagnostics="false")
         (tmp_path / f"{name}.toml").write_text(text)

@@ -1,5 +1,6 @@
 """Options of the command line arrive where they act: each command's call, with what it calls replaced by a recorder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.sweep.plan import Sweep
+from purejaxppo.sweep.store import PROVENANCE, write_json
+
+
+@pytest.fixture(autouse=True)
+def without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process, which other tests share."""
+    monkeypatch.setattr("purejaxppo.sweep.devices.use_cache", lambda: None)
 
 
 class Called(Exception):
@@ -123,6 +131,20 @@ def test_options_of_a_sweep_arrive(is_other: bool, monkeypatch: pytest.MonkeyPat
             "is_kept": not is_other,
         },
     )
+
+
+def test_what_was_begun_deterministically_goes_on_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `resume`, as a stopped sweep names it, would have other flags and be refused."""
+    for name in ("use_cache", "use_cpu_cores", "join_processes", "check_platform"):
+        monkeypatch.setattr(f"purejaxppo.sweep.devices.{name}", lambda *args: None)
+    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+    assert not computing._as_begun(tmp_path, Options()).deterministic
+    for options in (Options(deterministic=True), Options(deterministic=True, quiet=True)):
+        computing._prepare.__wrapped__(options)
+        assert os.environ["XLA_FLAGS"] == "--a=1 --xla_gpu_deterministic_ops=true"
+    for facts in ({"xla_flags": os.environ["XLA_FLAGS"]}, {"continued": [{"xla_flags": os.environ["XLA_FLAGS"]}]}):
+        write_json(tmp_path / PROVENANCE, {"xla_flags": ""} | facts)
+        assert computing._as_begun(tmp_path, Options(quiet=True)) == Options(quiet=True, deterministic=True)
 
 
 def test_sweeps_use_all_cores_and_join_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:

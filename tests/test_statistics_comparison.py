@@ -120,6 +120,14 @@ def test_environments_are_compared_each_by_itself() -> None:
     np.testing.assert_allclose(table["p_holm"][[1, 3]], holm(table["p"][[1, 3]].to_numpy()))
 
 
+def test_one_field_may_be_a_text_and_two_values_of_one_are_refused() -> None:
+    table = results(np.arange(12.0).reshape(4, 3), pfo_coef=[0.0, 1.0, 0.0, 1.0], num_epochs=[4, 4, 8, 8])
+    told = comparison_table(table, against="pfo_coef=0", within="num_epochs")
+    pd.testing.assert_frame_equal(told, comparison_table(table, against={"pfo_coef": 0}, within=["num_epochs"]))
+    with pytest.raises(ConfigError, match="against is 'pfo_coef=0,pfo_coef=1', but must have one value for each field"):
+        comparison_table(table, against="pfo_coef=0,pfo_coef=1")
+
+
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(ConfigError, match="return_meen"):
         comparison_table(results(np.zeros((1, 2)), pfo_coef=[0.0]), "return_meen")

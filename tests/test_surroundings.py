@@ -163,9 +163,9 @@ def test_the_backend_of_a_notebook_is_not_asked_for(folder: Path) -> None:
 
 
 def test_a_platform_that_is_not_there_is_one_sentence(folder: Path) -> None:
-    process = call(["train", "--dry-run"], folder, JAX_PLATFORMS="cuda")
-    if process.returncode == 0:
+    if Path("/dev/nvidia0").exists():
         pytest.skip("this machine has a GPU")
+    process = call(["train", "--dry-run"], folder, JAX_PLATFORMS="cuda")
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1].startswith("purejaxppo: JAX_PLATFORMS is 'cuda', which this machine")
     assert "Traceback" not in process.stderr

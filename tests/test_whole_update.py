@@ -277,5 +277,5 @@ def test_fixed_statistics_are_those_of_random_play():
         return step.state, step.obs
 
     obs = np.asarray(jax.lax.scan(step, state, jax.random.split(jax.random.key(2), 400))[1]).reshape(-1, 3)
-    np.testing.assert_allclose(statistics.mean, obs.mean(axis=0), atol=0.3 * obs.std(axis=0).max())
+    assert (np.abs(statistics.mean - obs.mean(axis=0)) < 0.3 * obs.std(axis=0)).all()
     np.testing.assert_allclose(np.sqrt(statistics.var), obs.std(axis=0), rtol=0.3)

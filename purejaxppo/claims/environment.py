@@ -29,7 +29,7 @@ from purejaxppo.claims.effects import (
     with_collapses,
 )
 from purejaxppo.claims.interventions import Setup, has_dense_reward, paper_steps, setups
-from purejaxppo.results.runs import recorded
+from purejaxppo.results.runs import has_widths, recorded
 from purejaxppo.statistics.estimates import MIN_RUNS, exact_interval
 from purejaxppo.statistics.tables import format_percent, format_shares
 
@@ -177,6 +177,8 @@ class Environment:
         for name in part.metrics:
             if not has_metric(self.dataset, name) or not np.isfinite(learned_values(self.dataset, name)).any():
                 return f"{name} has no values in these results"
+        if "policy_dead_neurons" in part.metrics and not has_widths(self.dataset):
+            return "neither hidden_sizes nor spectra, which say how many units there are, are in these results"
         return ""
 
     def _uneven(self, ours: list[Member], theirs: list[Member], axis: str) -> str:

@@ -35,9 +35,10 @@ def evaluate(
     """
     from purejaxppo.evaluate import along_training, evaluate, format_evaluation
     from purejaxppo.statistics.tables import check_format
-    from purejaxppo.sweep.devices import check_platform
+    from purejaxppo.sweep.devices import check_platform, use_cache
 
     check_format(format)
+    use_cache()
     check_platform()
     table = evaluate(directory, episodes=episodes, seed=seed, is_deterministic=deterministic, snapshots=snapshots)
     path = place(out, (directory,), f"evaluation{'_snapshots' * snapshots}.csv")
@@ -73,9 +74,10 @@ def rediagnose(
     """
     from purejaxppo.rediagnosis import rediagnose
     from purejaxppo.statistics.tables import FORMATS, check_format, format_number
-    from purejaxppo.sweep.devices import check_platform
+    from purejaxppo.sweep.devices import check_platform, use_cache
 
     check_format(format)
+    use_cache()
     check_platform()
     own.look_in(os.getcwd())
     table = rediagnose(directory, runs=runs or None, snapshots=snapshots or None, diagnostics=diagnostics)
@@ -104,8 +106,9 @@ def render(
         max_steps: Longest episode drawn.
     """
     from purejaxppo.render import render
-    from purejaxppo.sweep.devices import check_platform
+    from purejaxppo.sweep.devices import check_platform, use_cache
 
+    use_cache()
     check_platform()
     path = render(directory, run, out, seed=seed, max_steps=max_steps)
     note = " (to show it, a browser fetches brax's viewer from the network)" if path.suffix == ".html" else ""

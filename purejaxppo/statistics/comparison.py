@@ -48,7 +48,7 @@ def comparison_table(
     metric: str = "return_mean",
     is_lowest: bool = False,
     against: Mapping[str, Any] | str | None = None,
-    within: Sequence[str] = (),
+    within: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row per point: interquartile mean of the final values, what its rank is worth, and a contrast with another.
 
@@ -72,6 +72,7 @@ def comparison_table(
     Raises ConfigError for a metric or a field that these results do not have, and where `against` does not name one
     point of a block.
     """
+    within = [within] if isinstance(within, str) else within
     finals, reached = comparable_values(dataset, metric, is_lowest).values, steps_reached(dataset)
     counts, references = count_columns(dataset), _references(dataset, metric)
     rows = []
@@ -102,7 +103,10 @@ def _parse(against: Mapping[str, Any] | str | None) -> dict[str, Any]:
     parts = [part.partition("=") for part in against.split(",")]
     if not all(field.strip() and sign and value.strip() for field, sign, value in parts):
         raise ConfigError(f"against is {against!r}, but must be field=value, or several of these with commas between.")
-    return {field.strip(): value.strip() for field, _, value in parts}
+    values = {field.strip(): value.strip() for field, _, value in parts}
+    if len(values) < len(parts):
+        raise ConfigError(f"against is {against!r}, but must have one value for each field.")
+    return values
 
 
 def _is_value(value: Any, wanted: Any) -> bool:
