@@ -398,7 +398,7 @@ def test_panels_have_at_least_half_of_the_width_beside_long_names():
 def test_epoch_counts_are_pooled_where_something_else_is_swept():
     dataset = made_up()
     ax = box_plots(dataset).axes[0]
-    assert [text.get_text().split(": ")[0] for text in ax.get_yticklabels()] == ["pfo_coef 0", "pfo_coef 1"]
+    assert [text.get_text().split(":")[0] for text in ax.get_yticklabels()] == ["pfo_coef 0", "pfo_coef 1"]
     finals = final_values(dataset, "return_mean").values
     np.testing.assert_allclose(
         boxes_of(ax)[1],
