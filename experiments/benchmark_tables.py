@@ -85,15 +85,40 @@ def size_table(name: str) -> str:
     return table(read(name))
 
 
+# Of each simulation the columns that are shares of samples or sweeps, in the words of its rows.
+SHARES = {
+    "intervals": ("expanded", "plain"),
+    "survival": ("followed", "censored", "greenwood"),
+    "shares": ("beyond level", "all candidates"),
+    "contrasts": ("p <= 0.05", "interval holds 0"),
+    "improvement": ("holds",),
+    "collapse": (),
+    "verdicts": ("false",),
+}
+
+
+def simulations_table(name: str) -> str:
+    """What `statistics.py` simulated and found, over all its rows, and the seconds of one core."""
+    found, rows = read(name), []
+    for part, about in found.items():
+        ends = {column: [row[column] for row in about["rows"]] for column in SHARES[part]}
+        shares = [f"{column} {100 * min(x):.0f} to {100 * max(x):.0f} %" for column, x in ends.items()]
+        rows.append([f"`{part}`", about["what"], ", ".join(shares), f"{about['seconds']:.0f}"])
+    rows.append(["together", "", "", f"{sum(about['seconds'] for about in found.values()):.0f}"])
+    return markdown(["part", "what", "lowest and highest", "s"], rows).replace(
+        "| ---: | ---: | ---:", "| --- | --- | ---"
+    )
+
+
 def accelerator_table(target: str) -> str:
     """What was compiled for a device that was not there; library calls are left to `accelerator.py`.
 
-    "measured" in place of a target: what was measured beside what is predicted.
+    "measured", "measured_TARGET" in place of a target: what was measured beside what is predicted.
     """
     from accelerator_tables import measured, tables
 
-    if target == "measured":
-        return measured(read("accelerator")["measured"])
+    if target.startswith("measured"):
+        return measured(read("accelerator")[target])
     return tables(target, read("accelerator")[target]).split(f"**{target}: library calls**")[0].strip()
 
 

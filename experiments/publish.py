@@ -43,6 +43,7 @@ FINALS = (
     *(f"policy_plasticity_{part}" for part in ("loss", "excess_over_constant", "excess_over_fresh")),
     "excess_ratio",
 )
+LOSS, EXCESS = "policy_plasticity_loss", "policy_plasticity_excess_over_constant"
 EVENTS = ("rank", "dead", "return")
 
 
@@ -65,13 +66,15 @@ def kept(dataset: xr.Dataset) -> xr.Dataset:
 def finals_table(dataset: xr.Dataset) -> pd.DataFrame:
     """One row per run: the fields that differ, `seed`, `status` (0: sound), `env_steps` reached; its values at the end.
 
-    Those are `final_values`, empty where the run has none or the results lack the metric; `policy_dead_share` is the
-    dead share of the penultimate units. `rank_collapse_step`, `dead_collapse_step`, `return_collapse_step`: from which
-    step on that is lost (`collapse.EVENTS`), empty for never. `has_learned`: whether there was a return to lose.
+    Those are `final_values`, empty where the run has none, of the metrics that the results have; of the plasticity loss
+    only beside its excess, as it says little alone. `policy_dead_share` is the dead share of the penultimate units.
+    `rank_collapse_step`, `dead_collapse_step`, `return_collapse_step`: from which step on that is lost
+    (`collapse.EVENTS`), empty for never. `has_learned`: whether there was a return to lose.
     """
     columns = {field: dataset[field].values for field in (*swept_fields(dataset), "seed", "status")}
     columns["env_steps"] = steps_reached(dataset).astype(np.int64)
-    columns |= {name: final_values(dataset, name).values for name in FINALS if name in dataset}
+    names = [name for name in FINALS if name in dataset and (name != LOSS or EXCESS in dataset)]
+    columns |= {name: final_values(dataset, name).values for name in names}
     columns["policy_dead_share"] = final_values(dataset, "policy_dead_neurons").values / policy_widths(dataset)
     columns |= {f"{event}_collapse_step": collapse_steps(dataset, event) for event in EVENTS}
     return pd.DataFrame(columns | {"has_learned": has_learned(dataset)})

@@ -20,8 +20,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from benchmark_tables import accelerator_table, brax_table, device_table, floor_table, peers_table, size_table
+from benchmark_tables import (
+    accelerator_table,
+    brax_table,
+    device_table,
+    floor_table,
+    peers_table,
+    simulations_table,
+    size_table,
+)
 
+from purejaxppo.claims.environment import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    NO_DIFFERENCE,
+    NOT_OBSERVED,
+    NOT_TESTED,
+    SUPPORTED,
+)
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.claims.table import HEADER, cells, filled
 from purejaxppo.envs.suites import SUITES
@@ -37,6 +53,7 @@ from purejaxppo.statistics.tables import (
     format_interval,
     format_number,
     format_p,
+    format_percent,
     format_value,
     markdown,
 )
@@ -46,6 +63,7 @@ HERE = Path(__file__).parent
 PAGES = (HERE / "README.md", HERE.parent / "README.md")
 BLOCK = re.compile(r"(<!-- table: (\w+) ?([\w-]*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 METRICS = {"policy_rank": "policy rank", "policy_preactivation_norm": "norm", "policy_dead_neurons": "dead of {width}"}
+ORDER = (SUPPORTED, CONTRADICTED, NO_DIFFERENCE, INCONCLUSIVE, NOT_OBSERVED, NOT_TESTED)
 FACTORIAL = {
     "return_mean": "return",
     "policy_rank": "policy rank, doublings",
@@ -55,7 +73,6 @@ FACTORIAL = {
 # Studies whose sweeps were deleted before log points were kept (`drawn.nc`), and that were not run again: commit of
 # their numbers and pictures, day, minutes that the sweep took, seeds.
 BEFORE = {
-    "gradual_breakout": ("6de9656", "2026-11-23", 73, "200 to 215"),
     "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69, "200 to 215"),
     "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
     "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
@@ -174,15 +191,17 @@ def verdicts_table() -> str:
         heads = claims_of(name).query("part == ''")
         plain = heads[heads["intervention"] == ""].set_index("claim")["verdict"]
         done = heads[heads["intervention"] != ""]
-        said = {verdict: list(done["intervention"][done["verdict"] == verdict]) for verdict in done["verdict"]}
-        others = "; ".join(f"{verdict}: {', '.join(f'`{item}`' for item in items)}" for verdict, items in said.items())
-        length = f"{100 * heads['length'].max():.2g} %"
-        rows.append([study_link(name, "claims.csv"), length, *(plain[f"C{number}"] for number in range(1, 6)), others])
-    return markdown(["study", "length", "C1", "C2", "C3", "C4", "C5", "C6, and other interventions"], rows)
+        (pfo,) = done["verdict"][done["intervention"] == "pfo_coef=1"]
+        counts = done["verdict"].value_counts()
+        said = ", ".join(f"{verdict} {counts[verdict]}" for verdict in ORDER if verdict in counts)
+        others = f"[{said}](results/{name}/claims.csv)"
+        length = format_percent(heads["length"].max())
+        rows.append([study_link(name), length, *(plain[f"C{number}"] for number in range(1, 6)), pfo, others])
+    return markdown(["study", "length", "C1", "C2", "C3", "C4", "C5", "C6, PFO 1", "all interventions"], rows)
 
 
-def study_link(name: str, file: str = "") -> str:
-    return f"[{name}](results/{name}{f'/{file}' if file else ''})"
+def study_link(name: str) -> str:
+    return f"[{name}](results/{name})"
 
 
 def studies_table() -> str:
@@ -278,6 +297,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "floor": floor_table,
     "device": device_table,
     "size": size_table,
+    "simulations": simulations_table,
     "accelerator": accelerator_table,
 }
 

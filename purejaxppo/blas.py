@@ -51,8 +51,7 @@ def by_platform(cpu: Callable[..., Out], **others: Callable[..., Out]) -> Callab
     sequential = jax.custom_batching.sequential_vmap(cpu)
 
     def on_any_platform(*arguments: Any) -> Out:
-        if is_cpu():
-            use_one_thread()
+        use_one_thread()  # also where a GPU is the default: what is computed on a CPU beside it would hang alike
         return jax.lax.platform_dependent(*arguments, cpu=sequential, **{"default": cpu} | others)
 
     return on_any_platform

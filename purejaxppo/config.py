@@ -59,7 +59,8 @@ class TrainConfig:
     max_episode_steps."""
     env_params: EnvParams = ()
     """Parameters of the environment other than its own default, by the name that its suite gives them, such as
-    {gravity = 5.0}: gymnax's and craftax's parameters, keywords of brax's, playground's configuration."""
+    {gravity = 5.0} (`--env-params gravity 5.0`): gymnax's and craftax's parameters, keywords of brax's, playground's
+    configuration."""
     total_steps: int = 500_000
     """Environment steps of a run, over all its environments; rounded up to whole log intervals."""
     num_envs: int = 8
@@ -79,7 +80,7 @@ class TrainConfig:
     three convolutions of the Nature DQN (`nature_conv`)."""
     convolutions: tuple[tuple[int, int, int], ...] = ()
     """Convolutions before `hidden_sizes` in place of the torso's, [channels, width of the kernel, stride] of each, such
-    as [[16, 3, 1], [32, 3, 1]]."""
+    as [[16, 3, 1], [32, 3, 1]] (`--convolutions 16 3 1 32 3 1`)."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the dense hidden layers; the last one is the penultimate layer whose rank is measured."""
     critic_hidden_sizes: tuple[int, ...] = ()
@@ -131,7 +132,7 @@ class TrainConfig:
     statistics of all observations so far (`running`), which move between updates and move the policy with them."""
     sticky_actions: float = 0.0
     """Probability that the environment repeats its previous action in place of the new one (the paper's Atari: 0.25);
-    discrete actions only."""
+    discrete actions only. Drawn once a step: in jaxtari for all of its frames, where ALE draws for each."""
     frame_stack: int = 1
     """Latest observations that the networks see side by side, along the last axis, the oldest first; after a reset the
     first one fills them all (the paper's Atari: 4). 1 is the observation as it is."""
@@ -220,7 +221,8 @@ class TrainConfig:
     """With unit_resets redo or regrama, or shrink_and_perturb hard: updates from one reset to the next (Plasticine's
     PPO: 10)."""
     interventions: tuple[str, ...] = ()
-    """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters."""
+    """Interventions of your own, by import path, `module:name`; their strengths are hyper-parameters, which a sweep
+    file names (`pjp.OwnHyperParams(strengths={...})` in Python)."""
 
     num_log_points: int = 100
     """Most points at which metrics are written after the one before training, evenly spaced; fewer when the updates do

@@ -20,12 +20,15 @@ from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.statistics.collapse import outcomes
 from purejaxppo.statistics.estimates import bootstrap_interval, estimate_columns, exact_interval, iqm
 from purejaxppo.statistics.tables import (
-    align,
+    FORMATS,
+    MISSING,
     estimate_cells,
     format_count,
     format_interval,
     format_number,
     format_value,
+    with_notes,
+    with_title,
 )
 from purejaxppo.sweep.plan import MAX_SEED, Run, make_groups
 from purejaxppo.sweep.policies import check_fit, each_snapshot, find_snapshots, load_policies
@@ -155,8 +158,9 @@ def _rows(
     ]
 
 
-def format_evaluation(table: pd.DataFrame) -> str:
-    """What `evaluate` found as text: a line per run (up to 32 runs) and, per point, the IQM over its runs.
+def format_evaluation(table: pd.DataFrame, kind: str = "text") -> str:
+    """What `evaluate` found, as text, Markdown or LaTeX (`tables.FORMATS`): of each point the IQM over its runs, and of
+    up to 32 runs a line each.
 
     Intervals are 95 % bootstrap intervals: over episodes for a run, over runs for a point; of fewer than five runs
     their values. A run that diverged is marked, and counts in its point's return as the worst run of its environment.
@@ -168,7 +172,8 @@ def format_evaluation(table: pd.DataFrame) -> str:
     points = [members for _, members in table.groupby(swept, sort=False)] if swept else [table]
     has_diverged = bool(table["diverged"].any())
     lines = [_point_line(swept, members, has_diverged) for members in points]
-    text = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}\n\n{_aligned(lines)}\n\n{_notes(table)}"
+    title = f"Interquartile mean over runs [95 % bootstrap interval], {episodes}"
+    text = with_notes(with_title(title, _formatted(lines, kind), kind), _notes(table), kind)
     if len(table) > MOST_RUNS_LISTED or "snapshot" in table:
         return text
     lines = [
@@ -178,11 +183,15 @@ def format_evaluation(table: pd.DataFrame) -> str:
         | ({"diverged": "diverged" if row["diverged"] else ""} if has_diverged else {})
         for row in table.to_dict("records")
     ]
-    return f"{text}\nMean of each run [95 % bootstrap interval over episodes]\n\n{_aligned(lines)}\n"
+    title = "Mean of each run [95 % bootstrap interval over episodes]"
+    return f"{text}\n{with_title(title, _formatted(lines, kind), kind)}\n"
 
 
 def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
-    """What `evaluate` found of snapshots as a dataset, in which they are the log points: for figures."""
+    """What `evaluate` found of snapshots as a dataset, in which they are the log points: for figures.
+
+    `is_collapsed` and `has_learned` are what became of each run in training, where the directory's results tell.
+    """
     groups = make_groups(read_sweep(Path(out).expanduser()))
     results = []
     for steps, members in _alike(table):
@@ -202,10 +211,16 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
                 run_index=np.asarray(runs),
             )
         )
-    attributes = dict(load_results(out).attrs)
+    trained = load_results(out)
+    attributes = dict(trained.attrs)
     record = json.loads(attributes.get("sweep", "{}"))
     record.get("config", {}).pop("num_log_points", None)  # that many are not to be expected here
-    return to_dataset(results, attributes | {"sweep": record})
+    drawn = to_dataset(results, attributes | {"sweep": record})
+    if "return_mean" not in trained or not set(drawn["run_index"].values) <= set(trained["run_index"].values):
+        return drawn
+    found = outcomes(trained)
+    rows = [trained["run_index"].values.tolist().index(run) for run in drawn["run_index"].values]
+    return drawn.assign(is_collapsed=("run", found.is_collapsed[rows]), has_learned=("run", found.has_learned[rows]))
 
 
 def _alike(table: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], pd.DataFrame]]:
@@ -224,10 +239,10 @@ def _notes(table: pd.DataFrame) -> str:
         notes = "Policies along training, in the same fresh episodes each; after it diverged a run counts as the worst."
     missing = table.attrs.get("missing", [])
     if not missing:
-        return f"{notes}\n"
+        return notes
     first = ", ".join(map(str, missing[:10])) + ", ..." * (len(missing) > 10)
     of = len(missing) + table["run"].nunique()
-    return f"{notes}\n{len(missing)} of {of} runs have not finished and are left out: {first}.\n"
+    return f"{notes}\n{len(missing)} of {of} runs have not finished and are left out: {first}."
 
 
 def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> dict[str, str]:
@@ -244,7 +259,7 @@ def _point_line(swept: list[str], members: pd.DataFrame, has_diverged: bool) -> 
         | ({"diverged": str(len(members) - len(sound))} if has_diverged else {})
         | {
             "return": estimate_cells(estimate, "return")[0],
-            "length": format_number(float(iqm(sound["length_mean"].to_numpy()))) if len(sound) else "-",
+            "length": format_number(float(iqm(sound["length_mean"].to_numpy()))) if len(sound) else MISSING,
             "cut": str(sound["cut"].sum()),
         }
     )
@@ -284,5 +299,5 @@ def _with_snapshot(row: dict[str, Any], number: int, env_steps: int) -> dict[str
     return first | {"snapshot": number, "env_steps": env_steps} | {name: row[name] for name in names[after:]}
 
 
-def _aligned(lines: list[dict[str, str]]) -> str:
-    return "\n".join(align([list(lines[0]), *(list(line.values()) for line in lines)], ">" * len(lines[0])))
+def _formatted(lines: list[dict[str, str]], kind: str) -> str:
+    return FORMATS[kind](list(lines[0]), [list(line.values()) for line in lines])

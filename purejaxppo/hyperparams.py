@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,11 +130,17 @@ def with_strengths(hparams: HyperParams, strengths: Mapping[str, float]) -> Hype
     return OwnHyperParams(**values)
 
 
-LARGEST_FLOAT32 = 3.4028234663852886e38
-_POSITIVE = ("value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
+LARGEST_FLOAT32, SMALLEST_FLOAT32 = 3.4028234663852886e38, 1.1754943508222875e-38
+_POSITIVE = ("clip_eps", "value_clip_eps", "max_grad_norm", "adam_eps", "kl_target", "kl_decrement", "kl_stop_limit")
 _POSITIVE += ("weight_clip_scale",)
 _UNIT = ("gamma", "gae_lambda", "perturbation", "replacement_rate")
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "utility_decay")
+
+
+def _as_float32(value: float) -> float:
+    """A finite number as float32 has it; what is too small for a normal one is 0, as on processors that flush them."""
+    single = struct.unpack("f", struct.pack("f", value))[0]
+    return single if abs(single) >= SMALLEST_FLOAT32 else 0.0
 
 
 def validate_hyperparams(hparams: HyperParams) -> HyperParams:
@@ -151,16 +158,17 @@ def validate_hyperparams(hparams: HyperParams) -> HyperParams:
     for name, value in values.items():
         if not math.isfinite(value) or abs(value) > LARGEST_FLOAT32:
             raise ConfigError(f"{name} is {value}, but must be a finite number (in float32: at most 3.4e38).")
-        if name in _POSITIVE and value <= 0:
-            raise ConfigError(f"{name} is {value}, but must be greater than 0.")
+        single = _as_float32(value)  # what a program gets
+        if name in _POSITIVE and single <= 0:
+            raise ConfigError(f"{name} is {value}, but must be greater than 0 (in float32: at least 1.2e-38).")
         if name in _UNIT and not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}, but must be between 0 and 1.")
-        if name in _BELOW_ONE and not 0 <= value < 1:
-            raise ConfigError(f"{name} is {value}, but must be at least 0 and below 1.")
+        if name in _BELOW_ONE and not 0 <= single < 1:
+            raise ConfigError(
+                f"{name} is {value}, but must be at least 0 and below 1 (in float32: at most 0.99999994)."
+            )
         if value < 0:
             raise ConfigError(f"{name} is {value}, but must be at least 0.")
-    if hparams.clip_eps == 0:
-        raise ConfigError("clip_eps is 0, but must be greater than 0.")
     if hparams.kl_increment < 1:
         raise ConfigError(f"kl_increment is {hparams.kl_increment}, but must be at least 1.")
     if hparams.kl_decrement > 1:

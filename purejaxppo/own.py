@@ -216,6 +216,13 @@ def look_in(folder: str | None) -> None:
         importlib.invalidate_caches()
 
 
+def place_of(modules: Iterable[str]) -> str | None:
+    """The folder in which the first of the user's own modules, or its package, was found; None without a file."""
+    tops = [top for top in _tops(modules) if top != __name__.split(".")[0]]
+    found = _place(_spec(tops[0])) if tops else None
+    return None if found is None else str(found)
+
+
 def check_places(modules: Iterable[str], folder: str | None) -> None:
     """Raise ConfigError where a module that is beside the sweep file would be that of another project in its place.
 

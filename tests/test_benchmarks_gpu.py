@@ -64,31 +64,52 @@ def test_singular_values_have_times_and_accuracies(tmp_path: Path) -> None:
 
 def test_a_piece_that_is_done_is_skipped_and_one_that_fails_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "gpu_profile.json").write_text("{}")
-    done = script(tmp_path, "diagnostics", "profile", "rates_hopper", PYTHON="false")
-    assert done.stdout.splitlines() == [
-        "== profile: done before",
-        "== diagnostics",
-        "== rates_hopper",
-        "failed: diagnostics rates_hopper",
-    ]
+    done = script(tmp_path, "rates_cartpole", "profile", "rates_hopper", PYTHON="false")
+    skipped, *uncompiled, compiled, first, second, failed = done.stdout.splitlines()
+    assert skipped == "== profile: done before"
+    assert sorted(uncompiled) == [f"== rates_{name}: not compiled beforehand" for name in ("cartpole", "hopper")]
+    assert compiled.startswith("== compiled, ")
+    assert first.startswith("== rates_cartpole, ")
+    assert second.startswith("== rates_hopper, ")
+    assert failed == "failed: rates_cartpole rates_hopper"
     assert done.returncode == 1
 
 
-def test_what_runs_longer_than_the_limit_is_stopped_and_pieces_run_side_by_side(tmp_path: Path) -> None:
+def test_pieces_compile_side_by_side_run_in_turn_and_end_with_the_limit(tmp_path: Path) -> None:
     slow = tmp_path / "slow_python"
-    slow.write_text("#!/bin/sh\necho ${XLA_FLAGS:-none}\nexec sleep 50\n")
+    slow.write_text("#!/bin/sh\necho $* ${XLA_FLAGS:-none}\nexec sleep 50\n")
     slow.chmod(0o755)
     begin = time.monotonic()
-    done = script(tmp_path, "diagnostics", "rates_hopper_graphs", PYTHON=str(slow), LIMIT="2", XLA_FLAGS="")
+    done = script(tmp_path, "profile", "rates_hopper_graphs", PYTHON=str(slow), LIMIT="2", XLA_FLAGS="")
     assert time.monotonic() - begin < 20
-    assert done.stdout.splitlines()[0::2] == [
-        "== diagnostics",
-        "== rates_hopper_graphs",
-        "failed: diagnostics rates_hopper_graphs",
-    ]
-    assert done.stdout.splitlines()[1] == "none"
-    assert "WHILE" in done.stdout.splitlines()[3]  # CUDA graphs for that piece alone
+    *_, first, words, second, failed = done.stdout.splitlines()
+    assert first.startswith("== profile, ")
+    assert words.endswith("none")
+    assert second == "== rates_hopper_graphs: no time left"
+    assert failed == "failed: profile rates_hopper_graphs"
     assert done.returncode == 1
+    compiling = {name: (tmp_path / f"compile_{name}.log").read_text() for name in ("profile", "rates_hopper_graphs")}
+    assert all("--compile" in text for text in compiling.values())
+    assert "WHILE" not in compiling["profile"]  # CUDA graphs for hopper alone
+    assert "--updates 1" in compiling["rates_hopper_graphs"]
+    assert "WHILE" in compiling["rates_hopper_graphs"]
+
+
+@pytest.mark.slow
+def test_a_piece_finds_its_programs_compiled_and_is_set_beside_what_is_predicted(tmp_path: Path) -> None:
+    from accelerator_measured import measured_in
+
+    done = script(tmp_path, "rates_cartpole", JAX_PLATFORMS="cpu", OPTIONS="--tiny --runs 2", LIMIT="600")
+    assert done.returncode == 0, done.stdout
+    (found,) = json.loads((tmp_path / "gpu_rates_cartpole.json").read_text())["rows"]
+    (compiled,) = json.loads((tmp_path / "compiled_rates_cartpole.json").read_text())["rows"]
+    assert found["compile_seconds"] < compiled["compile_seconds"] / 2
+    (row,) = measured_in(tmp_path)
+    assert (row["setting"], row["runs"], row["target"]) == ("cartpole", 2, None)
+    assert row["config"].num_steps == 8
+    assert row["config"].matmul_precision == "highest"
+    assert row["seconds"]["segment"] > 0
+    assert set(row["seconds"]) == {"segment", "plasticity"}
 
 
 @pytest.mark.slow
@@ -118,9 +139,22 @@ def test_the_program_that_does_not_fit_ends_the_table(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_breakout_300(tmp_path: Path) -> None:
-    rows = run("breakout_300", tmp_path)
-    assert [row["variant"] for row in rows] == ["diagnostics", "bare"]
-    assert all(0 < row["compile_seconds"] < row["seconds"] for row in rows)
+    (row,) = run("breakout_300", tmp_path)
+    assert 0 < row["compile_seconds"] < row["seconds"]
+    assert row["runs_at_once"] == row["runs"] == 2
+
+
+@pytest.mark.slow
+def test_breakout_300_training(tmp_path: Path) -> None:
+    rows = run("breakout_300_training", tmp_path)
+    precision = {"highest": "", "default": ", default precision"}
+    assert [row["variant"] for row in rows] == [
+        f"{name}{precision[asked]}" for asked in precision for name in ("diagnostics", "bare")
+    ]
+    for row in rows:
+        segments = [*row["seconds"]["plain"], *row["seconds"]["plasticity"]]
+        assert len(segments) == 2
+        assert row["total_seconds"] >= sum(segments) > 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,7 +104,19 @@ def test_it_writes_what_it_found_beside_what_was_there(tmp_path: Path) -> None:
     assert process.stdout.startswith("improvement: Share of samples in which the interval")
     found = json.loads(out.read_text())
     assert found["collapse"] == "as before"
+    assert re.fullmatch(r"([0-9a-f]{40}(-dirty)?)?", found["improvement"]["commit"])
     assert min(row["narrowest"] for row in found["improvement"]["rows"]) > 0.1
+
+
+def test_by_default_all_parts_run_and_the_committed_results_have_them(simulation: ModuleType) -> None:
+    """Coverage and false verdicts, by one command."""
+    found = json.loads((BENCHMARKS / "results" / "statistics.json").read_text(encoding="utf-8"))
+    assert list(found) == list(simulation.PARTS)
+    assert {"intervals", "survival", "verdicts"} <= set(found)
+    rows = found["verdicts"]["rows"]
+    assert {row["seeds"] for row in rows} == {4, 8, 16}
+    assert sum(row["false"] * row["sweeps"] for row in rows) <= 0.05 * sum(row["sweeps"] for row in rows)
+    assert found["verdicts"]["commit"]
 
 
 def test_neighbours_still_get_the_standard_librarys_statistics() -> None:

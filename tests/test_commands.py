@@ -1,5 +1,6 @@
 """Options of the command line arrive where they act: each command's call, with what it calls replaced by a recorder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,16 @@ from test_plots_figures import made_up
 from purejaxppo.commands import computing, playing, reading
 from purejaxppo.commands.arguments import Options
 from purejaxppo.config import TrainConfig
+from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.sweep.plan import Sweep
+from purejaxppo.sweep.store import PROVENANCE, write_json
+
+
+@pytest.fixture(autouse=True)
+def without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process, which other tests share."""
+    monkeypatch.setattr("purejaxppo.sweep.devices.use_cache", lambda: None)
 
 
 class Called(Exception):
@@ -61,14 +70,21 @@ def test_options_arrive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.value.args == expected
 
 
-def test_a_table_that_took_long_is_written_into_a_folder_that_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_table_that_took_long_is_written_into_a_folder_that_is_named(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     table = pd.DataFrame({"run": [0], "snapshot": [0], "env_steps": [1], "policy_rank": [2.0]})
     monkeypatch.setattr("purejaxppo.rediagnosis.rediagnose", lambda *args, **kwargs: table)
-    playing.rediagnose(HERE, out=tmp_path)
+    playing.rediagnose(HERE, format="markdown", out=tmp_path)
+    assert "\n| 0 | 0 | 1 | 2.00 |\n" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "rediagnosed.csv")["policy_rank"].tolist() == [2.0]
     monkeypatch.setattr("purejaxppo.evaluate.evaluate", lambda *args, **kwargs: table)
-    monkeypatch.setattr("purejaxppo.evaluate.format_evaluation", lambda table: "")
-    playing.evaluate(HERE, out=tmp_path)
+    monkeypatch.setattr("purejaxppo.evaluate.format_evaluation", lambda table, kind: kind)
+    playing.evaluate(HERE, format="latex", out=tmp_path)
+    assert capsys.readouterr().out.startswith("latex\n")
+    for command in (playing.evaluate, playing.rediagnose):
+        with pytest.raises(ConfigError, match="format 'html' is unknown"):
+            command(HERE, format="html")
     assert (tmp_path / "evaluation.csv").is_file()
 
 
@@ -115,6 +131,20 @@ def test_options_of_a_sweep_arrive(is_other: bool, monkeypatch: pytest.MonkeyPat
             "is_kept": not is_other,
         },
     )
+
+
+def test_what_was_begun_deterministically_goes_on_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `resume`, as a stopped sweep names it, would have other flags and be refused."""
+    for name in ("use_cache", "use_cpu_cores", "join_processes", "check_platform"):
+        monkeypatch.setattr(f"purejaxppo.sweep.devices.{name}", lambda *args: None)
+    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+    assert not computing._as_begun(tmp_path, Options()).deterministic
+    for options in (Options(deterministic=True), Options(deterministic=True, quiet=True)):
+        computing._prepare.__wrapped__(options)
+        assert os.environ["XLA_FLAGS"] == "--a=1 --xla_gpu_deterministic_ops=true"
+    for facts in ({"xla_flags": os.environ["XLA_FLAGS"]}, {"continued": [{"xla_flags": os.environ["XLA_FLAGS"]}]}):
+        write_json(tmp_path / PROVENANCE, {"xla_flags": ""} | facts)
+        assert computing._as_begun(tmp_path, Options(quiet=True)) == Options(quiet=True, deterministic=True)
 
 
 def test_sweeps_use_all_cores_and_join_their_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,12 +190,12 @@ def test_text(tmp_path):
     table = evaluate(tmp_path, episodes=5)
     text = format_evaluation(table).splitlines()
     assert "5 episodes per run" in text[0]
-    assert [line.split() for line in text[2:5]] == [
+    assert [line.split() for line in (text[2], *text[4:6])] == [
         ["pfo_coef", "num_epochs", "runs", "return", "length", "cut"],
         ["0", "1", "2", "1.00", "(1.00,", "1.00)", "1.00", "0"],  # two runs have no interval
         ["0.5", "1", "2", "-1.00", "(-1.00,", "-1.00)", "1.00", "0"],
     ]
-    assert [line.split() for line in text[10:]] == [
+    assert [line.split() for line in (text[11], *text[13:])] == [
         ["run", "pfo_coef", "num_epochs", "seed", "return", "length", "cut"],
         ["0", "0", "1", "0", "1.00", "[1.00,", "1.00]", "1.00", "0"],
         ["1", "0", "1", "1", "1.00", "[1.00,", "1.00]", "1.00", "0"],
@@ -203,8 +203,15 @@ def test_text(tmp_path):
         ["3", "0.5", "1", "1", "-1.00", "[-1.00,", "-1.00]", "1.00", "0"],
     ]
     many = table.loc[np.repeat(0, 33)].reset_index(drop=True)
-    assert len(format_evaluation(many).splitlines()) == 6  # one point, and no line per run
-    assert "last 5 % of training" in text[6]
+    assert len(format_evaluation(many).splitlines()) == 7  # one point, and no line per run
+    assert "last 5 % of training" in text[7]
+    markdown = format_evaluation(table, "markdown").splitlines()
+    assert markdown[4] == "| 0 | 1 | 2 | 1.00 (1.00, 1.00) | 1.00 | 0 |"
+    latex = format_evaluation(table, "latex").splitlines()
+    assert [line for line in latex if not line.startswith(("%", "\\")) and line][
+        1
+    ] == "0 & 1 & 2 & 1.00 (1.00, 1.00) & 1.00 & 0 \\\\"
+    assert len([line for line in latex if line.startswith("% ")]) == 3  # two titles and a note
     table.attrs["missing"] = [4, 7]
     assert "2 of 6 runs have not finished and are left out: 4, 7." in format_evaluation(table).splitlines()
 
@@ -236,7 +243,7 @@ def test_lists_and_nothing_are_told_as_in_the_dataset(tmp_path):
     table = evaluate(tmp_path, episodes=1)
     assert table["hidden_sizes"].tolist() == ["4-2", "4"]
     assert np.isnan(table["return_low"].to_numpy()).all()  # one episode has no interval
-    assert "[" not in format_evaluation(table).splitlines()[3]
+    assert "[" not in format_evaluation(table).splitlines()[4]
 
 
 @pytest.mark.parametrize(
@@ -287,10 +294,10 @@ def test_runs_that_diverged_are_marked_and_count_as_the_worst(tmp_path, monkeypa
     assert table["diverged"].tolist() == [False, True]
     points, runs = format_evaluation(table).split("Mean of each run")
     assert points.splitlines()[2].split() == ["runs", "diverged", "return", "length", "cut"]
-    assert points.splitlines()[3].split()[:2] == ["2", "1"]
-    assert [line.endswith("diverged") for line in runs.splitlines()[3:]] == [False, True]
+    assert points.splitlines()[4].split()[:2] == ["2", "1"]
+    assert [line.endswith("diverged") for line in runs.splitlines()[4:]] == [False, True]
     save_policies(path, [0, 1], policies.params, policies.statistics, np.array([1, 3]))
-    assert format_evaluation(evaluate(tmp_path, episodes=4)).splitlines()[3].split() == ["2", "2", "-", "-", "0"]
+    assert format_evaluation(evaluate(tmp_path, episodes=4)).splitlines()[4].split() == ["2", "2", "-", "-", "0"]
     worst = table.assign(return_mean=[3.0, 9.0]).loc[[0, 0, 1]].reset_index(drop=True)
     assert "3.00 (3.00, 3.00, 3.00)" in format_evaluation(worst)
 

@@ -145,6 +145,16 @@ TABLE = pd.DataFrame({"run": [0, 0], "env_steps": [1, 2], "return_mean": [1.0, 2
         ),
         ({"a": [[1, 2, 3], [1, 2]]}, {"env_steps": [1, 2, 3]}, "metric 'a' must have as many values for each run"),
         ({"a": np.ones((2, 3))}, {"env_steps": [1, 2, 3], "swept": {"x": [1.0, np.nan]}}, "x is missing in some runs"),
+        (
+            {"a": np.ones((2, 3))},
+            {"env_steps": [1, 2, 3], "config": {"hidden_sizes": 64}},
+            "hidden_sizes is 64, but must",
+        ),
+        (
+            {"a": np.ones((2, 3))},
+            {"env_steps": [1, 2, 3], "config": {"learning_rate": "x"}},
+            "learning_rate is 'x', but",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(metrics: Any, options: Any, message: str) -> None:
@@ -160,6 +170,15 @@ def test_what_we_export_comes_back_and_numbers_may_be_jaxs() -> None:
     for name in ("status", "seed", "learning_rate"):
         np.testing.assert_array_equal(again[name], dataset[name])
     np.testing.assert_allclose(again["return_mean"], dataset["return_mean"], rtol=1e-6)
+
+
+def test_dead_units_without_their_number_are_a_part_that_is_not_tested() -> None:
+    metrics = logged() | {"policy_dead_neurons": np.ones((10, 40))}
+    dataset = pjp.import_metrics(metrics, env_steps=STEPS, config={"env": "gymnax/CartPole-v1"})
+    table = pjp.analysis.evaluate_claims(dataset).set_index("part")
+    assert table.loc["and its units die", "verdict"] == "NOT TESTED"
+    assert str(table.loc["and its units die", "note"]).startswith("neither hidden_sizes nor spectra")
+    assert table.loc["the rank collapses", "verdict"] != "NOT TESTED"
 
 
 def test_none_is_a_setting() -> None:

@@ -15,14 +15,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import jupytext
 import nbformat
+import numpy as np
 import pytest
+from gymnax.environments.classic_control.cartpole import CartPole
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from PIL import Image
 
 import purejaxppo
+from purejaxppo.envs.names import CUSTOM
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -183,6 +188,35 @@ def test_code_has_its_sentence_before_it(source: Path) -> None:
     kinds = "".join(cell.cell_type[0] for cell in read_notebook(source).cells)
     assert kinds.startswith("m")
     assert "cc" not in kinds
+
+
+@paired
+def test_plasticity_losses_are_read_against_the_best_constant(source: Path) -> None:
+    """In words, and in pictures by what draws its line."""
+    for kind, text in cells_of(jupytext.read(source)):
+        if kind == "markdown" and "plasticity loss" in text.lower():
+            assert "best constant" in " ".join(text.replace("#", "").split())
+        if kind == "code" and "_plasticity_loss" in text:
+            assert "pjp.plot.curves" in text
+
+
+def test_a_gymnax_style_environment_of_ones_own_meets_the_contract() -> None:
+    """The lines of notebook 4's text, around gymnax's CartPole as if it were somebody's; it steps as the package's."""
+    (text,) = [text for _, text in cells_of(jupytext.read(SOURCES[3])) if "MyGymnaxEnvironment" in text]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {"pjp": purejaxppo, "np": np, "jnp": jnp, "jax": jax, "MyGymnaxEnvironment": CartPole}
+    try:
+        exec(code, names)
+        mine = purejaxppo.envs.make("mine/Gym", max_episode_steps=3)  # raises for what breaks the contract
+    finally:
+        CUSTOM.clear()
+    ours, key = purejaxppo.envs.make("gymnax/CartPole-v1", max_episode_steps=3), jax.random.key(0)
+    states = [env.reset(key)[1] for env in (mine, ours)]
+    for action in (0, 1, 1):
+        steps = [env.step(key, state, jnp.int32(action)) for env, state in zip((mine, ours), states, strict=True)]
+        jax.tree.map(np.testing.assert_array_equal, *steps)
+        states = [step.state for step in steps]
+    assert steps[0].truncated
 
 
 def test_the_folder_is_small() -> None:

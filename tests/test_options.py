@@ -1,5 +1,6 @@
 """Options that users of other PPOs look for, each against NumPy in float64, or against who had it first."""
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -65,6 +66,15 @@ def test_normalized_rewards_equal_a_loop_over_rollouts_and_ends_of_episodes(num_
     assert (found[0] == 10).any() == (num_envs == 1)
     endless, _ = by_hand(reward, np.zeros_like(done), GAMMA)
     assert np.abs(expected - endless).max() > 0.1  # so ends matter here
+
+
+def test_after_tens_of_millions_of_steps_the_variance_stays_where_it_is() -> None:
+    """A weight of one step in 2^24 is rounded in float32: merged step by step, the variance fell by 0.6 % here."""
+    moments = dataclasses.replace(init_rewards(1).moments, var=jnp.float32(1.5), count=jnp.float32(2**24))
+    reward = np.sqrt(1.5) * np.random.default_rng(0).normal(size=(200_000, 1)).astype(np.float32)
+    before = RewardStatistics(discounted_return=jnp.zeros(1), moments=moments)
+    after, _ = jax.jit(normalize_rewards)(before, reward, np.zeros(reward.shape, bool), jnp.float32(0.0))
+    np.testing.assert_allclose(after.moments.var, 1.5, rtol=1e-3)
 
 
 class Given(gymnasium.vector.VectorEnv):

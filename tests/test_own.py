@@ -32,6 +32,7 @@ from purejaxppo.ppo.interventions.owned import operate_after_step, own_penalties
 from purejaxppo.ppo.state import make_learner as make_whole_learner
 from purejaxppo.results.dataset import own_metrics
 from purejaxppo.sweep import store
+from purejaxppo.sweep.engine import checked
 from purejaxppo.sweep.plan import make_groups, own_modules, parse_sweep, to_json
 from purejaxppo.sweep.policies import check_fit
 from purejaxppo.training.diagnosis import own_metrics as measured_by_own
@@ -286,6 +287,13 @@ def test_another_source_is_refused_without_force(tmp_path: Path) -> None:
         store.warn_of_other_sources(tmp_path / "out", sweep)
 
 
+def test_a_sweep_made_in_python_remembers_where_its_modules_are() -> None:
+    """So that `resume` and `evaluate`, in another process, find them."""
+    sweep = dataclasses.replace(parse_sweep(SWEEP, folder=str(PROJECT)), folder=None)
+    assert checked(sweep, tensorboard=False).folder == str(PROJECT)
+    assert checked(parse_sweep({}), tensorboard=False).folder is None
+
+
 def test_without_anything_of_ones_own_a_directory_says_nothing_of_it(tmp_path: Path) -> None:
     store.create(tmp_path / "out", parse_sweep({}, folder=str(tmp_path)))
     assert {"folder", "import"}.isdisjoint(store.read_json(tmp_path / "out" / store.SWEEP))
@@ -308,6 +316,10 @@ CORRIDOR = """
     [
         ("observation_shape = (10, 3, 2)", "reset's observation is bool[3, 10, 2], but observation_shape and"),
         ("observation_dtype = jnp.dtype('float32')", "is bool[3, 10, 2], but observation_shape and observation_dtype"),
+        ("observation_shape = 10", "has observation_shape 10, but must have a tuple of whole numbers"),
+        ("observation_shape = [3, 10, 2]", "observation_shape [3, 10, 2], but must have a tuple of whole numbers"),
+        ("observation_dtype = jnp.dtype('int32')", "dtype('int32'), but must have bool, uint8 or float32"),
+        ("observation_dtype = 'boolish'", "observation_dtype 'boolish', but must have bool, uint8 or float32"),
         ("action_space = 2", "has action_space 2, but must have a Discrete or a Box"),
         ("step = lambda self, key, state, action: (1, 2)", "step gives tuple, but must give a purejaxppo.envs.Step"),
         ("step = lambda self, key, state, action: 1 / 0", "cannot reset and step: ZeroDivisionError"),

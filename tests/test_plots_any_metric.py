@@ -24,7 +24,9 @@ from purejaxppo.plots.sensitivity import sensitivity, swept_number
 from purejaxppo.plots.sheets import PAPER, SCREEN, house_style, place_texts
 from purejaxppo.plots.style import lay_out
 from purejaxppo.results.runs import curves as values_of_runs
-from purejaxppo.statistics.estimates import iqm, paired_difference
+from purejaxppo.statistics.comparison import comparison_table
+from purejaxppo.statistics.contrasts import difference
+from purejaxppo.statistics.estimates import iqm
 from purejaxppo.statistics.finals import final_values
 from purejaxppo.statistics.summary import summary_table
 
@@ -57,6 +59,33 @@ def test_curves_are_the_interquartile_means_of_the_runs_asked_for():
             np.testing.assert_allclose(line.get_ydata(), iqm(dataset[metric].values[runs]))
             assert line.get_label() == f"pfo_coef={coef}"
     assert "Lines pool all values of num_epochs." in figure.get_label()
+
+
+def test_a_notebook_may_ask_as_the_command_line_does():
+    """Figures by number, conditions as texts, one field as a text; no metric, or no dataset, is one sentence."""
+    dataset = made_up(NINE)
+    assert draw_figure(dataset, 1).get_label().startswith("Figure 1")
+    asked = ["pfo_coef=0", "pfo_coef=10", "num_epochs=4,16"]
+    np.testing.assert_array_equal(
+        select(dataset, asked)["run_index"],
+        select(dataset, {"pfo_coef": [0, 10], "num_epochs": [4, 16]})["run_index"],
+    )
+    assert set(select(dataset, "pfo_coef=1")["pfo_coef"].values) == {1.0}
+    with pytest.raises(ConfigError, match="metrics is empty"):
+        curves(dataset, [])
+    with pytest.raises(ConfigError, match="dataset is str, but must be a Dataset"):
+        curves("runs/x", "policy_rank")
+
+
+@pytest.mark.parametrize("look", [overview, summary_table, pjp.tidy, lambda dataset: final_values(dataset, "entropy")])
+def test_runs_that_were_masked_do_not_pass_as_diverged(look):
+    dataset = made_up({"pfo_coef": [0.0, 1.0]})
+    look(dataset.where(dataset["pfo_coef"] == 1, drop=True))
+    with pytest.raises(ConfigError, match="dataset has runs whose status is NaN"):
+        look(dataset.where(dataset["pfo_coef"] == 1))
+    for lost in (dataset.drop_vars("status"), dataset.isel(run=0), dataset.where(dataset["env_steps"] > 0, drop=True)):
+        with pytest.raises(ConfigError, match="dataset has no status of each run"):
+            look(lost)
 
 
 def test_facets_are_panels_of_the_values_of_a_field_on_one_scale():
@@ -382,13 +411,18 @@ def test_seeds_rates_and_steps_in_words():
     assert describe_sweep(running) == "gymnax/Acrobot-v1, 50k of 1M steps, seeds 0, 1, 2 runs"
 
 
-@pytest.mark.parametrize("name", ["overview", "1", "3", "6", "survival", "sensitivity"])
+def partly_lost(coefs):
+    """Four runs a coefficient; three of the four plain ones lose all of their return."""
+    dataset = made_up({"pfo_coef": coefs}, num_seeds=4)
+    dataset["return_mean"][:] = np.linspace(0, 100, NUM_LOGS)
+    dataset["return_mean"][:3, NUM_LOGS // 2 :] = 0.0
+    return dataset
+
+
+@pytest.mark.parametrize("name", ["overview", "1", "3", "6", "survival", "sensitivity", "factorial"])
 def test_figures_with_a_return_count_collapsed_runs(name):
-    dataset = made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=4)
-    rise = np.linspace(0, 100, NUM_LOGS)
-    dataset["return_mean"][:] = rise
-    dataset["return_mean"][:3, NUM_LOGS // 2 :] = 0.0  # three of the four plain runs lose all of it
-    figure = draw_figure(dataset, name)
+    coefs = [0.0, 1.0] if name == "factorial" else [0.0, 1.0, 10.0]
+    figure = draw_figure(partly_lost(coefs), name)
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     texts += [text.get_text() for text in figure.axes[0].get_yticklabels()]
     counted = " ".join(texts)
@@ -396,7 +430,40 @@ def test_figures_with_a_return_count_collapsed_runs(name):
         assert "of 4" not in counted
         return
     assert "3 of 4 [19 %, 99 %]" in counted
-    assert counted.count("0 of 4 [0 %, 60 %]") == 2
+    assert counted.count("0 of 4 [0 %, 60 %]") == len(coefs) - 1
+    assert "Collapsed: the return is lost for good" in figure.get_label()
+
+
+@pytest.mark.parametrize("metric", ["return_mean", "evaluation_return_mean"])
+def test_a_return_counts_collapsed_runs_in_an_axes_of_ones_own_and_when_it_is_evaluated(metric):
+    dataset = partly_lost([0.0, 1.0])
+    dataset["evaluation_return_mean"] = dataset["return_mean"]
+    counts = "3 of 4 [19 %, 99 %]", "0 of 4 [0 %, 60 %]"
+    entries = [text.get_text() for text in curves(dataset, metric).legends[0].get_texts()]
+    assert entries == [f"{coef}: {count}" for coef, count in zip((0, 1), counts, strict=True)]
+    figure, ax = plt.subplots()
+    try:
+        ax.plot([0, 1], [0, 1], label="pfo_coef=0")  # the user's own line of the same name
+        curves(dataset, metric, ax=ax)
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    finally:
+        plt.close(figure)
+    assert texts == [
+        "pfo_coef=0",
+        *(f"pfo_coef={coef}: collapsed {count}" for coef, count in zip((0, 1), counts, strict=True)),
+    ]
+
+
+def test_snapshots_that_were_played_know_what_became_of_their_runs():
+    """They have no return of training; what it said is written beside them."""
+    dataset = partly_lost([0.0, 1.0])
+    dataset["evaluation_return_mean"] = dataset["return_mean"]
+    lost = ("run", [True] * 3 + [False] * 5)
+    known = dataset.drop_vars("return_mean").assign(is_collapsed=lost, has_learned=("run", [True] * 7 + [False]))
+    entries = [text.get_text() for text in curves(known, "evaluation_return_mean").legends[0].get_texts()]
+    assert entries == ["0: 3 of 4 [19 %, 99 %]", "1: 0 of 4 [0 %, 60 %], 1 never learned"]
+    unknown = curves(dataset.drop_vars("return_mean"), "evaluation_return_mean")
+    assert [text.get_text() for text in unknown.legends[0].get_texts()] == ["0", "1"]
 
 
 def with_references():
@@ -421,6 +488,22 @@ def test_plasticity_is_read_against_the_best_constant_and_a_fresh_network():
     critic = next(ax for ax in figure.axes if "Critic plasticity" in ax.get_title(loc="left"))
     assert not critic.texts
     assert "Dashed grey" in figure.get_label()
+    ax = draw_figure(with_references(), "6").axes[5]
+    assert {line.get_label(): line.get_xdata()[0] for line in ax.lines if line.get_label() in levels} == {
+        "_best constant": 1.7,
+        "_fresh network": 1.3,
+    }
+    assert ax.get_xlim()[0] < 1.3
+    assert ax.get_xlim()[1] > 1.7
+    swept = with_references().assign_coords(pfo_coef=("run", np.repeat([0.0, 1.0, 10.0, 100.0], 5)))
+    above, below = panels_of(figure := sensitivity(swept, "policy_plasticity_loss"))
+    assert {line.get_label(): line.get_ydata()[0] for line in above.lines if line.get_label() in levels} == {
+        "_best constant": 1.7,
+        "_fresh network": 1.3,
+    }
+    assert not any(line.get_label() in levels for line in below.lines)
+    assert "Dashed grey" in figure.get_label()
+    assert "Dashed grey" in draw_figure(with_references(), "6").get_label()
     old = draw_figure(made_up(), "1")
     assert not any(str(line.get_label()) in levels for ax in old.axes for line in ax.lines)
     assert "These results do not have the plasticity loss of the best constant" in old.get_label()
@@ -502,7 +585,8 @@ def assert_ticks_apart(figure):
 # --- Sensitivity
 
 
-def test_sensitivity_shows_final_values_and_paired_differences():
+def test_sensitivity_shows_final_values_and_the_differences_of_the_comparison():
+    """It always paired runs of equal seed: the figure said -13.8 where the table beside it said +2.4."""
     dataset = made_up({"pfo_coef": [0.0, 0.1, 1.0, 10.0], "num_epochs": [4, 16]})
     figure = sensitivity(dataset, "return_mean")
     above, below = panels_of(figure)
@@ -515,8 +599,11 @@ def test_sensitivity_shows_final_values_and_paired_differences():
         lines = [line for line in above.lines if line.get_label() == f"num_epochs={epochs}"]
         np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs]) for runs in at])
         lines = [line for line in below.lines if line.get_label() == f"num_epochs={epochs}"]
-        np.testing.assert_allclose(values_at(lines[0]), [iqm(finals[runs] - finals[at[0]]) for runs in at])
-        assert lines[0].get_ydata()[0] == 0
+        table = comparison_table(dataset, against={"pfo_coef": 0}, within=["num_epochs"])
+        table = table[table["num_epochs"] == epochs].sort_values("pfo_coef")
+        assert not table["is_paired"].all()
+        assert not np.allclose(table["difference"][1:], [iqm(finals[runs] - finals[at[0]]) for runs in at[1:]])
+        np.testing.assert_allclose(values_at(lines[0]), [0.0, *table["difference"][1:]])
         assert np.flatnonzero(np.isnan(lines[0].get_xdata())).tolist() == [1]  # no line from 0 to the others
     assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.1", "1", "10"]
     assert "with pfo_coef=0" in figure.get_label()
@@ -530,9 +617,9 @@ def test_sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio():
     figure = sensitivity(dataset, "policy_preactivation_norm")
     finals = final_values(dataset, "policy_preactivation_norm").values.reshape(3, 5)
     (line,) = [line for line in panels_of(figure)[1].lines if line.get_label() == "all runs"]
-    np.testing.assert_allclose(values_at(line), [np.exp(iqm(np.log(each / finals[0]))) for each in finals])
+    np.testing.assert_allclose(values_at(line), [np.exp(iqm(np.log(each)) - iqm(np.log(finals[0]))) for each in finals])
     (band,) = panels_of(figure)[1].collections
-    pairs = [paired_difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals[1:]]
+    pairs = [difference(np.log(each), np.log(finals[0]), np.arange(5), np.arange(5)) for each in finals[1:]]
     shown = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     np.testing.assert_allclose(shown, np.exp([min(pair.low for pair in pairs), max(pair.high for pair in pairs)]))
 
@@ -600,6 +687,9 @@ def test_the_legend_of_counts_shows_each_line_once():
     ]
     assert [handle.get_linestyle() for handle in entries.legend_handles] == ["-", "None", "None"] * 2
     assert len(legend_of(figure)) == 2 + 2
+    figure = sensitivity(made_up({"pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=2, num_logs=5), "return_mean")
+    (only,) = figure.legends  # one line: only its first level would show it
+    assert [handle.get_linestyle() for handle in only.legend_handles] == ["None"] * 3
 
 
 def test_the_level_of_reference_keeps_its_label_where_others_give_way():

@@ -1,5 +1,7 @@
 """Figures 1 to 7, spectrum and survival: they hold the numbers that they claim to show, and draw whatever there is."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection, QuadMesh
@@ -7,7 +9,7 @@ from matplotlib.colors import to_hex
 from scipy import stats
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.plots.boxes import FIGURE_6, FRACTION, box_of, box_plots
+from purejaxppo.plots.boxes import FIGURE_6, box_of, box_plots
 from purejaxppo.plots.channels import COLOURS, MARKERS, choose_channels, line_style, with_markers
 from purejaxppo.plots.curves import curves
 from purejaxppo.plots.figures import (
@@ -27,7 +29,7 @@ from purejaxppo.plots.survival import draw_survival
 from purejaxppo.results.dataset import GroupResult, by_environment, points, to_dataset
 from purejaxppo.statistics.collapse import EVENTS, SurvivalCurve, survival_by_point
 from purejaxppo.statistics.estimates import iqm
-from purejaxppo.statistics.summary import final_values
+from purejaxppo.statistics.summary import final_values, finals_or_worst, summary_table
 
 WIDTH = 16
 NUM_LOGS = 50
@@ -293,6 +295,23 @@ def test_dots_have_a_marker_where_lines_have_a_dash():
     assert len({str(part.get_paths()[0].vertices.tolist()) for part in drawn}) > 1
 
 
+def test_the_scatter_of_more_than_six_points_has_facets():
+    """Nine colours and markers lay in one panel, and could not be told apart."""
+    dataset = made_up({"num_epochs": [4, 16, 32], "pfo_coef": [0.0, 1.0, 10.0]}, num_seeds=2)
+    figure = ratio_scatter(dataset)
+    assert len(figure.axes) == 9
+    for number, epochs in enumerate((4, 16, 32)):
+        runs = dataset["num_epochs"].values == epochs
+        lowest, means = lowest_ratios(dataset.isel(run=runs), "policy_rank")
+        ax = figure.axes[3 * number + 1]
+        title = ax.get_title(loc="left").replace("\N{MINUS SIGN}", "-")
+        rho = stats.spearmanr(means[~np.isnan(lowest)], lowest[~np.isnan(lowest)])[0]
+        assert title.startswith(f"num_epochs = {epochs}\nPolicy rank\n")
+        assert title.endswith(f"= {rho:.2f}, n = {np.sum(~np.isnan(lowest))}")
+        drawn = np.concatenate([part.get_offsets() for part in ax.collections])
+        assert len(drawn) == np.sum(~np.isnan(lowest))
+
+
 def test_lowest_ratios_by_hand():
     ratios = [[0.5, np.nan, 0.7, 0.6, np.nan, np.nan], [0.1, 0.2, 0.3, np.inf, 0.5, 0.4]]
     norms = [[1.0, 3.0, 5.0, np.nan, 1.0, 1.0], [1.0, 1.0, 2.0, 4.0, np.nan, np.nan]]
@@ -342,22 +361,45 @@ def boxes_of(ax):
 def test_boxes_are_quartiles_of_the_final_values():
     dataset = made_up({"pfo_coef": [0.0, 1.0], "share_trunk": [False, True]})
     figure = box_plots(dataset)
-    assert [text.get_text().split(": ")[0] for text in figure.axes[0].get_yticklabels()] == [
+    assert [text.get_text().split(":")[0] for text in figure.axes[0].get_yticklabels()] == [
         f"pfo_coef {coef}, share_trunk {shared}" for coef in (0, 1) for shared in (False, True)
     ]
     for ax, panel in zip(figure.axes, FIGURE_6, strict=True):
-        finals = final_values(dataset, panel.metric, FRACTION).values.reshape(4, 5)
+        finals = final_values(dataset, panel.metric).values.reshape(4, 5)
         ends, medians, means = boxes_of(ax)
         np.testing.assert_allclose(ends, np.quantile(finals, [0.25, 0.75], axis=1).T)
         np.testing.assert_allclose(medians, np.median(finals, axis=1))
         np.testing.assert_allclose(means, np.mean(finals, axis=1))
 
 
+def test_panels_have_at_least_half_of_the_width_beside_long_names():
+    """Names of 110 letters took it: panels were 190 of 1426 pixels wide."""
+    names = ("pfo_reference", "pfo_states", "pfo_features")
+    dataset = made_up({name: ["a long value", "b"] for name in names}, num_seeds=2, num_logs=5)
+    figure = box_plots(dataset)
+    boxes = [ax.get_position() for ax in figure.axes]
+    assert boxes[2].x1 - boxes[0].x0 > 0.5
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    labels = figure.axes[0].get_yticklabels()
+    assert all("\ncollapsed " in label.get_text() for label in labels)
+    extents = [label.get_window_extent(renderer) for label in labels]
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(extents))
+    heights = np.diff(figure.axes[0].get_yticks())
+    np.testing.assert_allclose(
+        heights,
+        [1 + 0.325 * (a.get_text().count("\n") + b.get_text().count("\n")) for a, b in itertools.pairwise(labels)],
+    )
+    np.testing.assert_allclose(
+        [patch.get_path().get_extents().y0 + 0.31 for patch in figure.axes[0].patches], figure.axes[0].get_yticks()
+    )
+
+
 def test_epoch_counts_are_pooled_where_something_else_is_swept():
     dataset = made_up()
     ax = box_plots(dataset).axes[0]
     assert [text.get_text().split(": ")[0] for text in ax.get_yticklabels()] == ["pfo_coef 0", "pfo_coef 1"]
-    finals = final_values(dataset, "return_mean", FRACTION).values
+    finals = final_values(dataset, "return_mean").values
     np.testing.assert_allclose(
         boxes_of(ax)[1],
         [np.median(finals[[*range(5), *range(10, 15)]]), np.median(finals[[*range(5, 10), *range(15, 20)]])],
@@ -391,12 +433,22 @@ def test_infinite_excess_ratios_are_counted_and_not_hidden():
     assert "infinite" not in box_plots(made_up()).texts[1].get_text()
 
 
-def test_boxes_say_that_they_are_without_the_runs_that_diverged():
-    subtitle = box_plots(diverged()).texts[1].get_text().replace("\n", " ")
-    count = int(np.sum(diverged()["status"].values != 0))
-    assert count
-    assert f"Runs without a value are left out ({count} of 20 diverged)." in subtitle
-    assert "without a value" not in box_plots(made_up()).texts[1].get_text()
+def test_a_run_that_diverged_is_the_worst_case_of_its_box_as_in_the_summary():
+    """It was absent, so that a setting of which half diverges looked like one of which none does."""
+    dataset = diverged()
+    figure = box_plots(dataset, pooled=())
+    table = summary_table(dataset)
+    for ax, panel in zip(figure.axes, FIGURE_6, strict=True):
+        finals = finals_or_worst(dataset, panel.metric)
+        assert np.isnan(finals[3]) == (panel.metric == "policy_plasticity_loss")
+        np.testing.assert_allclose(boxes_of(ax)[1][0], np.nanmedian(finals[:5]))
+        if panel.metric in table:
+            np.testing.assert_allclose(iqm(finals[:5]), table[panel.metric][0])
+    assert boxes_of(figure.axes[0])[2][0] < np.nanmean(final_values(dataset, "return_mean").values[:5]) - 5
+    said = figure.get_label()
+    assert "A run that diverged counts as the worst value of any run of return, excess ratio, dead neurons, " in said
+    assert "policy norm, policy rank, and is left out elsewhere (1 of 20 diverged)." in said
+    assert "diverged" not in box_plots(made_up()).get_label().replace("or the run diverged", "")
 
 
 def test_final_plasticity_is_of_the_last_measurements():

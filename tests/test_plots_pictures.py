@@ -1,5 +1,6 @@
 """Pictures keep the colours of their legends: those that are committed, and any that is made small."""
 
+import itertools
 import json
 import runpy
 from pathlib import Path
@@ -8,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from test_plots_figures import made_up
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.plots.channels import COLOURS, choose_channels
 from purejaxppo.plots.figures import FIGURES, draw_figure
 from purejaxppo.plots.files import LEGEND, as_small_png, legend_of, lost_colours, reduce_colours, save_figure
@@ -23,7 +26,6 @@ RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 # Studies whose pictures are older than the record of legends: 64 colours, some lost. Redraw them, and take them out.
 WAITING = {
     "figure1_minatar_hundredth",
-    "gradual_breakout",
     "gradual_breakout_conv",
     "gradual_breakout_paper_rate",
 }
@@ -100,7 +102,7 @@ def test_every_figure_records_where_it_shows_which_colour(name, tmp_path):
     with Image.open(path) as picture:
         entries = json.loads(picture.info[LEGEND])
         assert picture.info["Description"] == figure.get_label()
-    assert bool(entries) == (name != "factorial")  # it has no colours of conditions
+    assert bool(entries) == (name not in ("factorial", "sensitivity"))  # no colours of conditions; one line
     assert lost_colours(path) == []
     wrong = [entry | {"colour": "#ff00ff"} for entry in entries]
     texts = PngInfo()
@@ -164,6 +166,16 @@ def test_a_figure_for_a_paper_is_pdf_svg_and_a_caption(tmp_path):
     assert [path.read_bytes() for path in save_figure(figure, tmp_path / "figure1")] == before
 
 
+def assert_names_apart(figure):
+    """No title or label of a panel lies on another one."""
+    renderer = figure.canvas.get_renderer()
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    names = [text for ax in panels for text in ax.findobj(Text) if text.get_text() == ax.get_title(loc="left") != ""]
+    names += [ax.xaxis.label for ax in panels if ax.get_xlabel()]
+    for one, other in itertools.combinations([text.get_window_extent(renderer) for text in names], 2):
+        assert not one.overlaps(other)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_for_a_paper_can_be_read_at_print_size(name):
     figure = draw_figure(made_up(), name, PAPER)
@@ -176,6 +188,46 @@ def test_a_figure_for_a_paper_can_be_read_at_print_size(name):
     assert figure.get_tightbbox(renderer).x1 <= 5.5 + 0.02
     assert figure.get_tightbbox(renderer).x0 >= -0.02
     assert figure.get_figheight() <= 9
+    assert_names_apart(figure)
+
+
+def family(num_arms=9):
+    """Plain PPO and the corners of a family, of long names, as in proximal_family_acrobot."""
+    kinds = {
+        "pfo_reference": ["rollout", "previous"],
+        "pfo_states": ["same", "other"],
+        "pfo_features": ["a", "outputs"],
+    }
+    corners = [dict(zip(kinds, values, strict=True)) for values in itertools.product(*kinds.values())]
+    arms = [{"pfo_coef": 0.0} | corners[0]]
+    arms += [{"pfo_coef": float(1 + i // 8)} | corners[i % 8] for i in range(num_arms - 1)]
+    made = made_up({"arm": list(range(num_arms))}, num_seeds=2, num_logs=5)
+    levels = made["arm"].values.astype(int)
+    return made.drop_vars("arm").assign_coords({n: ("run", [arms[level][n] for level in levels]) for n in arms[0]})
+
+
+@pytest.mark.parametrize("name", ["overview", "4", "6", "survival", "factorial"])
+def test_nine_settings_of_long_names_fit_a_paper(name):
+    """Five of nine counts ended two inches beside the sheet, which was eleven inches high."""
+    figure = draw_figure(family(), name, PAPER)
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    box = figure.get_tightbbox(renderer)
+    assert figure.get_figwidth() == 5.5
+    assert figure.get_figheight() <= 9
+    assert (box.x0 >= -0.02, box.x1 <= 5.52, box.y0 >= -0.02) == (True, True, True), box
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    assert min(ax.get_position().height for ax in panels) * figure.get_figheight() >= 0.65
+    labels = [ax.yaxis.label.get_window_extent(renderer) for ax in panels if ax.get_ylabel()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(labels, 2))
+    assert_names_apart(figure)
+
+
+def test_what_does_not_fit_a_paper_is_refused_in_one_sentence():
+    """Figure 6 of head_to_head_acrobot was 67 inches high."""
+    message = r"^Figure 6 would be [\d.]+ inches high, but a paper has room for 9; draw fewer settings \(--where FIELD"
+    with pytest.raises(ConfigError, match=message):
+        draw_figure(family(31), "6", PAPER)
 
 
 def test_effects_of_several_environments_are_published_apart_as_they_are_drawn(tmp_path):

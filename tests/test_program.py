@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from test_sweep import stop_after
 
 import purejaxppo as pjp
 from purejaxppo import blas, networks
 from purejaxppo.diagnostics.probe import probe_r2
 from purejaxppo.diagnostics.routes import singular_values_and_r2
 from purejaxppo.diagnostics.spectral import singular_values, spectral_measures
+from purejaxppo.errors import Stopped
 from purejaxppo.evaluate import evaluate
 from purejaxppo.ppo import state as state_module
 from purejaxppo.ppo.start import init_run
@@ -29,6 +31,7 @@ from purejaxppo.sweep.engine import run_sweep
 from purejaxppo.sweep.plan import make_groups, parse_sweep
 from purejaxppo.sweep.policies import load_policies, load_policy
 from purejaxppo.sweep.program import GroupProgram
+from purejaxppo.training import train as train_module
 
 AXES = {
     "activation": ["tanh", "relu"],
@@ -64,12 +67,12 @@ def compiled_once() -> Iterator[None]:
     original = GroupProgram.compile
 
     def program_of(self: GroupProgram) -> Any:
-        config = replace(self.group.config, num_epochs=1) if self._is_epochs_shared else self.group.config
+        config = self.group.config if self.is_mixed else replace(self.group.config, num_epochs=1)
         alternatives = {name: x for name, x in self.group.alternatives.items() if name != "num_epochs"}
         return config, alternatives, self._learner.absent, self._learner.max_epochs, self.width
 
     def compile(self: GroupProgram, runs: Any) -> None:
-        others = compiled.setdefault(self._is_epochs_shared, [])
+        others = compiled.setdefault(not self.is_mixed, [])
         for other in others:
             if program_of(other) == program_of(self):
                 self._compiled, self.sharding = other._compiled, other.sharding
@@ -166,8 +169,10 @@ def test_runs_of_different_configurations_are_evaluated(selected: Path) -> None:
 def test_the_route_for_accelerators_gives_the_same_results(
     selected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All runs side by side, those of one epoch masked in the second and third, tasks and measurements vmapped."""
-    for module in (program_module, engine):
+    """All runs side by side, those of one epoch masked in the second and third, tasks and measurements vmapped,
+    diagnoses in blocks of a few runs."""
+    monkeypatch.setattr(train_module, "diagnosed_together", lambda learner: 3)
+    for module in (program_module, engine, blas):
         monkeypatch.setattr(module, "is_cpu", lambda: False)
     found = run_sweep(parse_sweep(CONTENT), tmp_path / "out", is_quiet=True)
     assert [x.num_runs for x in store.read_layout(tmp_path / "out") or []] == [16]
@@ -178,6 +183,21 @@ def test_the_route_for_accelerators_gives_the_same_results(
     assert_close(found, store.load_results(selected), 1e-4)
     np.testing.assert_array_equal(found["status"], 0)
     assert sorted(run.index for policies in load_policies(tmp_path / "out") for run in policies.runs) == list(range(16))
+
+
+def test_what_an_accelerator_began_goes_on_on_a_cpu(
+    selected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its chunks mix numbers of epochs, which a CPU's own never do: they stay masked."""
+    with monkeypatch.context() as patch:
+        for module in (program_module, engine):
+            patch.setattr(module, "is_cpu", lambda: False)
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            run_sweep(parse_sweep(CONTENT), tmp_path / "out", is_quiet=True)
+    found = run_sweep(parse_sweep(CONTENT), tmp_path / "out", is_quiet=True)
+    assert [x.num_runs for x in store.read_layout(tmp_path / "out") or []] == [16]
+    assert_close(found, store.load_results(selected), 1e-4)
 
 
 def all_branches(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -219,6 +219,12 @@ def test_returns_of_presets_are_those_of_the_files_heads():
     assert set(told["return here"][told["file"].isna()]) == {"not run"}
 
 
+@pytest.mark.parametrize("name", KEPT)
+def test_no_plasticity_loss_stands_without_what_it_is_read_against(name):
+    columns = pd.read_csv(RESULTS / name / "finals.csv", nrows=0).columns
+    assert "policy_plasticity_loss" not in columns or "policy_plasticity_excess_over_constant" in columns
+
+
 def test_a_run_that_diverged_has_its_status_and_no_final_values():
     dataset = pjp.load_results(RESULTS / STUDY / "drawn.nc").isel(run=slice(0, 3)).load()
     dataset["status"][1] = 7
@@ -226,6 +232,9 @@ def test_a_run_that_diverged_has_its_status_and_no_final_values():
     assert finals["status"].tolist() == [0, 7, 0]
     assert finals["return_mean"].isna().tolist() == [False, True, False]
     assert finals["return_collapse_step"].notna().tolist() == [False, True, False]
+    assert "policy_plasticity_loss" in finals
+    bare = dataset.drop_vars("policy_plasticity_excess_over_constant")
+    assert "policy_plasticity_loss" not in publish.finals_table(bare)
 
 
 def test_every_intervention_has_a_cost() -> None:

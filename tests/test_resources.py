@@ -40,6 +40,8 @@ def test_of_a_machines_and_a_jobs_memory_the_lesser_is_free(monkeypatch: pytest.
     monkeypatch.setattr(memory, "_free_in_control_groups", list)
     assert memory.available_memory([cpu()]) is None
     assert memory.available_memory([gpu(bytes_limit=1000, bytes_in_use=200)] * 2) == 0.8 * 2 * 800
+    monkeypatch.setattr(memory, "_free_memory", lambda: 1000)  # is the machine's, not that of a GPU that says nothing
+    assert memory.available_memory([gpu()]) is None
 
 
 def test_free_is_what_the_machine_could_give(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.evaluate import _worst_for_diverged, along_training, evaluate, format_evaluation
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import RunState, make_learner
+from purejaxppo.statistics.collapse import outcomes
 from purejaxppo.sweep import engine, snapshots, store
 from purejaxppo.sweep.merge import merge
 from purejaxppo.sweep.plan import Sweep, make_groups, parse_sweep
@@ -271,6 +272,9 @@ def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(
     lines = [line.split() for line in format_evaluation(table).splitlines()]
     drawn = along_training(whole, table)
     assert (drawn["status"].values != 0).tolist() == [run in DIVERGED for run in drawn["run_index"].values]
+    found = outcomes(store.load_results(whole))
+    assert drawn["is_collapsed"].values.tolist() == found.is_collapsed[[*SOUND, *DIVERGED]].tolist()
+    assert drawn["has_learned"].values.tolist() == found.has_learned[[*SOUND, *DIVERGED]].tolist()
     for name in ("return_mean", "length_mean"):
         np.testing.assert_array_equal(drawn[f"evaluation_{name}"].values.ravel(), table[name])
     assert drawn["env_steps"].values.tolist() == [at * 128 for at in AT]
@@ -285,7 +289,7 @@ def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(
         "length",
         "cut",
     ]
-    assert [line[1:4] for line in lines[3:7]] == [
+    assert [line[1:4] for line in lines[4:8]] == [
         ["0", "0", "2"],
         ["1", "256", "2"],
         ["2", "512", "2"],

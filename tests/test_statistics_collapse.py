@@ -309,7 +309,7 @@ def test_groups_with_steps_of_their_own():
 def test_what_cannot_be_told_is_told():
     with pytest.raises(ConfigError, match=r"^policy_rank is not in these results, .* diagnostics off\?$"):
         detect_collapse(dataset().drop_vars("policy_rank"))
-    with pytest.raises(ConfigError, match="policy_singular_values is not in these results"):
+    with pytest.raises(ConfigError, match="neither hidden_sizes nor policy_singular_values is in these"):
         collapse_steps(dataset().drop_vars("policy_singular_values"), "dead")
     with pytest.raises(ConfigError, match=r"^event 'retrn' is unknown; did you mean return\?$"):
         survival_by_point(dataset(), "retrn")

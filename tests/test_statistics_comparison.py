@@ -12,7 +12,7 @@ from scipy import stats
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.results.dataset import GroupResult, to_dataset
-from purejaxppo.statistics.comparison import comparison_table, format_comparison
+from purejaxppo.statistics.comparison import _references, comparison_table, format_comparison
 from purejaxppo.statistics.contrasts import difference, holm, probability_of_best
 from purejaxppo.statistics.estimates import iqm
 
@@ -118,6 +118,14 @@ def test_environments_are_compared_each_by_itself() -> None:
         table.iloc[2:, 1:].reset_index(drop=True).drop(columns=without), alone.drop(columns=without)
     )
     np.testing.assert_allclose(table["p_holm"][[1, 3]], holm(table["p"][[1, 3]].to_numpy()))
+
+
+def test_one_field_may_be_a_text_and_two_values_of_one_are_refused() -> None:
+    table = results(np.arange(12.0).reshape(4, 3), pfo_coef=[0.0, 1.0, 0.0, 1.0], num_epochs=[4, 4, 8, 8])
+    told = comparison_table(table, against="pfo_coef=0", within="num_epochs")
+    pd.testing.assert_frame_equal(told, comparison_table(table, against={"pfo_coef": 0}, within=["num_epochs"]))
+    with pytest.raises(ConfigError, match="against is 'pfo_coef=0,pfo_coef=1', but must have one value for each field"):
+        comparison_table(table, against="pfo_coef=0,pfo_coef=1")
 
 
 def test_an_unknown_metric_is_refused() -> None:
@@ -258,3 +266,22 @@ def test_the_table_is_also_written_in_markdown_and_latex() -> None:
     lines = format_comparison(table, "return_mean", kind="latex").splitlines()
     assert lines[4].startswith(r"num\_epochs=4, pfo\_coef=0 & 0 of 8 [0 \%, 37 \%] &")
     assert all(line.startswith(("%", "\\", "pfo", "num", "point")) for line in lines if line)
+
+
+def test_a_plasticity_loss_stands_beside_the_best_constants_and_a_fresh_networks() -> None:
+    """Medians over runs of their final values; results without them say so."""
+    values = np.arange(8.0).reshape(2, 4)
+    dataset = results(values, pfo_coef=[0.0, 1.0])
+    loss = dataset["return_mean"].rename("policy_plasticity_loss")
+    bare = dataset.assign(policy_plasticity_loss=loss)
+    text = format_comparison(comparison_table(bare, "policy_plasticity_loss"), "policy_plasticity_loss")
+    assert "do not have the loss of the best constant output and of a fresh network" in " ".join(text.split())
+    full = bare.assign(policy_plasticity_constant_loss=loss / 10, policy_plasticity_fresh_loss=loss / 100 + 5)
+    table = comparison_table(full, "policy_plasticity_loss")
+    np.testing.assert_allclose(table["best_constant"], [0.15, 0.55])
+    np.testing.assert_allclose(table["fresh"], [5.015, 5.055])
+    header, *lines = format_comparison(table, "policy_plasticity_loss", kind="markdown").splitlines()
+    assert " | policy_plasticity_loss | best constant | fresh | " in header
+    assert " | 0.150 | 5.01 | " in lines[1]
+    assert "A loss above the best constant's" in " ".join(lines)
+    assert _references(full, "return_mean") == {}

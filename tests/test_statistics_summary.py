@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.plots import boxes
 from purejaxppo.results.dataset import GroupResult, load, save, to_dataset
 from purejaxppo.statistics import collapse
 from purejaxppo.statistics.estimates import bootstrap_interval, iqm
@@ -57,7 +56,7 @@ def test_the_window_does_not_grow_by_rounding():
 
 def test_there_is_one_final_window():
     """Figure 6, the claims, the definition of collapse and the tables mean the same by the end of a run."""
-    assert {FINAL_FRACTION, boxes.FRACTION, collapse.LASTING_FRACTION} == {0.05}
+    assert {FINAL_FRACTION, collapse.LASTING_FRACTION} == {0.05}
     assert inspect.signature(final_values).parameters["fraction"].default == FINAL_FRACTION
 
 

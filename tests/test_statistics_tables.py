@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.statistics import tables
 from purejaxppo.statistics.tables import (
     FORMATS,
     align,
@@ -17,6 +20,8 @@ from purejaxppo.statistics.tables import (
     format_intervals,
     format_number,
     format_p,
+    format_percent,
+    format_shares,
     format_value,
     latex,
     markdown,
@@ -24,6 +29,7 @@ from purejaxppo.statistics.tables import (
     text,
     with_notes,
     with_rule,
+    with_title,
 )
 
 
@@ -90,6 +96,25 @@ def test_a_count_has_the_interval_of_its_share() -> None:
     assert format_count(0, 0, 0.0, 1.0) == "0 of 0"
 
 
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0012, "0.12 %"), (0.06, "6 %"), (0.994, "99 %"), (1.0, "100 %"), (1.25, "125 %")]
+)
+def test_a_share_is_a_percentage_of_two_digits(share: float, text: str) -> None:
+    assert format_percent(share) == text
+    assert format_percent(math.nan) == ""
+    assert format_shares(0.0, 0.369) == "[0 %, 37 %]"
+
+
+def test_numbers_and_tables_are_written_in_one_place() -> None:
+    """No other module of these says how many digits a number has, or lets pandas print."""
+    package = Path(tables.__file__).parent.parent
+    paths = [path for room in ("claims", "commands", "statistics") for path in sorted((package / room).glob("*.py"))]
+    assert len(paths) > 15
+    for path in [*paths, package / "evaluate.py", package / "rediagnosis.py"]:
+        found = re.findall(r":\.\d\w?\}|to_string|to_markdown|to_latex", path.read_text(encoding="utf-8"))
+        assert bool(found) == (path.name == "tables.py"), (path, found)
+
+
 @pytest.mark.parametrize(("p", "cell"), [(0.03125, "0.031"), (0.0004, "<0.001"), (1.0, "1.000"), (math.nan, "-")])
 def test_a_p_value_is_never_zero(p: float, cell: str) -> None:
     assert format_p(p) == cell
@@ -112,6 +137,7 @@ def test_a_table_is_written_in_three_ways() -> None:
     ]
     assert list(FORMATS) == ["text", "markdown", "latex"]
     assert with_notes("table", "a\nb", "latex") == "table\n\n% a\n% b\n"
+    assert with_title("top", "table", "latex") == "% top\n\ntable"
     assert check_format("latex") == "latex"
     with pytest.raises(ConfigError, match="format 'html' is unknown; allowed are text, markdown, latex"):
         check_format("html")

@@ -454,9 +454,18 @@ def test_settings_of_a_debugging_session_are_refused(tmp_path: Path, setting: st
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("jax_threefry_partitionable", False), ("jax_default_prng_impl", "rbg")]
-)
+def test_generators_that_draw_for_all_runs_from_the_first_ones_key_are_refused(tmp_path: Path) -> None:
+    """JAX's documented behaviour of rbg under vmap: a run would depend on its neighbours, and pairs not be pairs."""
+    jax.config.update("jax_default_prng_impl", "rbg")
+    try:
+        with pytest.raises(ConfigError, match=r"^jax_default_prng_impl is 'rbg', but must be 'threefry2x32'"):
+            run_sweep(make_sweep(), tmp_path / "out", is_quiet=True)
+    finally:
+        jax.config.update("jax_default_prng_impl", "threefry2x32")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("setting", "value"), [("jax_threefry_partitionable", False)])
 def test_a_resume_under_another_setting_of_jax_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: Any
 ) -> None:
@@ -1132,7 +1141,17 @@ def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch: pytest.Monkey
     ("text", "size"), [("4GiB", 4 * 1024**3), ("500MB", 500_000_000), ("1.5 kib", 1536), ("1000", 1000), ("2B", 2)]
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert parse_memory(text) == size
+    assert parse_memory(text) == size == parse_memory(size) == parse_memory(float(size))
+
+
+def test_what_python_is_told_wrongly_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="memory is '4Gx', but must be a size such as 4GiB"):
+        run_sweep(make_sweep(), tmp_path / "out", memory="4Gx")
+    with pytest.raises(ConfigError, match=r"sweep is 'quickstart\.toml', but must be a pjp.Sweep"):
+        run_sweep("quickstart.toml", tmp_path / "out")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="points is a mapping, but must be a sequence of them"):
+        Sweep(name="a", seeds=(0,), points={"pfo_coef": [0, 1]})  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "4 PB", "0", "1e9"])

@@ -11,8 +11,8 @@
 XLA's compiler takes a description of its target, so what would run there can be read here: nothing runs. Compiled are
 the programs of `GroupProgram`, those that `run_sweep` runs: a segment (up to the next log point), the same without
 diagnostics, a measurement of the plasticity loss, initial states, plasticity tasks. Memory is for as many runs as were
-compiled, and for others on the straight line through them (through 0, if it is one number), marked ~. rejax is compiled
-in an environment of its own (peers/), made when missing; it has no diagnostics.
+compiled, and for others, marked ~, as many times that as memory.py estimates. rejax is compiled in an environment of
+its own (peers/), made when missing; it has no diagnostics.
 
 Launches are kernels, copies and library calls: what a library launches itself counts as one. Of a condition the branch
 that launches less is counted (the other one computes the metrics of a few of an update's minibatches). On a GPU the
@@ -45,7 +45,7 @@ from unittest import mock
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else JAX looks for the device whose compiler it finds
 
 import jax
-from accelerator_tables import tables
+from accelerator_tables import RUNS, predicted_of_ours, tables
 from hlo import Module, Step, launches, moved_bytes, multiplied, parse
 from libraries import PARALLEL, library_call, row_of, verdict
 from passes import per_pass
@@ -55,12 +55,16 @@ from targets import TARGETS, Target
 
 from purejaxppo import HyperParams, Sweep, TrainConfig
 from purejaxppo.sweep.memory import estimate_run
-from purejaxppo.sweep.plan import make_groups
+from purejaxppo.sweep.plan import Group, make_groups
 from purejaxppo.sweep.program import Arguments, GroupProgram
 from purejaxppo.sweep.provenance import provenance
 
 RESULTS = HERE / "results" / "accelerator.json"
-COMPILED_RUNS = {"h100": (300,), "tpu-v5e": (64,)}  # the last of them is what everything else is told of
+COMPILED_RUNS = {
+    "h100": (300,),
+    "h200": (300,),
+    "tpu-v5e": (64,),
+}  # all is told of the last
 SETTINGS = ["cartpole", "breakout_128", "breakout_conv", "hopper"]
 _CHECK = (dataclasses.replace(SWEEPS["cartpole"][0], hidden_sizes=(128,)), HyperParams())
 _CHECK_RUNS = 16
@@ -75,7 +79,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=list(SWEEPS), default=SETTINGS)
     parser.add_argument("--runs", type=int, nargs="+", help="numbers of runs to compile for, the one to tell of last")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of TrainConfig to change")
-    parser.add_argument("--no-rejax", action="store_true")
+    parser.add_argument("--no-rejax", action="store_true", help="keep what is known of rejax")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--write", action="store_true", help="with --check: its figures become the committed ones")
     parser.add_argument("--text", type=Path, help="a folder for the compiled programs' texts")
@@ -94,9 +98,10 @@ def main() -> None:
         config, hparams = SWEEPS[name]
         runs = args.runs or COMPILED_RUNS[args.target]
         row = measure(dataclasses.replace(config, **changes), hparams, runs, target, args.text)
-        if not args.no_rejax:
-            row["rejax"] = rejax(row, args.target)
-        found.setdefault(args.target, {})[name] = {"provenance": provenance(), **row}
+        rows = found.setdefault(args.target, {})
+        if peer := rows.get(name, {}).get("rejax") if args.no_rejax else rejax(row, args.target):
+            row["rejax"] = peer
+        rows[name] = {"provenance": provenance(), **row}
         print(f"{name}: compiled in {sum(row['compile_seconds'].values()):.0f} s", flush=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(tables(args.target, found[args.target]))
@@ -109,10 +114,14 @@ def on(target: Target) -> Iterator[None]:
         yield
 
 
+def runs_of(config: TrainConfig, hparams: HyperParams, num_runs: int) -> Group:
+    """`num_runs` seeds of one setting."""
+    return make_groups(Sweep(name="accelerator", seeds=tuple(range(num_runs)), config=config, hparams=hparams))[0]
+
+
 def program_for(config: TrainConfig, hparams: HyperParams, num_runs: int, target: Target) -> GroupProgram:
     """A sweep's program of `num_runs` seeds on a described device; to be called `on` it."""
-    sweep = Sweep(name="accelerator", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
-    return GroupProgram(make_groups(sweep)[0], devices=target.devices())
+    return GroupProgram(runs_of(config, hparams, num_runs), devices=target.devices())
 
 
 def described_arguments(program: GroupProgram) -> Arguments:
@@ -141,7 +150,7 @@ def measure(
             begin = time.perf_counter()
             compiled[name] = owner.lower(kind, described_arguments(owner)).compile()
             seconds[name] = time.perf_counter() - begin
-        estimate = estimate_run(program.group)
+        estimated = {n: n * estimate_run(runs_of(config, hparams, n)) for n in sorted({*RUNS, *runs})}
     programs, modules = {}, {}
     for name, executable in compiled.items():
         text = executable.as_text()
@@ -155,7 +164,7 @@ def measure(
         "runs": runs[-1],
         "compile_seconds": seconds,
         "memory": {str(num_runs): size for num_runs, size in memory.items()},
-        "estimated_bytes_a_run": estimate,
+        "estimated": {str(num_runs): size for num_runs, size in estimated.items()},
         "programs": programs,
         "launches": launches_of_ours(modules["bare"], programs, config),
         "predicted": predicted_of_ours(programs, config),
@@ -216,7 +225,7 @@ def library_calls(module: Module, steps: list[Step], num_runs: int, target: Targ
                 "rows": call.rows,
                 "columns": call.columns,
                 "dtype": call.dtype,
-                "verdict": verdict(call, num_runs, target.backend),
+                "verdict": verdict(call, num_runs, target.backend, is_in_loop=bool(step.loops)),
                 "batched_where": row.rule if row else "",
                 "source": row.source if row else "",
             }
@@ -268,26 +277,6 @@ def launches_of_ours(bare: Module, programs: dict[str, Any], config: TrainConfig
         "log_point": programs["segment"]["launches"] - programs["bare"]["launches"],
         "plasticity_point": programs["plasticity"]["launches"] if "plasticity" in programs else 0,
         "conditions_an_update": programs["bare"]["conditions"] / config.updates_per_log,
-    }
-
-
-def predicted_of_ours(programs: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Predicted seconds of an update, of what diagnostics add, and of a sweep with log point 0, all runs together."""
-    seconds = {name: program["seconds"] for name, program in programs.items()} | {"plasticity": 0.0}
-    if "plasticity" in programs:
-        seconds["plasticity"] = programs["plasticity"]["seconds"]
-    points = sum(config.is_plasticity_point(log) for log in range(config.num_logs + 1))
-    begin = seconds["init"] + seconds.get("tasks", 0.0)
-    sweep = begin + (config.num_logs + 1) * seconds["segment"] + points * seconds["plasticity"]
-    bare = seconds["init"] + (config.num_logs + 1) * seconds["bare"]
-    of_update = {k: v / config.updates_per_log for k, v in programs["bare"]["seconds_by"].items()}
-    return {
-        "update": seconds["bare"] / config.updates_per_log,
-        "update_by": of_update,
-        "log_point": seconds["segment"] - seconds["bare"],
-        "plasticity_point": seconds["plasticity"],
-        "sweep": sweep,
-        "sweep_without_diagnostics": bare,
     }
 
 

@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from purejaxppo.sweep.provenance import git_commit
+
 HERE = Path(__file__).parent
 SMALL = {"activation": "tanh", "total_steps": 500_000, "num_plasticity_points": 0}
 CARTPOLE = {"env": "gymnax/CartPole-v1", "num_envs": 4, "minibatch_size": 128} | SMALL
@@ -76,7 +78,8 @@ def main() -> None:
         for worker in workers.values():
             worker.end()
         ratios = [old / new for old, new in zip(seconds["other"], seconds["this"], strict=True)]
-        result[name] = {"ratio": statistics.median(ratios), "seconds": seconds, "compiling": compiling}
+        about = {"ratio": statistics.median(ratios), "commit": git_commit()}
+        result[name] = about | {"seconds": seconds, "compiling": compiling}
         print(
             f"{name}: {statistics.median(ratios):.3f} times as fast ({min(ratios):.3f} to {max(ratios):.3f})",
             flush=True,

@@ -10,12 +10,15 @@ its (up to) 100 log points and plasticity measurements at 40, without compilatio
 rates_*          rate, memory and operations for more and more runs: CartPole (4 environments x 128 steps, MLP 64-64),
                  Breakout (64 x 128, flat, MLP 64-64), Breakout with the paper's settings and a convolution, brax's
                  hopper with the paper's settings; rates_hopper_graphs is for XLA_FLAGS that make loops CUDA graphs
-breakout_300     a sweep of 300 Breakout runs of 1M steps, from nothing to the result file
+breakout_300     a sweep of 300 Breakout runs of 1M steps, from nothing (but compiled programs) to the result file
 breakout_300_training   the training of those runs alone: with diagnostics, without, and with TF32
 singular_values  milliseconds per matrix and accuracy of several routes
 diagnostics      what diagnostics and plasticity measurements add to 64 runs
 deterministic    what deterministic kernels cost, and whether they give equal bits
 profile          a trace of two updates of those 300 runs
+
+With --compile a piece's programs are compiled side by side into JAX_COMPILATION_CACHE_DIR, nothing runs, and
+OUT/compiled_PIECE.json says how long that took; compile_seconds of the piece itself are those of reading them, then.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,14 @@ PIECES: dict[str, Callable[[Options], Iterator[Row]]] = {
     "deterministic": gpu_programs.deterministic,
     "profile": gpu_programs.profile,
 }
+# What --compile compiles: the programs of those pieces that gpu.sh runs.
+PROGRAMS: dict[str, Callable[[Options], Sequence[gpu_programs.Specification]]] = {
+    **{f"rates_{name}": partial(gpu_programs.of_rates, name) for name in SWEEPS},
+    "rates_hopper_graphs": partial(gpu_programs.of_rates, "hopper"),
+    "breakout_300": lambda options: [gpu_programs.of_breakout_300(options)["diagnostics"]],
+    "breakout_300_training": lambda options: list(gpu_programs.of_breakout_300(options).values()),
+    "profile": lambda options: [gpu_programs.of_profile(options)[1]],
+}
 
 
 def main() -> None:
@@ -57,20 +68,24 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=300.0, help="seconds after which nothing more is begun")
     parser.add_argument("--runs", type=int, nargs="+", help="numbers of runs in rates_*")
     parser.add_argument("--updates", type=int, help="updates between two log points, in place of the setting's")
+    parser.add_argument("--compile", action="store_true", help="only compile its programs")
     args = parser.parse_args()
     runs = tuple(args.runs) if args.runs else None
     options = Options(out=args.out, is_tiny=args.tiny, budget=args.budget, runs=runs, updates=args.updates)
-    print(f"written: {run_piece(args.piece, options)}")
+    if args.compile and args.piece not in PROGRAMS:
+        return
+    print(f"written: {run_piece(args.piece, options, is_compiling=args.compile)}")
 
 
-def run_piece(name: str, options: Options) -> Path:
-    """Run a piece, print its rows as they come, and write them; returns the file."""
+def run_piece(name: str, options: Options, *, is_compiling: bool = False) -> Path:
+    """Run or compile a piece, print its rows as they come, and write them; returns the file."""
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"gpu_{name}.json"
+    path = options.out / f"{'compiled' if is_compiling else 'gpu'}_{name}.json"
     part = path.with_name(f"{path.name}.part")
     rows: list[Row] = []
     header: list[str] = []
-    for row in PIECES[name](options):
+    found = gpu_programs.compilations(PROGRAMS[name](options)) if is_compiling else PIECES[name](options)
+    for row in found:
         rows.append(row)
         part.write_text(json.dumps({"piece": name, "rows": rows}, indent=1) + "\n")
         header = print_row(row, header)

@@ -6,7 +6,6 @@ Pieces of gpu.py, which writes the rows that they yield.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import gc
 import gzip
 import hashlib
@@ -19,8 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +41,9 @@ ENOUGH = 3.0  # seconds of timed segments
 PUBLISHED_SECONDS_A_RUN = 0.2  # rejax, 300 runs x 1M steps of Breakout on an A100
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # what `purejaxppo sweep --deterministic` adds to XLA_FLAGS
 
+Specification = tuple[TrainConfig, HyperParams, int]
+"""What a program is of, and of how many runs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -54,13 +55,6 @@ class Options:
     runs: tuple[int, ...] | None = None
     updates: int | None = None
     start: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The GPU for this process alone: pieces compile side by side, and are timed one after the other."""
-        with (self.out / "gpu.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def left(self) -> float:
         """Seconds of the budget that are left."""
@@ -89,7 +83,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 class Program:
-    """A compiled sweep of `num_runs` seeds as `run_sweep` computes it; its segments are timed one by one."""
+    """A compiled sweep of `num_runs` seeds as `run_sweep` computes it; its segments are timed one by one.
+
+    Nothing of it runs before `start`, so that others can be timed while it is compiled.
+    """
 
     def __init__(self, config: TrainConfig, hparams: HyperParams, num_runs: int):
         self.config, self.num_runs = config, num_runs
@@ -97,12 +94,23 @@ class Program:
         self.program = GroupProgram(make_groups(sweep)[0])
         self.runs = self.program.arguments()
         begin = time.perf_counter()
-        self.state = jax.block_until_ready(self.program.init(self.runs))
-        self.tasks = jax.block_until_ready(self.program.tasks(self.runs)) if config.measures_plasticity else None
-        self.init_seconds = time.perf_counter() - begin
-        begin = time.perf_counter()
         self.program.compile(self.runs)
         self.compile_seconds = time.perf_counter() - begin
+
+    def compile_small(self) -> float:
+        """Seconds to compile what computes initial states and tasks; `start` finds it in JAX's cache on disk."""
+        begin = time.perf_counter()
+        for name in ("init", "tasks") if self.config.measures_plasticity else ("init",):
+            self.program.lower(name, self.runs).compile()
+        return time.perf_counter() - begin
+
+    def start(self) -> Program:
+        """Initial states and plasticity tasks on the device."""
+        begin = time.perf_counter()
+        self.state = jax.block_until_ready(self.program.init(self.runs))
+        self.tasks = jax.block_until_ready(self.program.tasks(self.runs)) if self.config.measures_plasticity else None
+        self.init_seconds = time.perf_counter() - begin
+        return self
 
     def segment(self, is_plasticity_point: bool = False) -> float:
         """Seconds to the next log point, with the measurement of the plasticity loss where it is one of those."""
@@ -114,13 +122,18 @@ class Program:
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - begin
 
-    def train(self) -> float:
-        """Seconds of a whole run from its start, measurements of the plasticity loss included; nothing is written."""
+    def train(self) -> tuple[float, dict[str, list[float]]]:
+        """Seconds of a whole run from its start, measurements of the plasticity loss included; nothing is written.
+
+        And of its segments, plain ones and those with such a measurement.
+        """
         begin = time.perf_counter()
         self.state = self.program.init(self.runs)
+        seconds: dict[str, list[float]] = {"plain": [], "plasticity": []}
         for log_point in range(1, self.config.num_logs + 1):
-            self.segment(self.config.is_plasticity_point(log_point))
-        return time.perf_counter() - begin
+            is_measured = self.config.is_plasticity_point(log_point)
+            seconds["plasticity" if is_measured else "plain"].append(self.segment(is_measured))
+        return time.perf_counter() - begin, seconds
 
     def operations(self) -> dict[str, int]:
         """Operations in the compiled segment; on a CPU its loop over epochs is one of unknown length."""
@@ -139,20 +152,22 @@ class Program:
         return statistics.mean(self.config.is_plasticity_point(log) for log in range(1, self.config.num_logs + 1))
 
 
+def of_rates(name: str, options: Options) -> list[Specification]:
+    """A setting with more and more runs."""
+    all_runs = options.runs or ((1, 2) if options.is_tiny else RUNS.get(name, OTHER_RUNS))
+    return [(*setting(name, options), num_runs) for num_runs in all_runs]
+
+
 def rates(name: str, options: Options) -> Iterator[dict[str, Any]]:
     """Environment steps a second, memory and operations, for more and more runs."""
-    config, hparams = setting(name, options)
-    all_runs = options.runs or ((1, 2) if options.is_tiny else RUNS.get(name, OTHER_RUNS))
+    specifications = of_rates(name, options)
     last, growth = None, 1.0
-    for num_runs, program in zip(
-        all_runs, compiled([(config, hparams, num_runs) for num_runs in all_runs]), strict=True
-    ):
+    for (_, _, num_runs), program in zip(specifications, compiled(specifications), strict=True):
         if last and 3 * growth * last["first_segment_seconds"] > options.left():
             yield {"setting": name, "runs": num_runs, "stopped": "expected to take too long"}
             return
         try:
-            with options.turn():
-                row = {"setting": name, "runs": num_runs, **rate(program())}
+            row = {"setting": name, "runs": num_runs, **rate(program().start())}
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -165,10 +180,27 @@ def rates(name: str, options: Options) -> Iterator[dict[str, Any]]:
         gc.collect()
 
 
-def compiled(programs: Sequence[tuple[TrainConfig, HyperParams, int]]) -> list[Callable[[], Program]]:
-    """Programs, compiled side by side; each is there when it is called for, or raises what its compilation raised."""
-    pool = ThreadPoolExecutor(len(programs))
-    return [pool.submit(Program, *program).result for program in programs]
+def compiled(programs: Sequence[Specification]) -> list[Callable[[], Program]]:
+    """Programs, compiled side by side before any is timed; each raises when called for what its compilation raised."""
+    with ThreadPoolExecutor(len(programs)) as pool:
+        futures = [pool.submit(Program, *program) for program in programs]
+        wait(futures)
+    return [future.result for future in futures]
+
+
+def compilations(programs: Sequence[Specification]) -> Iterator[dict[str, Any]]:
+    """Compile what a piece runs, and run nothing: seconds of each, side by side, and what it needs."""
+    for (config, _, num_runs), program in zip(programs, compiled(programs), strict=True):
+        made = program()
+        yield {
+            "env": config.env,
+            "runs": num_runs,
+            "diagnostics": config.diagnostics,
+            "precision": config.matmul_precision,
+            "compile_seconds": made.compile_seconds,
+            "small_seconds": made.compile_small(),
+            "gib": made.program.needed_memory / 2**30,
+        }
 
 
 def rate(program: Program) -> dict[str, Any]:
@@ -205,12 +237,23 @@ def rate(program: Program) -> dict[str, Any]:
     }
 
 
-def breakout_300(options: Options) -> Iterator[dict[str, Any]]:
-    """Seconds of a whole sweep of 300 runs x 1M steps with all diagnostics, files and compilation included."""
+def of_breakout_300(options: Options) -> dict[str, Specification]:
+    """300 runs with diagnostics, without, and both with quick products (TF32)."""
     config, hparams = setting("breakout", options)
-    num_runs = 2 if options.is_tiny else 300
+    variants = {
+        "diagnostics": config,
+        "bare": dataclasses.replace(config, diagnostics=False),
+        "diagnostics, default precision": dataclasses.replace(config, matmul_precision="default"),
+        "bare, default precision": dataclasses.replace(config, diagnostics=False, matmul_precision="default"),
+    }
+    return {variant: (config, hparams, 2 if options.is_tiny else 300) for variant, config in variants.items()}
+
+
+def breakout_300(options: Options) -> Iterator[dict[str, Any]]:
+    """Seconds of a whole sweep of 300 runs x 1M steps with all diagnostics, files included, and what is compiled."""
+    config, hparams, num_runs = of_breakout_300(options)["diagnostics"]
     sweep = Sweep(name="breakout_300", seeds=tuple(range(num_runs)), config=config, hparams=hparams)
-    with tempfile.TemporaryDirectory() as folder, options.turn():
+    with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         dataset = run_sweep(sweep, folder, is_quiet=True)
         seconds = time.perf_counter() - begin
@@ -231,30 +274,24 @@ def breakout_300(options: Options) -> Iterator[dict[str, Any]]:
 
 def breakout_300_training(options: Options) -> Iterator[dict[str, Any]]:
     """Seconds of the training of those 300 runs alone: with diagnostics, without, and with quick products (TF32)."""
-    config, hparams = setting("breakout", options)
-    num_runs = 2 if options.is_tiny else 300
-    variants = {
-        "diagnostics": config,
-        "bare": dataclasses.replace(config, diagnostics=False),
-        "diagnostics, default precision": dataclasses.replace(config, matmul_precision="default"),
-        "bare, default precision": dataclasses.replace(config, diagnostics=False, matmul_precision="default"),
-    }
-    programs = compiled([(config, hparams, num_runs) for config in variants.values()])
-    for (variant, own), program in zip(variants.items(), programs, strict=True):
+    specifications = of_breakout_300(options)
+    programs = compiled(list(specifications.values()))
+    for (variant, (config, _, num_runs)), program in zip(specifications.items(), programs, strict=True):
         if options.is_over():
             yield {"variant": variant, "stopped": "time is up"}
             return
-        made = program()
-        with options.turn():
-            made.segment()
-            seconds = made.train()
+        made = program().start()
+        made.segment()
+        total, seconds = made.train()
         yield {
             "variant": variant,
             "runs": num_runs,
-            "seconds": seconds,
+            "total_seconds": total,
             "compile_seconds": made.compile_seconds,
-            "steps_per_second": num_runs * own.num_updates * own.batch_size / seconds,
+            "steps_per_second": num_runs * config.num_updates * config.batch_size / total,
             "gib": made.program.needed_memory / 2**30,
+            "seconds": seconds,
+            "config": dataclasses.asdict(config),
         }
 
 
@@ -266,16 +303,15 @@ def diagnostics(options: Options) -> Iterator[dict[str, Any]]:
             yield {"setting": name, "stopped": "time is up"}
             return
         config, hparams = setting(name, options)
-        bare = Program(dataclasses.replace(config, diagnostics=False), hparams, num_runs)
-        full = Program(config, hparams, num_runs)
+        bare = Program(dataclasses.replace(config, diagnostics=False), hparams, num_runs).start()
+        full = Program(config, hparams, num_runs).start()
         turns = {"bare": (bare, False), "diagnostics": (full, False), "plasticity": (full, True)}
         seconds: dict[str, list[float]] = {variant: [] for variant in turns}
-        with options.turn():
-            while sum(map(sum, seconds.values())) < 5 * ENOUGH or len(seconds["bare"]) < 3:
-                for variant, (program, is_plasticity_point) in turns.items():
-                    seconds[variant].append(program.segment(is_plasticity_point))
-                if options.is_tiny and len(seconds["bare"]) == 3:
-                    break
+        while sum(map(sum, seconds.values())) < 5 * ENOUGH or len(seconds["bare"]) < 3:
+            for variant, (program, is_plasticity_point) in turns.items():
+                seconds[variant].append(program.segment(is_plasticity_point))
+            if options.is_tiny and len(seconds["bare"]) == 3:
+                break
         median = {variant: statistics.median(times[1:]) for variant, times in seconds.items()}
         yield {
             "setting": name,
@@ -330,16 +366,21 @@ def _rate_in_a_process(name: str, runs: int, flag: str, is_tiny: bool) -> dict[s
     return row
 
 
+def of_profile(options: Options) -> tuple[str, Specification]:
+    """The setting that is traced, with two updates a segment."""
+    name, runs = ("cartpole", 1) if options.is_tiny else ("breakout", 300)
+    return name, (*setting(name, dataclasses.replace(options, updates=options.updates or 2)), runs)
+
+
 def profile(options: Options) -> Iterator[dict[str, Any]]:
     """A trace of one segment of two updates into OUT/profile, and the ten operations that took most of its time."""
-    name, runs = ("cartpole", 1) if options.is_tiny else ("breakout", 300)
-    config, hparams = setting(name, dataclasses.replace(options, updates=options.updates or 2))
-    program = Program(config, hparams, runs)
+    name, (config, hparams, runs) = of_profile(options)
+    program = Program(config, hparams, runs).start()
     program.segment()
     trace_options = ProfileOptions()
     trace_options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
-        with options.turn(), jax.profiler.trace(folder, profiler_options=trace_options):
+        with jax.profiler.trace(folder, profiler_options=trace_options):
             wall = program.segment()
         kept = _keep_trace(Path(folder), options.out / "profile")
     calls, seconds = device_time(ProfileData.from_serialized_xspace(gzip.decompress(kept.read_bytes())))

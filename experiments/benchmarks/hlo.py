@@ -307,7 +307,8 @@ def _bytes_of_fusion(module: Module, fusion: Instruction) -> int:
 def multiplied(module: Module, instruction: Instruction) -> Iterator[tuple[str, int]]:
     """(type, operations) of every matrix product and convolution in an instruction, two for a multiply and add.
 
-    The type is that of the operands, `f32_exact` where float32 products may not be rounded to fewer bits.
+    The type is that of the operands (of the floats, where Booleans or integers are multiplied by them), `f32_exact`
+    where float32 products may not be rounded to fewer bits.
     """
     if instruction.opcode == "fusion":
         for inner in module.computations[instruction.called("calls")[0]].values():
@@ -324,8 +325,9 @@ def multiplied(module: Module, instruction: Instruction) -> Iterator[tuple[str, 
     elif instruction.opcode == "convolution" or target.startswith("__cudnn$conv"):
         count = _of_convolution(instruction, operands)
     if count:
-        is_exact = "operand_precision={highest" in instruction.rest and operands[0].dtype == "f32"
-        yield ("f32_exact" if is_exact else operands[0].dtype), count
+        dtype = next((x.dtype for x in operands[:2] if x.dtype[0] in "bf"), operands[0].dtype)
+        is_exact = "operand_precision={highest" in instruction.rest and dtype == "f32"
+        yield ("f32_exact" if is_exact else dtype), count
 
 
 def _of_convolution(instruction: Instruction, operands: list[Array]) -> int:

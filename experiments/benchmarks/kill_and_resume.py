@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from purejaxppo.sweep.provenance import git_commit
+
 SWEEP = """
 name = "kill-and-resume"
 seeds = {seeds}
@@ -72,7 +74,7 @@ def main() -> int:
             print(f"kill {len(killed_at)} after {seconds:.1f} s, {reached} log points on disk", flush=True)
         subprocess.run([*command, "--out", str(folder / "killed")], check=True, stdout=subprocess.DEVNULL)
         differences = compare(folder / "whole", folder / "killed")
-    result = {"runs": args.runs, "killed_after_seconds": killed_at, "differences": differences}
+    result = {"commit": git_commit(), "runs": args.runs, "killed_after_seconds": killed_at, "differences": differences}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{len(killed_at)} kills; " + ("bit-equal" if not differences else f"DIFFERENT: {differences}"))

@@ -97,14 +97,14 @@ def row_of(call: Call) -> Row | None:
     return next((row for row in TABLE if call.target in row.target.split("|")), None)
 
 
-def verdict(call: Call, num_runs: int, backend: str) -> str:
+def verdict(call: Call, num_runs: int, backend: str, *, is_in_loop: bool) -> str:
     """One of PARALLEL, or why a call is made matrix by matrix; `num_runs` runs have one matrix each, or several.
 
-    A call that gets fewer matrices than there are runs is in a loop over them, written in the program: over blocks of
-    them, or over one or a few. A TPU's program runs on the device from end to end: its compiler's kernels get all
-    matrices, so only that can be wrong there.
+    A call in a loop that gets fewer matrices than there are runs is in one over them, written in the program: over
+    blocks of them, or over one or a few. In no loop it is of the runs that such blocks leave over. A TPU's program runs
+    on the device from end to end: its compiler's kernels get all matrices, so only that can be wrong there.
     """
-    if call.matrices < min(num_runs, _BLOCK):
+    if is_in_loop and call.matrices < min(num_runs, _BLOCK):
         return FEWER
     parallel = BATCHED if call.matrices >= num_runs else BLOCKS
     if backend == "tpu" or call.target.startswith("__cublas"):

@@ -64,7 +64,16 @@ def main() -> int:
         limited = measure(Path(name, "limited"), args.runs, limit)
     own = limited["peak"] - alone["peak"]
     is_within = own <= 1.2 * limit and limited["compiled"] == 1
-    result = {"limit": limit, "alone": alone, "whole": whole, "limited": limited, "above_interpreter": own}
+    from purejaxppo.sweep.provenance import git_commit  # late: what was started is charged with what is in memory here
+
+    result = {
+        "commit": git_commit(),
+        "limit": limit,
+        "alone": alone,
+        "whole": whole,
+        "limited": limited,
+        "above_interpreter": own,
+    }
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     mib = 1024**2
     print(

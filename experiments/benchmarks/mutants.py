@@ -422,7 +422,7 @@ GLUE: dict[str, dict[str, tuple[str, str, str]]] = {
             "plots_figures::individual_runs_are_of_the_plain_point_with_most_epochs"),
     },
     "plots/sensitivity.py": {
-        "band_of_logarithms": ("low=float(ends[1])", "low=estimate.low",
+        "band_of_logarithms": ("low=float(ends[1])", "low=found.low",
             "plots_any_metric::sensitivity_of_what_is_drawn_on_a_log_axis_is_a_ratio"),
     },
     "claims/effects.py": {

@@ -52,7 +52,15 @@ def main() -> int:
             seconds.append(round(time.perf_counter() - start, 1))
             num_bad += code != 0
             print(f"{number + 1}: {seconds[-1]} s, {'hung' if code is None else f'exit code {code}'}", flush=True)
-    result = {"repeats": args.repeats, "limit": args.limit, "hung_or_failed": num_bad, "seconds": seconds}
+    from purejaxppo.sweep.provenance import git_commit  # late: what was started is charged with what is in memory here
+
+    result = {
+        "commit": git_commit(),
+        "repeats": args.repeats,
+        "limit": args.limit,
+        "hung_or_failed": num_bad,
+        "seconds": seconds,
+    }
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{num_bad} of {args.repeats} hung or failed; written: {args.out}")
     return int(num_bad > 0)

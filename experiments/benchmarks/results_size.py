@@ -27,7 +27,7 @@ from typing import Any
 # Here only what is small: a process is also charged with the memory of the one that starts it.
 HERE = Path(__file__).parent
 CLI = ("-m", "purejaxppo")
-FIGURES = ("overview", "1", "2", "3", "4", "6", "7", "spectrum", "survival")
+FIGURES = ("overview", "1", "2", "3", "4", "6", "7", "spectrum", "survival", "sensitivity", "factorial")
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 WRITE = "import sys, pathlib, results_size as r; r.write(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))"
 # What a computing process does when its last log point is written; it has JAX in memory.
@@ -52,6 +52,9 @@ def main() -> None:
         found.setdefault(f"{num_runs} runs, {args.log_points} log points, {args.features} features", {}).update(steps)
     packages = ("numpy", "xarray", "netCDF4", "matplotlib")
     machine = f"{platform.system()} {platform.machine()}, one of {os.cpu_count()} cores, Python"
+    from purejaxppo.sweep.provenance import git_commit
+
+    found["commit"] = git_commit()
     found["machine"] = f"{machine} {platform.python_version()}, load {os.getloadavg()[2]:.0f}"
     found["versions"] = {name: importlib.metadata.version(name) for name in packages}
     args.out.write_text(json.dumps(found, indent=2) + "\n")
@@ -60,7 +63,7 @@ def main() -> None:
 
 def table(found: dict[str, Any]) -> str:
     """CPU seconds and largest memory of every step and size, in Markdown."""
-    sizes = [name for name in found if name not in ("machine", "versions")]
+    sizes = [name for name in found if name not in ("commit", "machine", "versions")]
     lines = [["", *sizes], ["---", *["---:"] * len(sizes)]]
     for step in dict.fromkeys(step for size in sizes for step in found[size]):
         rows = [found[size].get(step) for size in sizes]

@@ -19,8 +19,11 @@ from purejaxppo.statistics.contrasts import difference, select_best
 from purejaxppo.statistics.estimates import bootstrap_interval, iqm, probability_of_improvement
 from purejaxppo.statistics.kaplan_meier import survival
 from purejaxppo.statistics.tables import format_value, text
+from purejaxppo.sweep.provenance import git_commit
 
 OUT = Path(__file__).parent / "results" / "statistics.json"
+VERDICT_SWEEPS = 8
+"""Simulated sweeps of a world: a minute in all. `verdicts_simulation.py` has 200."""
 Rows = list[dict[str, Any]]
 Sample = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -202,7 +205,7 @@ def verdicts(scale: float) -> Rows:
     """Share of sweeps with a false verdict in worlds where a claim is untrue: `verdicts_simulation.py`, in short."""
     from verdicts_simulation import run  # pyright: ignore[reportMissingImports]
 
-    found = run(max(4, int(200 * scale)))
+    found = run(max(4, int(VERDICT_SWEEPS * scale)))
     return [
         {"world": name} | {key: row[key] for key in ("seeds", "sweeps", "false")}
         for name, rows in found.items()
@@ -230,7 +233,7 @@ def table_of(rows: Rows) -> str:
 def main() -> int:
     """Run the parts, print their tables, and write what they found beside what other parts did before."""
     parser = argparse.ArgumentParser(prog="statistics.py", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "verdicts"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--scale", type=float, default=1.0, help="simulated samples, as a multiple of the usual number")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
@@ -240,7 +243,8 @@ def main() -> int:
         rows = PARTS[part](args.scale)
         seconds = time.perf_counter() - begin
         what = " ".join((PARTS[part].__doc__ or "").split())
-        found[part] = {"what": what, "seconds": round(seconds, 1), "scale": args.scale, "rows": rows}
+        about = {"what": what, "seconds": round(seconds, 1), "scale": args.scale, "commit": git_commit()}
+        found[part] = about | {"rows": rows}
         print(f"{part}: {what} ({seconds:.0f} s)\n\n{table_of(rows)}\n", flush=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -6,7 +6,7 @@ See accelerator.py, whose head states the model.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hlo import Module, Step, moved_bytes, multiplied
@@ -77,7 +77,7 @@ class Target:
         call = library_call(module, instruction)
         row = row_of(call) if call else None
         if call and row and not call.target.startswith("__cublas"):
-            if verdict(call, num_runs, self.backend) not in PARALLEL:
+            if verdict(call, num_runs, self.backend, is_in_loop=bool(step.loops)) not in PARALLEL:
                 return {"looped_calls": step.times * call.matrices * self.looped_call}
             count = row.operations * call.matrices * call.rows * call.columns**2
             rate = self.solver_share * self.operations["f64" if call.dtype == "f64" else "f32_exact"]
@@ -87,6 +87,18 @@ class Target:
         computing = sum(n / rates.get(dtype, rates["f32"]) for dtype, n in multiplied(module, instruction))
         kind = "bytes" if moving >= computing else "operations"
         return {"launches": step.times * self.launch, kind: step.times * max(moving, computing)}
+
+    def bounds(self, program: dict[str, Any]) -> tuple[float, float]:
+        """The least and the most seconds of a program by its totals alone, as accelerator.json has them.
+
+        Bytes and products are beside each other in every kernel, or one after the other: what the totals do not tell.
+        """
+        moving = program["bytes"] / self.bandwidth
+        rates = self.operations | {"pred": self.operations["f32_exact"]}  # written so before the float's type was taken
+        computing = sum(n / rates[dtype] for dtype, n in program["operations"].items())
+        others = sum(program["seconds_by"].get(x, 0.0) for x in ("round_trips", "batched_calls", "looped_calls"))
+        others += program["launches"] * self.launch
+        return others + max(moving, computing), others + moving + computing
 
 
 TARGETS = {
@@ -127,3 +139,5 @@ TARGETS = {
         looped_call=0.55e-3,
     ),
 }
+# Described to the compiler as an H100: the same processors, and a memory that is larger and 1.43 times as fast.
+TARGETS["h200"] = replace(TARGETS["h100"], name="NVIDIA H200", memory=141 * 10**9, bandwidth=0.8 * 4.8e12)

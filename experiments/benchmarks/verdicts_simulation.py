@@ -33,6 +33,7 @@ from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, to_dataset
 from purejaxppo.statistics.estimates import exact_interval
 from purejaxppo.sweep.plan import Sweep, to_json
+from purejaxppo.sweep.provenance import git_commit
 
 HERE = Path(__file__).parent
 ENV = "gymnax/CartPole-v1"
@@ -308,6 +309,8 @@ def main() -> int:
                 for claim, shares in row["verdicts"].items()
             )
             print(f"{name}, {row['seeds']} seeds: false in {row['false']:.1%}; {told}")
+    at = {"commit": git_commit()}
+    found = {name: [row | at for row in rows] for name, rows in found.items()}
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     wrong = failures(found)
     print("\n".join([*wrong, f"{time.perf_counter() - begin:.0f} s; written to {args.out}"]))

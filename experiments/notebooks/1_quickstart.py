@@ -206,12 +206,16 @@ show("ratio_below_mean", "kl")
 
 # %% [markdown]
 # **Plasticity loss**: copies of the networks, as they are at that moment, are trained on outputs of
-# a new random network; the loss that is left after one pass. *Healthy:* level, so the network can
-# still learn something new. *Dying:* rises. Compare a run with itself and with its neighbours, not
-# policies with critics, whose losses are different things.
+# a new random network; the loss that is left after one pass. Alone it says little, so two lines
+# stand beside it: the loss of the best constant output, and of the run's own initial network
+# fitted alike. *Healthy:* below the constant's, near the fresh network's. At the constant's or
+# above, the copy has learned nothing about single states: it is dead and outputs a constant, or it
+# comes from a confident policy, whose distance from its targets one pass does not undo. Dead
+# neurons say which. There a higher loss is no less plasticity: at learning rates like this one the
+# best run can have the highest.
 
 # %%
-show("policy_plasticity_loss", "critic_plasticity_loss", log=True)
+pjp.plot.curves(dataset, ["policy_plasticity_loss", "critic_plasticity_loss"])
 
 # %% [markdown]
 # ## When did each run lose what?

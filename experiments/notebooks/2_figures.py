@@ -72,7 +72,9 @@ print(
 #
 # The paper's main figure. Its claim has three parts: without PFO the norm grows, the rank falls
 # in the end and the return with it; more epochs make it worse; the plasticity loss rises at the
-# same time. The critic's rank need not fall. Check each part here against the thin lines.
+# same time. The critic's rank need not fall. Check each part here against the thin lines, and the
+# plasticity loss against the dashed ones: above the best constant's it is the distance of a
+# confident policy from its targets, and no loss of plasticity.
 
 # %%
 pjp.analysis.draw_figure(dataset, "1")

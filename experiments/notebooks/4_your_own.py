@@ -201,6 +201,46 @@ for ax, (title, run) in zip(axes, chosen.items(), strict=True):
 figure.tight_layout()
 
 # %% [markdown]
+# ### One that is written for gymnax
+#
+# gymnax's own environments are there by name. One of yours, a class with `reset_env`, `step_env`
+# and `default_params`, is wrapped like this. Its `step_env` must not end an episode for time (in
+# gymnax below 1.0 it does): the limit is ours.
+#
+# ```python
+# from purejaxppo.envs.base import strongly_typed
+#
+#
+# class Mine(pjp.envs.Environment):
+#     name, action_space = "mine/Gym", pjp.envs.Discrete(2)
+#     observation_shape, observation_dtype = (4,), np.dtype("float32")
+#
+#     def __init__(self, max_episode_steps):
+#         self.env, self.max_episode_steps = MyGymnaxEnvironment(), max_episode_steps or 500
+#         self.params = self.env.default_params
+#
+#     def reset(self, key):
+#         return strongly_typed(self.env.reset_env(key, self.params))
+#
+#     def step(self, key, state, action):
+#         key_step, key_reset = jax.random.split(key)
+#         stepped = self.env.step_env(key_step, state, action, self.params)
+#         obs, state, reward, terminated, _ = stepped
+#         return pjp.envs.auto_reset(
+#             self.reset,
+#             key_reset,
+#             obs=obs,
+#             state=strongly_typed(state),
+#             reward=jnp.float32(reward),
+#             terminated=terminated,
+#             truncated=state.time >= self.max_episode_steps,
+#         )
+#
+#
+# pjp.envs.register("mine/Gym", Mine)
+# ```
+
+# %% [markdown]
 # ## A network
 #
 # What networks are made of is told by fields; each value is one program, as `layer_norm` was above.

@@ -29,8 +29,9 @@ from purejaxppo.claims.effects import (
     with_collapses,
 )
 from purejaxppo.claims.interventions import Setup, has_dense_reward, paper_steps, setups
-from purejaxppo.results.runs import recorded
+from purejaxppo.results.runs import has_widths, recorded
 from purejaxppo.statistics.estimates import MIN_RUNS, exact_interval
+from purejaxppo.statistics.tables import format_percent, format_shares
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_TESTED = "SUPPORTED", "CONTRADICTED", "INCONCLUSIVE", "NOT TESTED"
 NOT_OBSERVED, NO_DIFFERENCE = "NOT OBSERVED", "NO DIFFERENCE"
@@ -176,6 +177,8 @@ class Environment:
         for name in part.metrics:
             if not has_metric(self.dataset, name) or not np.isfinite(learned_values(self.dataset, name)).any():
                 return f"{name} has no values in these results"
+        if "policy_dead_neurons" in part.metrics and not has_widths(self.dataset):
+            return "neither hidden_sizes nor spectra, which say how many units there are, are in these results"
         return ""
 
     def _uneven(self, ours: list[Member], theirs: list[Member], axis: str) -> str:
@@ -202,8 +205,8 @@ class Environment:
         seeds = _seed_means(_cells(happened, members))
         of_seeds, count = round(float(seeds.sum()), 9), int(asked.sum())
         low, high = (exact_interval(end(of_seeds), seeds.size)[i] for i, end in enumerate((math.floor, math.ceil)))
-        so_far = f"by {self.steps:,.0f} steps, {100 * self.length:.2g} % of the paper's length"
-        note = f"{count} of {asked.size} runs {so_far} [{100 * low:.0f} %, {100 * high:.0f} %]"
+        so_far = f"by {self.steps:,.0f} steps, {format_percent(self.length)} of the paper's length"
+        note = f"{count} of {asked.size} runs {so_far} {format_shares(low, high)}"
         row = {"effect": float(seeds.mean()) if seeds.size else math.nan, "low": low, "high": high, "threshold": 0.5}
         row |= {"unit": "runs", "count": count, "runs": asked.size, "seeds": seeds.size}
         is_rare = count == 0 or high < 0.5

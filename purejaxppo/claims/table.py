@@ -15,8 +15,10 @@ from purejaxppo.statistics.tables import (
     align,
     format_count,
     format_interval,
+    format_percent,
     format_value,
     with_notes,
+    with_title,
 )
 
 TITLES = {
@@ -33,7 +35,7 @@ SUPPORTED: it happened in most runs (the exact interval lies above 1/2), or the 
 (p < {LEVEL}, Holm over all effects of the sweep). CONTRADICTED: the opposite is.
 NOT OBSERVED: what it is about happened in no run or too few so far, or an intervention is worse while nothing has
 collapsed yet. That contradicts nothing.
-NO DIFFERENCE: the interval lies within {SAME_SIZE} doublings, or {100 * SAME_SHARE:.0f} % of a range.
+NO DIFFERENCE: the interval lies within {SAME_SIZE} doublings, or {format_percent(SAME_SHARE)} of a range.
 INCONCLUSIVE: none of these, or fewer than {MIN_SEEDS} seeds.
 A claim is SUPPORTED if all its parts are, CONTRADICTED if one is. Effects: mean over seeds, Student's t. Length: share
 of the paper's length of training."""
@@ -49,7 +51,7 @@ def format_claims(table: pd.DataFrame, kind: str = "text") -> str:
             shown = "\n".join([top, "-" * len(top), *lines])
         else:
             shown = FORMATS[kind](HEADER, [filled(row) for row in rows])
-        texts.append(f"{'% ' * (kind == 'latex')}{how_far(part)}\n\n{shown}")
+        texts.append(with_title(how_far(part), shown, kind))
     return with_notes("\n\n".join(texts), EXPLANATION, kind)
 
 
@@ -63,7 +65,7 @@ def how_far(table: pd.DataFrame) -> str:
     first = table.iloc[0]
     if first["env"] == ALL:
         return f"{ALL}: how many came out how; probability that a run is better, a mean over environments and settings"
-    return f"{first['env']}: {first['steps']:,.0f} steps, {100 * first['length']:.2g} % of the paper's length"
+    return f"{first['env']}: {first['steps']:,.0f} steps, {format_percent(first['length'])} of the paper's length"
 
 
 def cells(row: dict[Any, Any]) -> list[str]:
@@ -74,8 +76,8 @@ def cells(row: dict[Any, Any]) -> list[str]:
     told = ["", row["verdict"], f"- {row['part']}"]
     if math.isnan(row["effect"]) and math.isnan(row["count"]):
         return [*told, row["note"]]
-    length = "" if math.isnan(row["length"]) else f"{100 * row['length']:.2g} %"
-    return [*told, format_effect(row), f"> {format_value(round(row['threshold'], 2))}", f"{row['seeds']}", length]
+    needs = f"> {format_value(round(row['threshold'], 2))}"
+    return [*told, format_effect(row), needs, f"{row['seeds']}", format_percent(row["length"])]
 
 
 def format_effect(row: dict[Any, Any]) -> str:

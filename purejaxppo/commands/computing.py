@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import sys
@@ -15,6 +16,8 @@ from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.sweep.plan import Sweep, check_effects, describe, import_modules, make_groups, parse_seeds
+
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def train(
@@ -86,6 +89,7 @@ def resume(
     """
     from purejaxppo.sweep.store import BEGUN, EXTENSION, is_extending, is_started, read_sweep
 
+    options = _as_begun(directory, options)
     own.before_first_import.append(lambda: _prepare(options))
     if is_extending(directory):
         folder = directory / EXTENSION
@@ -120,6 +124,7 @@ def extend(
     from purejaxppo.sweep.extended import parse_additions, planned, what_is_missing
     from purejaxppo.sweep.store import is_extending, read_sweep
 
+    options = _as_begun(directory, options)
     own.before_first_import.append(lambda: _prepare(options))
     if is_extending(directory):
         raise ConfigError(
@@ -182,11 +187,21 @@ def _run(
     print(f"{save_figures(dataset, (out,))}\nDataset: {out / 'results.nc'}")
 
 
+def _as_begun(directory: Path, options: Options) -> Options:
+    """The options of a sweep that goes on: its kernels are as deterministic as those that it was begun with."""
+    from purejaxppo.sweep.store import read_provenance
+
+    known = read_provenance(directory)
+    flags = (known.get("continued") or [known])[-1].get("xla_flags", "")
+    return dataclasses.replace(options, deterministic=options.deterministic or _DETERMINISTIC in flags)
+
+
 @functools.cache
 def _prepare(options: Options) -> None:
     """What a process sets up before JAX computes anything."""
-    if options.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if options.deterministic and _DETERMINISTIC not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
     from purejaxppo.sweep.devices import check_platform, join_processes, use_cache, use_cpu_cores
 
     use_cache()

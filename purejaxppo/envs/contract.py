@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ def checked(
         raise ConfigError(f"env {name} has action_space {space!r}, but must have a Discrete or a Box.")
     if isinstance(space, Box):
         _check_bounds(name, space)
+    _check_observations(name, env)
     action = jax.ShapeDtypeStruct((), jnp.int32) if isinstance(space, Discrete) else _floats(space.shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     try:
@@ -39,7 +41,7 @@ def checked(
         raise own.failure(f"env {name} cannot reset and step", error) from error
     if not isinstance(step, Step):
         raise ConfigError(f"env {name}: step gives {type(step).__name__}, but must give a purejaxppo.envs.Step.")
-    expected = jax.ShapeDtypeStruct(tuple(env.observation_shape), np.dtype(env.observation_dtype))
+    expected = jax.ShapeDtypeStruct(env.observation_shape, np.dtype(env.observation_dtype))
     _same(name, "reset's observation", obs, expected, "observation_shape and observation_dtype say")
     for part in ("obs", "final_obs"):
         _same(name, f"step's {part}", getattr(step, part), expected, "observation_shape and observation_dtype say")
@@ -70,6 +72,18 @@ def _built(name: str, build: Any, max_episode_steps: int | None, params: Mapping
         if not hasattr(env, attribute):
             raise ConfigError(f"env {name} has no {attribute}, but must have {', '.join(names)}.")
     return env
+
+
+def _check_observations(name: str, env: Environment) -> None:
+    shape = env.observation_shape
+    if not isinstance(shape, tuple) or not all(isinstance(size, numbers.Integral) for size in shape):
+        raise ConfigError(f"env {name} has observation_shape {shape!r}, but must have a tuple of whole numbers.")
+    with contextlib.suppress(TypeError):  # a text that names no type
+        if np.dtype(env.observation_dtype) in (np.bool_, np.uint8, np.float32):
+            return
+    raise ConfigError(
+        f"env {name} has observation_dtype {env.observation_dtype!r}, but must have bool, uint8 or float32."
+    )
 
 
 def _check_limit(name: str, limit: Any, asked: int | None) -> None:

@@ -47,8 +47,9 @@ class JaxtariEnvironment(Environment):
 
     Observations are jaxtari's objects as one flat float32 vector; with the parameter pixels they are uint8 [84, 84, 1],
     grey, the brighter of the last two frames (which networks see divided by 255). Stacked frames, sticky actions and
-    signs of rewards are ours: frame_stack, sticky_actions and sign_reward. An episode begins with up to noop_max idle
-    frames and, where the game has it, a shot, and ends with the game, not with a life.
+    signs of rewards are ours: frame_stack, sticky_actions and sign_reward. A sticky action is drawn once a step and
+    lasts for all its frames: 0.25 makes one frame of four an old one, in ALE, which draws for each, 0.33. An episode
+    begins with up to noop_max idle frames and, where the game has it, a shot, and ends with the game, not with a life.
 
     Raises ConfigError without sprites, for a limit above 27,000 steps of 4 frames, and for other parameters.
     """

@@ -272,20 +272,26 @@ class ObservationStatistics:
         return cls(mean=jnp.zeros(shape), var=jnp.ones(shape), count=jnp.float32(0.0))
 
     def update(self, batch: Array) -> ObservationStatistics:
-        """Merge a batch [M, ...] of observations into the statistics; variances divide by the number of samples.
+        """Merge a batch [M, ...] of observations into the statistics; variances divide by the number of samples."""
+        batch = batch.astype(jnp.float32)
+        own = ObservationStatistics(
+            mean=jnp.mean(batch, axis=0), var=jnp.var(batch, axis=0), count=jnp.float32(batch.shape[0])
+        )
+        return self.merged(own)
+
+    def merged(self, other: ObservationStatistics) -> ObservationStatistics:
+        """Statistics of these samples and of at least one other.
 
         Chan, Golub & LeVeque 1979: with n and m samples, d = mean_b - mean_a,
         mean = mean_a + d m / (n + m),  var = (n var_a + m var_b) / (n + m) + d^2 n m / (n + m)^2.
         Written with the weight w = m / (n + m), which stays finite where n m would not.
         """
-        batch = batch.astype(jnp.float32)
-        batch_mean, batch_var = jnp.mean(batch, axis=0), jnp.var(batch, axis=0)
-        count = self.count + batch.shape[0]
-        weight = batch.shape[0] / count
-        delta = batch_mean - self.mean
+        count = self.count + other.count
+        weight = other.count / count
+        delta = other.mean - self.mean
         return ObservationStatistics(
             mean=self.mean + delta * weight,
-            var=self.var * (1 - weight) + batch_var * weight + delta**2 * weight * (1 - weight),
+            var=self.var * (1 - weight) + other.var * weight + delta**2 * weight * (1 - weight),
             count=count,
         )
 

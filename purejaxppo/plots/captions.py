@@ -13,6 +13,7 @@ from purejaxppo.plots.style import format_steps
 from purejaxppo.results.dataset import Point
 from purejaxppo.results.runs import environments, how_far, last_step, planned_logs, recorded
 from purejaxppo.statistics.estimates import MIN_RUNS
+from purejaxppo.statistics.summary import SUMMARY_METRICS
 from purejaxppo.statistics.tables import format_value
 
 
@@ -70,6 +71,16 @@ def say_bands(counts: Sequence[int]) -> str:
     if max(counts, default=0) < MIN_RUNS:
         return f"Fewer than {MIN_RUNS} runs have no interval."
     return "Bands: pointwise 95 % bootstrap intervals."
+
+
+def say_diverged(dataset: xr.Dataset, metrics: Sequence[str], runs: np.ndarray) -> str:
+    """What stands for the end of runs that diverged (`finals_or_worst`), and how many did; nothing where none did."""
+    num_diverged = int(np.sum(dataset["status"].values[runs] != 0))
+    known = [metric for metric in metrics if metric in SUMMARY_METRICS]
+    rule = "counts as the worst value of any run" if known else "is left out"
+    if known and len(known) < len(metrics):
+        rule += f" of {', '.join(SUMMARY_METRICS[metric] for metric in known)}, and is left out elsewhere"
+    return f" A run that diverged {rule} ({num_diverged} of {runs.size} diverged)." * bool(num_diverged)
 
 
 def _environments(dataset: xr.Dataset) -> str:

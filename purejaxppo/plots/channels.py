@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.plots.files import COLOUR_BAR
+from purejaxppo.plots.sheets import wrap_text
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("solid", *((0, dash) for dash in ((4, 1.6), (1.1, 1.3), (6, 1.5, 1.1, 1.5), (9, 2.2), (3, 1, 1, 1, 1, 1))))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "d")
 COLOUR_MAP = "viridis"
+_LETTER = 0.6
+"""Width of a letter, times the size of the font: most words are narrower."""
 _PLAIN, _PFO, *_FREE = COLOURS
 _INTERVENTION_FIELDS = {field for intervention in INTERVENTIONS for field in intervention.fields}
 # Lightest end of the map left out: pale yellow lines cannot be seen on white.
@@ -307,29 +310,32 @@ def place_legends(figure: Figure, top: float) -> None:
 def _fitting_legend(figure: Figure, channel: Channel, width: float) -> tuple[Legend, float, float]:
     """Legend of one channel with as many columns as fit into `width`; its size in inches."""
     count = len(channel.levels)
-    legend, box_width, height = _legend(figure, channel, count)
+    legend, box_width, height = _legend(figure, channel, count, width)
     for rows in range(2, count + 1):
         if box_width <= width:
             break
         legend.remove()
-        legend, box_width, height = _legend(figure, channel, -(-count // rows))
+        legend, box_width, height = _legend(figure, channel, -(-count // rows), width)
     return legend, box_width, height
 
 
-def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, float, float]:
-    """Legend of one channel in so many columns; its size in inches."""
+def _legend(figure: Figure, channel: Channel, columns: int, width: float) -> tuple[Legend, float, float]:
+    """Legend of one channel in so many columns, in lines of `width` inches at most; its size in inches."""
     from matplotlib import rcParams
     from matplotlib.lines import Line2D
 
     size = rcParams["legend.fontsize"]
+    is_text = all(style.get("linestyle") == "none" and "marker" not in style for style in channel.styles)
+    handle = 0.0 if is_text else 3.0
+    letters = int((72 * width / size - handle - 1) / _LETTER)
     is_swatch = channel.kind == "colour" and not any("linestyle" in style for style in channel.styles)
     base: dict[str, Any] = {"color": "0.25", "linewidth": 3.2 if is_swatch else 1.7, "solid_capstyle": "butt"}
     if channel.kind == "marker":
         base |= {"linestyle": "none", "markersize": 5}
     legend = figure.legend(
         [Line2D([], [], **(base | style)) for style in channel.styles],
-        channel.labels,
-        title=channel.title,
+        [wrap_text(label, letters, indent="  ") for label in channel.labels],
+        title=wrap_text(channel.title, letters),
         loc="upper left",
         ncols=columns,
         alignment="left",
@@ -337,7 +343,8 @@ def _legend(figure: Figure, channel: Channel, columns: int) -> tuple[Legend, flo
         borderpad=0.0,
         borderaxespad=0.0,
         columnspacing=1.6,
-        handlelength=1.4 if is_swatch or channel.kind == "marker" else 3.0,
+        handlelength=1.4 if is_swatch or channel.kind == "marker" else handle,
+        handletextpad=0.0 if is_text else 0.8,
         title_fontproperties={"weight": "bold", "size": size},
     )
     box = legend.get_window_extent(figure.canvas.get_renderer())  # pyright: ignore[reportAttributeAccessIssue]

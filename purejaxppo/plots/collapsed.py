@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import xarray as xr
 from purejaxppo.plots.channels import Channel, condition_names, line_style
 from purejaxppo.plots.conditions import Facet
 from purejaxppo.results.dataset import Point
-from purejaxppo.statistics.collapse import outcomes
+from purejaxppo.statistics.collapse import Outcomes, outcomes
 
 HEADING = "collapsed runs [exact 95 % interval]"
+_RETURNS = {"return_mean", "evaluation_return_mean"}
 
 
 def collapse_texts(dataset: xr.Dataset, everything: Sequence[Point]) -> list[str] | None:
@@ -21,10 +22,26 @@ def collapse_texts(dataset: xr.Dataset, everything: Sequence[Point]) -> list[str
 
     None where the results cannot tell.
     """
-    if "return_mean" not in dataset or not np.any(np.isfinite(dataset["return_mean"].values)):
-        return None
-    found = outcomes(dataset)
-    return [found.count(runs).label for _, runs in everything]
+    found = _outcomes(dataset)
+    return [found.count(runs).label for _, runs in everything] if found else None
+
+
+def _outcomes(dataset: xr.Dataset) -> Outcomes | None:
+    """What became of the runs in training; also of results that have it written down in place of their returns."""
+    if "return_mean" in dataset and np.any(np.isfinite(dataset["return_mean"].values)):
+        return outcomes(dataset)
+    if {"is_collapsed", "has_learned"} <= set(dataset.data_vars):
+        return Outcomes(
+            is_collapsed=dataset["is_collapsed"].values,
+            has_learned=dataset["has_learned"].values,
+            is_diverged=dataset["status"].values != 0,
+        )
+    return None
+
+
+def shows_return(metrics: Iterable[str]) -> bool:
+    """Whether a return is among the metrics, so that collapsed runs are to be counted."""
+    return bool(_RETURNS & set(metrics))
 
 
 def collapse_sentence() -> str:

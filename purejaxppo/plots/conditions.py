@@ -27,6 +27,7 @@ from purejaxppo.plots.channels import (
 )
 from purejaxppo.results.dataset import Point, swept_fields
 from purejaxppo.results.runs import environments
+from purejaxppo.statistics.tables import format_value
 
 MOST_LINES = 6
 """In one panel: more cannot be told apart."""
@@ -50,14 +51,20 @@ class Facet:
         return np.concatenate([runs for _, runs in self.points] or [np.zeros(0, dtype=int)])
 
 
-def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
-    """The runs whose fields (swept ones, or seed) have the values of `where`, each one value or a list of them.
+Conditions = Mapping[str, Any] | str | Sequence[str]
+"""{field: value or list of values}, or one or several texts like `pfo_coef=1` or `num_epochs=4,16`."""
+
+
+def select(dataset: xr.Dataset, where: Conditions | None) -> xr.Dataset:
+    """The runs whose fields (swept ones, or seed) have one of the values of `where`.
 
     The attribute `selected` of the result has for its captions what was asked for, and the number of runs before, of
     each environment. Raises ConfigError for a field that is not swept and for values that no run has.
     """
     if not where:
         return dataset
+    if not isinstance(where, Mapping):
+        where = parse_where([where] if isinstance(where, str) else where)
     asked = {field: list(x) if isinstance(x, list | tuple | set | np.ndarray) else [x] for field, x in where.items()}
     note = {"words": describe_conditions(asked), "runs": Counter(environments(dataset).tolist())}
     if "selected" in dataset.attrs:
@@ -67,8 +74,8 @@ def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
         values = dataset[check_field(dataset, field, "where")].values.tolist()
         for value in accepted:
             if not any(_is_same(other, value) for other in values):
-                known = ", ".join(map(_text, dict.fromkeys(values)))
-                raise ConfigError(f"where: {field} is {_text(value)}, but must be one of {known}.")
+                known = ", ".join(map(format_value, dict.fromkeys(values)))
+                raise ConfigError(f"where: {field} is {format_value(value)}, but must be one of {known}.")
         chosen = [run for run, other in enumerate(values) if any(_is_same(other, value) for value in accepted)]
         dataset = dataset.isel(run=chosen)
     return dataset.assign_attrs(selected=json.dumps(note))
@@ -76,7 +83,9 @@ def select(dataset: xr.Dataset, where: Mapping[str, Any] | None) -> xr.Dataset:
 
 def describe_conditions(asked: Mapping[str, Sequence[Any]]) -> str:
     """`only pfo_coef = 0.1 or 1, seed = 3`; where that is long, `selected by pfo_coef, l2_init and 5 more fields`."""
-    words = "only " + ", ".join(f"{field} = {' or '.join(map(_text, values))}" for field, values in asked.items())
+    words = "only " + ", ".join(
+        f"{field} = {' or '.join(map(format_value, values))}" for field, values in asked.items()
+    )
     if len(words) <= _LONGEST:
         return words
     named = list(asked)[:3]
@@ -93,16 +102,16 @@ def conditions_suffix(asked: Mapping[str, Sequence[Any]]) -> str:
 
 
 def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`select`'s conditions from texts like `pfo_coef=1` or `num_epochs=4,16`.
+    """`select`'s conditions from texts like `pfo_coef=1` or `num_epochs=4,16`; a field's values add up over texts.
 
     Raises ConfigError for a text of another form.
     """
-    conditions = {}
+    conditions: dict[str, list[str]] = {}
     for text in texts:
         field, equals, values = text.partition("=")
         if not (field and equals and values):
             raise ConfigError(f"where is {text!r}, but must be FIELD=VALUE or FIELD=VALUE,VALUE.")
-        conditions[field] = values.split(",")
+        conditions.setdefault(field, []).extend(values.split(","))
     return conditions
 
 
@@ -227,7 +236,3 @@ def _is_same(value: Any, wanted: Any) -> bool:
         except ValueError:
             return False
     return value == wanted
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,14 +11,14 @@ import xarray as xr
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_lines, describe_sweep
 from purejaxppo.plots.channels import Channel, choose_channels, describe, line_style
-from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
-from purejaxppo.plots.conditions import Facet, arrange, check_field, group_by, select
+from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence, collapse_texts, shows_return
+from purejaxppo.plots.conditions import Conditions, Facet, arrange, check_field, group_by, select
 from purejaxppo.plots.panels import OVERVIEW, Panel, panel_of
 from purejaxppo.plots.references import describe_references, draw_references, reference_levels
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Page, Sheet, house_style, sheet_of
 from purejaxppo.plots.style import columns_of, format_steps, lay_out, save_figure, say_empty
-from purejaxppo.results.dataset import Point, points, swept_fields
+from purejaxppo.results.dataset import Point, check_results, points, swept_fields
 from purejaxppo.results.runs import curves as values_of_runs
 from purejaxppo.results.runs import feature_width, last_step
 from purejaxppo.statistics.estimates import MIN_RUNS, bootstrap_interval, iqm
@@ -40,7 +40,7 @@ def curves(
     metrics: str | Sequence[str],
     by: str | Sequence[str] | None = None,
     facet: str | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Conditions | None = None,
     ax: Axes | None = None,
     sheet: Sheet = SCREEN,
 ) -> Figure:
@@ -48,11 +48,15 @@ def curves(
 
     metrics: names, a panel each. by: swept fields (or seed) whose combinations make the lines, all swept fields by
     default; runs that differ in other fields are pooled. facet: a field with panels of its own for each value; by
-    default, where there are more than six lines. where: {field: value or list of values}, the runs to draw. ax: an
+    default, where there are more than six lines. where: {field: value or list of values},
+    or texts like "pfo_coef=1", the runs to draw. ax: an
     Axes to draw one metric into, with a legend, in place of a figure of its own.
     Raises ConfigError for unknown metrics, fields and values, and where an Axes cannot hold what is asked for.
     """
+    check_results(dataset)
     panels = [panel_of(dataset, metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    if not panels:
+        raise ConfigError("metrics is empty, but must name at least one; `purejaxppo metrics` lists all.")
     fields = swept_fields(dataset) if by is None else [by] if isinstance(by, str) else list(by)
     fields = [check_field(dataset, field, "by") for field in fields]
     if facet is not None and check_field(dataset, facet, "facet") not in fields:
@@ -95,7 +99,7 @@ def draw_curves(
     """
     facets, channels = arrange(everything, facet)
     legends = list(channels)
-    is_counted = is_counted and any(panel.metric == "return_mean" for panel in panels)
+    is_counted = is_counted and shows_return(panel.metric for panel in panels)
     if is_counted and (counts := collapse_channel(dataset, everything, channels, facets)):
         names_all = len(channels) == 1 and len(channels[0].levels) == len(everything)
         legends = [counts] if names_all else [*channels, counts]
@@ -152,6 +156,7 @@ def _cells(
         columns=columns,
         paper_columns=columns if is_grid and len(panels) > 1 else min(columns, PAGE.paper_columns),
         width=min(PAGE.width, 2.2 + 3.6 * columns),
+        left=1.1 if is_grid and not sheet.is_titled else PAGE.left,  # labels of two lines
         right=0.28,
         gap_x=0.35 if is_grid and share_y else PAGE.gap_x,
         gap_y=0.32 if is_grid and len(panels) > 1 else PAGE.gap_y,
@@ -283,7 +288,7 @@ def _finite(dataset: xr.Dataset, panel: Panel, facet: Facet) -> np.ndarray:
 def _draw_into(
     ax: Axes, dataset: xr.Dataset, panels: Sequence[Panel], everything: Sequence[Point], facet: str | None
 ) -> Figure:
-    """One panel in an Axes of the user's, with a legend of its lines."""
+    """One panel in an Axes of the user's, with a legend of its lines, which counts collapsed runs beside a return."""
     if len(panels) != 1 or facet is not None:
         raise ConfigError(
             f"ax holds one metric without facets, but {len(panels)} metrics and facet {facet} are asked for; leave ax "
@@ -292,11 +297,16 @@ def _draw_into(
     # All in one panel, as it is the user's own, so that all fields must tell lines apart.
     channels = choose_channels([point for point, _ in everything])
     cell = panels[0], Facet(name="", points=tuple(everything))
-    figure = ax.get_figure(root=True)
+    figure, num_earlier = ax.get_figure(root=True), len(ax.lines)
     _draw_panel(ax, *cell, dataset, channels, sheet_of(figure))
     _name_panel(ax, *cell, dataset, is_first=True, is_top=True)
     ax.set_xlabel("environment steps")
     _share_limits([ax], [cell], dataset, False)
-    if len(everything) > 1:
+    counts = collapse_texts(dataset, everything) if shows_return([panels[0].metric]) else None
+    for (point, _), count in zip(everything, counts or (), strict=False):
+        for line in ax.lines[num_earlier:]:
+            if line.get_label() == describe(point):
+                line.set_label(f"{describe(point)}: {count}")
+    if counts or len(everything) > 1:
         ax.legend(fontsize="small", frameon=False)
     return figure  # pyright: ignore[reportReturnType]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,12 @@ import xarray as xr
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.plots.captions import describe_sweep
+from purejaxppo.plots.channels import Channel, choose_channels
+from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
 from purejaxppo.plots.panels import NORM, POLICY_RANK, RETURN, Panel
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
+from purejaxppo.results.dataset import points
 from purejaxppo.statistics.factorial import factorial_effects
 
 if TYPE_CHECKING:
@@ -33,17 +37,19 @@ def factorial_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
     says so.
     """
     tables = [_effects(dataset, *row) for row in FACTORIAL]
-    counts = [int(table["num_seeds"].iloc[0]) for table in tables if table is not None]
+    num_seeds = max((int(table["num_seeds"].iloc[0]) for table in tables if table is not None), default=0)
     names = next((table["effect"].tolist() for table in tables if table is not None), [])
     caption = (
         f"{describe_sweep(dataset)}. What the named level adds to a run's final value, on average over the other "
         "fields' levels; of products: half of how much one field's effect changes with the other's level. Mean over "
-        f"the {max(counts, default=0)} seeds (runs of equal seed are compared), 95 % interval (Student's t); blue "
+        f"the {num_seeds} seeds (runs of equal seed are compared), 95 % interval (Student's t); blue "
         "and filled: told from 0, p < 0.05 after Holm over the rows of a panel; grey and hollow: not."
     )
+    counts = _counts(dataset) if names else None
+    caption += f" {collapse_sentence()}" * bool(counts)
     with house_style(sheet):
         title = "Main effects and interactions"
-        figure, axes = lay_out(len(FACTORIAL), [], title, caption, _page(names), sheet)
+        figure, axes = lay_out(len(FACTORIAL), [counts] if counts else [], title, caption, _page(names), sheet)
         for ax, (panel, is_log, _), table in zip(axes, FACTORIAL, tables, strict=True):
             ax.set_title(panel.title if sheet.is_titled else panel.short or panel.title)
             ax.set_xlabel("doublings" if is_log else panel.label)
@@ -52,6 +58,13 @@ def factorial_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
                 continue
             _draw(ax, table, sheet)
     return figure
+
+
+def _counts(dataset: xr.Dataset) -> Channel | None:
+    """How many runs of every point have collapsed, as a legend without lines."""
+    everything = points(dataset)
+    counts = collapse_channel(dataset, everything, choose_channels([point for point, _ in everything]), [])
+    return counts and replace(counts, styles=({"linestyle": "none"},) * len(everything))
 
 
 def _effects(dataset: xr.Dataset, panel: Panel, is_log: bool, is_lowest: bool) -> pd.DataFrame | None:
@@ -95,6 +108,8 @@ def _page(names: list[str]) -> Page:
         left=left,
         panel_height=rows,
         gap_x=0.35,
+        gap_y=0.78,
+        is_rigid=True,
         share_x=False,
         share_y=True,
         text_left=0.4,

@@ -52,14 +52,15 @@ FIGURES = tuple(_FUNCTIONS)
 """Names of the figures: ours, and those of the paper by number."""
 
 
-def check_figure(name: str) -> str:
-    """The name of a figure; raises ConfigError for an unknown one."""
+def check_figure(name: str | int) -> str:
+    """The name of a figure, which may be its number; raises ConfigError for an unknown one."""
+    name = str(name)
     if name not in FIGURES:
         raise unknown_name("figure", name, list(FIGURES))
     return name
 
 
-def draw_figure(dataset: xr.Dataset, name: str, sheet: Sheet = SCREEN) -> Figure:
+def draw_figure(dataset: xr.Dataset, name: str | int, sheet: Sheet = SCREEN) -> Figure:
     """Draw a figure by its name, for the screen or for a paper; raises ConfigError for an unknown one.
 
     Give it one environment at a time (`by_environment`), as the command line does.

@@ -47,6 +47,7 @@ NORM = Panel(
 POLICY_PLASTICITY = Panel(
     metric="policy_plasticity_loss",
     title="Policy plasticity loss",
+    short="Policy plasticity",
     label="KL to random targets, nats (log)",
     is_log=True,
 )

@@ -34,22 +34,28 @@ def reference_levels(dataset: xr.Dataset, metric: str, runs: np.ndarray) -> dict
     return levels
 
 
-def draw_references(ax: Axes, levels: Mapping[str, float]) -> None:
-    """Dashed lines across a panel, each with its words at the right end; call it when the limits are set."""
+def draw_references(ax: Axes, levels: Mapping[str, float], is_vertical: bool = True) -> None:
+    """Dashed lines at levels of the vertical (or horizontal) axis, each with its words along the end; call it when the
+    limits are set.
+    """
     from matplotlib.patheffects import withStroke
 
     ordered = sorted(levels.items(), key=lambda item: item[1])
     for number, (words, level) in enumerate(ordered):
-        ax.axhline(level, color=_COLOUR, linewidth=0.9, linestyle=(0, (5, 3)), zorder=3, label=f"_{words}")
-        is_top = number == len(ordered) - 1  # the upper one's words stand above it, the lower one's below
+        look = {"color": _COLOUR, "linewidth": 0.9, "linestyle": (0, (5, 3)), "zorder": 3, "label": f"_{words}"}
+        is_upper = number == len(ordered) - 1  # its words stand above it, the lower one's below
+        if is_vertical:
+            ax.axhline(level, **look)
+            place = {"xy": (1.0, level), "xycoords": ax.get_yaxis_transform(), "xytext": (-2, 3 * is_upper - 1.5)}
+            place |= {"ha": "right", "va": "bottom" if is_upper else "top"}
+        else:
+            ax.axvline(level, **look)
+            place = {"xy": (level, 0.0), "xycoords": ax.get_xaxis_transform(), "xytext": (3 * is_upper - 1.5, 2)}
+            place |= {"ha": "left" if is_upper else "right", "va": "bottom", "rotation": 90}
         ax.annotate(
             words,
-            (1.0, level),
-            xytext=(-2, 1.5 if is_top else -1.5),
-            xycoords=ax.get_yaxis_transform(),
+            **place,
             textcoords="offset points",
-            ha="right",
-            va="bottom" if is_top else "top",
             size=7,
             color=_COLOUR,
             zorder=6,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from purejaxppo.plots.panels import Panel
-from purejaxppo.plots.sheets import place_texts
+from purejaxppo.plots.sheets import place_texts, sheet_of, wrap_text
 from purejaxppo.plots.style import format_steps
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def declutter(figure: Figure) -> None:
 
     Axes that several panels share have the same ticks in all of them.
     """
+    _wrap_labels(figure)
     place_texts(figure)
     shared: dict[int, list[Any]] = {}
     for ax in figure.axes:
@@ -173,5 +174,20 @@ def _every(places: Sequence[float], stride: int) -> list[int]:
 
 
 def _touch(boxes: Sequence[Any]) -> bool:
-    """Whether neighbouring labels come closer than four pixels."""
-    return any(a.padded(2).overlaps(b.padded(2)) for a, b in itertools.pairwise(boxes))
+    """Whether neighbouring labels come closer than eight pixels, or four above each other.
+
+    At another resolution letters may be wider.
+    """
+    return any(a.padded(4, 2).overlaps(b.padded(4, 2)) for a, b in itertools.pairwise(boxes))
+
+
+def _wrap_labels(figure: Figure) -> None:
+    """Break the labels of axes that are longer than their small panel on a paper."""
+    if sheet_of(figure).height is None:
+        return
+    for ax in figure.axes:
+        lengths = figure.get_size_inches() * ax.get_position().size
+        for label, length in zip((ax.xaxis.label, ax.yaxis.label), lengths, strict=True):
+            letters = int(1.2 * 72 * length / (0.55 * float(label.get_fontsize())))
+            if len(label.get_text()) > letters:
+                label.set_text(wrap_text(label.get_text(), letters))

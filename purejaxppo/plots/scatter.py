@@ -11,7 +11,8 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.plots.captions import describe_sweep
-from purejaxppo.plots.channels import MARKERS, Channel, choose_channels, line_style, with_markers
+from purejaxppo.plots.channels import MARKERS, Channel, line_style, with_markers
+from purejaxppo.plots.conditions import Facet, arrange
 from purejaxppo.plots.files import COLOUR_BAR
 from purejaxppo.plots.scales import declutter
 from purejaxppo.plots.sheets import SCREEN, Page, Sheet, house_style
@@ -39,6 +40,7 @@ _AGAINST = {
     "policy_preactivation_norm": ("Policy pre-activation norm", "mean L2 norm (log)", True),
 }
 _SCATTER = Page(above_panels=0.42, panel_height=3.2, gap_x=0.5, gap_y=1.1, share_x=False, share_y=True)
+_FACETS = replace(_SCATTER, paper_columns=3, above_panels=0.7, panel_height=2.0, gap_y=0.9, share_x="col")
 _MATRICES = Page(
     columns=2, width=8.6, left=1.2, right=1.1, bottom=0.75, panel_height=2.75, gap_x=0.5, gap_y=0.65, share_y=True
 )
@@ -49,43 +51,67 @@ def ratio_scatter(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
 
     A point is one run in one stretch of training, see `lowest_ratios`. The title of a panel has the rank correlations
     of all its points, tau-b (Kendall) and rho (Spearman); points of one run are not independent, so no p-values.
+    More than six points of the axes are drawn in several facets (`arrange`), a row of panels each.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     everything = points(dataset)
     stretches = min(NUM_CHECKPOINTS, int(np.sum(np.any(is_after_start(dataset), axis=0))))
     subtitle = (
         f"{describe_sweep(dataset)}. A point is one run in one of {stretches} equal stretches of its log points: "
         "the lowest mean ratio below the clip range there, against the metric's mean over the stretch. Stretches in "
         "which no sample is below have no point. \N{GREEK SMALL LETTER TAU}: Kendall, \N{GREEK SMALL LETTER RHO}: "
-        "Spearman, over all n points. Dotted: 1 \N{MINUS SIGN} \N{GREEK SMALL LETTER EPSILON}."
+        "Spearman, over the n points of a panel. Dotted: 1 \N{MINUS SIGN} \N{GREEK SMALL LETTER EPSILON}."
     )
     title = "Figure 4: probability ratios below the clip range and the representation"
     limits = [1 - float(value) for value in recorded(dataset, "clip_eps")]
+    facets, channels = arrange(everything)
+    channels = with_markers(channels, [point for facet in facets for point, _ in facet.points])
+    cells = [(facet, name) for facet in facets for name in _AGAINST]
+    page = _SCATTER if len(facets) == 1 else replace(_FACETS, left=_FACETS.left if sheet.is_titled else 0.95)
+    found = {name: lowest_ratios(dataset, name) for name in _AGAINST}
     with house_style(sheet):
-        swept = [point for point, _ in everything]
-        channels = with_markers(choose_channels(swept), swept)
-        figure, axes = lay_out(len(_AGAINST), channels, title, subtitle, _SCATTER, sheet)
-        for ax, (name, (heading, label, is_log)) in zip(axes, _AGAINST.items(), strict=True):
-            lowest, means = lowest_ratios(dataset, name)
-            tau, rho = kendall_tau(means, lowest), spearman_rho(means, lowest)
-            ax.set_title(f"{heading}\n{_correlations(tau, rho, int(np.sum(~np.isnan(lowest))))}")
-            ax.set_xlabel(label)
-            if lowest.size == 0 or np.all(np.isnan(lowest)):
-                say_empty(ax)
-                continue
-            _scatter(ax, means, lowest, everything, channels)
-            if is_log and np.nanmin(means) > 0:
-                ax.set_xscale("log")
-                ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if _decades(means) < 2 else (1.0,)))
-                ax.xaxis.set_major_formatter(format_steps)
-                ax.xaxis.set_minor_formatter(NullFormatter())
+        figure, axes = lay_out(len(cells), channels, title, subtitle, page, sheet)
+        for number, (ax, (facet, name)) in enumerate(zip(axes, cells, strict=True)):
+            _draw_panel(ax, facet, name, found[name], channels, is_narrow=len(facets) > 1 and not sheet.is_titled)
             for limit in limits:
                 ax.axhline(limit, color="0.6", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        axes[0].set_ylabel("lowest mean of pi_after / pi_before")
+            if number >= len(cells) - len(_AGAINST):
+                ax.set_xlabel(_AGAINST[name][1])
+            if number % len(_AGAINST) == 0:
+                ax.set_ylabel("lowest mean of pi_after / pi_before")
         axes[0].set_ylim(-0.03, max([*limits, 0.8]) + 0.06)
         declutter(figure)
     return figure
+
+
+def _draw_panel(
+    ax: Axes,
+    facet: Facet,
+    name: str,
+    found: tuple[np.ndarray, np.ndarray],
+    channels: Sequence[Channel],
+    is_narrow: bool,
+) -> None:
+    """The points of one facet against one metric; found: lowest ratios and means of the metric, [S, K] each."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    heading, _, is_log = _AGAINST[name]
+    shown = np.zeros(len(found[0]), dtype=bool)
+    shown[facet.runs] = True
+    lowest, means = (np.where(shown[:, None], values, np.nan) for values in found)
+    tau, rho = kendall_tau(means, lowest), spearman_rho(means, lowest)
+    told = _correlations(tau, rho, int(np.sum(~np.isnan(lowest))))
+    if is_narrow:
+        heading, told = heading.replace("pre-activation ", ""), told.replace(", n", "\nn")
+    ax.set_title("\n".join(filter(None, [facet.name, heading, told])))
+    if lowest.size == 0 or np.all(np.isnan(lowest)):
+        say_empty(ax)
+        return
+    _scatter(ax, means, lowest, facet.points, channels)
+    if is_log and np.nanmin(means) > 0:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if _decades(means) < 2 else (1.0,)))
+        ax.xaxis.set_major_formatter(format_steps)
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _scatter(ax: Axes, x: np.ndarray, y: np.ndarray, everything: Sequence[Point], channels: Sequence[Channel]) -> None:

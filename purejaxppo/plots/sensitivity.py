@@ -12,17 +12,19 @@ import xarray as xr
 
 from purejaxppo.claims.interventions import DEFAULTS
 from purejaxppo.errors import ConfigError
-from purejaxppo.plots.captions import describe_sweep, say_bands
+from purejaxppo.plots.captions import describe_sweep, say_bands, say_diverged
 from purejaxppo.plots.channels import Channel, describe, is_intervention, is_number, line_style
-from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence
+from purejaxppo.plots.collapsed import collapse_channel, collapse_sentence, shows_return
 from purejaxppo.plots.conditions import arrange, check_field, select
 from purejaxppo.plots.panels import NORM, POLICY_RANK, RETURN, Panel, panel_of
+from purejaxppo.plots.references import describe_references, draw_references, reference_levels
 from purejaxppo.plots.scales import declutter, set_scale
 from purejaxppo.plots.sheets import PAGE, SCREEN, Sheet, house_style
 from purejaxppo.plots.style import lay_out, say_empty
 from purejaxppo.results.dataset import points, swept_fields
-from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm, paired_difference
-from purejaxppo.statistics.summary import SUMMARY_METRICS, finals_or_worst
+from purejaxppo.statistics.contrasts import difference
+from purejaxppo.statistics.estimates import Estimate, bootstrap_interval, iqm
+from purejaxppo.statistics.summary import finals_or_worst
 from purejaxppo.statistics.tables import format_value
 
 if TYPE_CHECKING:
@@ -46,13 +48,14 @@ def sensitivity(
     where: Mapping[str, Any] | None = None,
     sheet: Sheet = SCREEN,
 ) -> Figure:
-    """Final values against a swept number, above; below, their paired difference from the runs at one of its levels.
+    """Final values against a swept number, above; below, their difference from the runs at one of its levels.
 
     against: the field, by default the swept number with most levels, one of an intervention if there is any. reference:
     the level to compare with, by default the field's own default (PFO: 0), else the lowest. The other swept fields make
-    the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below
-    pairs of equal seed. Of metrics on a logarithmic axis it is the ratio in place of the difference. Final values are
-    those of the summary (`finals_or_worst`).
+    the lines. Dots: interquartile mean over runs; bands: 95 % bootstrap intervals; small dots: single runs, below from
+    the interquartile mean at the reference. Differences are those of `compare` (`contrasts.difference`): runs of equal
+    seed are paired only where that helps. Of metrics on a logarithmic axis it is the ratio in place of the difference.
+    Final values are those of the summary (`finals_or_worst`).
     Raises ConfigError for unknown metrics, fields and values, and a field whose values are no numbers.
     """
     chosen = select(dataset, where)
@@ -64,7 +67,7 @@ def sensitivity(
     members = [(rest, np.array([number])) for number, (rest, _) in enumerate(lines)]
     facets, channels = arrange(members)
     legends, caption = list(channels), _caption(chosen, [panel.metric for panel in panels], field, base, lines)
-    if field and "return_mean" in [panel.metric for panel in panels]:
+    if field and shows_return(panel.metric for panel in panels):
         everything = [(rest | {field: level}, runs) for rest, at in lines for level, runs in at.items()]
         counts = collapse_channel(chosen, everything, [*channels, _level_channel(field, levels)], facets)
         if counts:
@@ -131,8 +134,10 @@ def _level_channel(field: str, levels: Sequence[float]) -> Channel:
 
 
 def _name_lines_once(counts: Channel, num_levels: Sequence[int]) -> Channel:
-    """The legend of counts, in which only the first of a line's levels shows the line: the others are no other look."""
-    first = set(np.cumsum([0, *num_levels]).tolist())
+    """The legend of counts, in which only the first of a line's levels shows the line, none where it is the only one:
+    the others are no other look.
+    """
+    first = set(np.cumsum([0, *num_levels]).tolist()) if len(num_levels) > 1 else set()
     styles = (style if place in first else {"linestyle": "none"} for place, style in enumerate(counts.styles))
     return replace(counts, styles=tuple(styles))
 
@@ -145,16 +150,12 @@ def _caption(
     bands = say_bands([runs.size for _, at in lines for runs in at.values()])
     apart = " Bars at 0: such intervals." * ("apart" in _scale_of([level for _, at in lines for level in at]))
     shown = np.concatenate([runs for _, at in lines for runs in at.values()])
-    num_diverged = int(np.sum(dataset["status"].values[shown] != 0))
-    known = [metric for metric in metrics if metric in SUMMARY_METRICS]
-    rule = "counts as the worst value of any run" if known else "is left out"
-    if known and len(known) < len(metrics):
-        rule += f" of {', '.join(SUMMARY_METRICS[metric] for metric in known)}, and is left out elsewhere"
-    worst = f" A run that diverged {rule} ({num_diverged} of {shown.size} diverged)."
     return (
         f"{describe_sweep(dataset)}. Above: final values (mean over a run's last log points), below: their difference "
-        f"from the runs of equal seed with {describe({field: base})} (on a logarithmic axis: ratio). Large dots: "
-        f"interquartile mean over runs. {bands}{apart} Small dots: single runs.{worst * bool(num_diverged)}"
+        f"from those with {describe({field: base})} (on a logarithmic axis: ratio); runs of equal seed are paired only "
+        f"where that helps, as in compare. Large dots: interquartile mean over runs. {bands}{apart} Small dots: single "
+        f"runs, below from the reference's interquartile mean.{say_diverged(dataset, metrics, shown)} "
+        f"{describe_references(dataset, metrics)}"
     )
 
 
@@ -177,7 +178,10 @@ def _draw_column(
         for ax in axes:
             say_empty(ax)
         return
-    is_ratio = set_scale(axes[0], panel, finite) == "log"
+    runs = np.concatenate([runs for _, at in lines for runs in at.values()])
+    references = reference_levels(dataset, panel.metric, runs)
+    is_ratio = set_scale(axes[0], panel, np.append(finite, list(references.values()))) == "log"
+    draw_references(axes[0], references)
     places = dict(zip(levels, _places(levels, base), strict=True))
     differences = []
     for point, at in lines:
@@ -186,10 +190,11 @@ def _draw_column(
         found = {level: _summary(finals[runs]) for level, runs in at.items()}
         _draw_line(axes[0], places, found, style, sheet, is_apart)
         if base in at:
-            pairs = {level: _pairs(finals, seeds, runs, at[base], is_ratio) for level, runs in at.items()}
-            _draw_line(axes[1], places, pairs, style, sheet, is_apart)
-            differences += [values for _, values in pairs.values()]
-    shown = np.concatenate([values[np.isfinite(values)] for values in differences] or [np.zeros(0)])
+            against = {level: _difference(finals, seeds, runs, at[base], is_ratio) for level, runs in at.items()}
+            _draw_line(axes[1], places, against, style, sheet, is_apart)
+            differences += [[found.low, found.high, *values] for found, values in against.values()]
+    shown = np.array(list(itertools.chain(*differences)), dtype=np.float64)
+    shown = shown[np.isfinite(shown)]
     axes[1].axhline(1.0 if is_ratio else 0.0, color="0.4", linewidth=0.9, zorder=1)
     _name_difference(axes[1], panel, shown, describe({field: base}), is_ratio)
     axes[1].set_xticks(list(places.values()), [format_value(level) for level in levels])
@@ -238,19 +243,20 @@ def _summary(values: np.ndarray) -> tuple[Estimate, np.ndarray]:
     return Estimate(float(iqm(values)), float(low), float(high), values.size), values
 
 
-def _pairs(
+def _difference(
     finals: np.ndarray, seeds: np.ndarray, runs: np.ndarray, base: np.ndarray, is_ratio: bool
 ) -> tuple[Estimate, np.ndarray]:
-    """Difference (ratio) of the runs [S] from those of equal seed among `base`: its estimate, and that of each pair."""
+    """Difference (ratio) of the runs [S] from those at the reference, `base`, as a comparison table has it; and that of
+    each run from their interquartile mean.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.log(np.where(finals > 0, finals, np.nan)) if is_ratio else finals
-        estimate = paired_difference(values[runs], values[base], seeds[runs], seeds[base])
-        _, ours, theirs = np.intersect1d(seeds[runs], seeds[base], return_indices=True)
-        each = values[runs][ours] - values[base][theirs]
+        found = difference(values[runs], values[base], seeds[runs], seeds[base])
+        each = values[runs] - iqm(values[base])
     if is_ratio:
-        ends = np.exp([estimate.value, estimate.low, estimate.high])
-        return replace(estimate, value=float(ends[0]), low=float(ends[1]), high=float(ends[2])), np.exp(each)
-    return estimate, each
+        ends, each = np.exp([found.value, found.low, found.high]), np.exp(each)
+        return Estimate(value=float(ends[0]), low=float(ends[1]), high=float(ends[2]), num_runs=found.num_runs), each
+    return Estimate(found.value, found.low, found.high, found.num_runs), each
 
 
 def _draw_line(
@@ -261,7 +267,7 @@ def _draw_line(
     sheet: Sheet,
     is_apart: bool,
 ) -> None:
-    """A line through the estimates with its band, and a dot for each run or pair.
+    """A line through the estimates with its band, and a dot for each run.
 
     is_apart: whether the first level is 0 on a logarithmic axis: it is at no distance from the others, so that no line
     joins it to them, and its interval is a bar.

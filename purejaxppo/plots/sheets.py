@@ -5,10 +5,14 @@ matplotlib is imported on first use; its global settings are never changed.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from purejaxppo.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +87,8 @@ class Page:
     below_legend: float = 0.2
     colour_bar: float = 1.0
     before_colour_bar: float = 0.25
+    is_rigid: bool = False
+    """Whether its panels have to be as high as they are, as those with a row for each of many names."""
 
 
 PAGE = Page()
@@ -101,9 +107,28 @@ class Sheet:
     """Width of lines, times that on the screen."""
     width: float | None
     """Its width in inches, whatever the figure; None: what the page says."""
+    height: float | None
+    """The most that its height may be, in inches; None: any."""
     scale: float
     """Margins, gaps and heights of panels, times those on the screen."""
     style: Mapping[str, Any] = field(default_factory=dict)
+
+    def lower(self, page: Page, rows: int, beside: float, title: str) -> Page:
+        """The page with panels low enough for this sheet; `beside`: inches that its height has beside the panels.
+
+        Raises ConfigError where that would be too low to be read.
+        """
+        gaps = (rows - 1) * page.gap_y
+        if self.height is None or beside + gaps + rows * page.panel_height <= self.height:
+            return page
+        panel_height = (self.height - beside - gaps) / rows
+        if page.is_rigid or panel_height < _LOWEST:
+            least = beside + gaps + rows * (page.panel_height if page.is_rigid else _LOWEST)
+            raise ConfigError(
+                f"{title.partition(':')[0]} would be {least:.1f} inches high, but a paper has room for "
+                f"{self.height:g}; draw fewer settings (--where FIELD=VALUE) or fewer metrics (--metric NAME)."
+            )
+        return replace(page, panel_height=panel_height)
 
     def fit(self, page: Page) -> Page:
         """The page on this sheet."""
@@ -116,8 +141,12 @@ class Sheet:
         return replace(page, width=self.width, columns=columns, title_height=0.08, text_left=None, **scaled)
 
 
-SCREEN = Sheet(name="screen", is_titled=True, small=8.0, stroke=1.0, width=None, scale=1.0)
-PAPER = Sheet(name="paper", is_titled=False, small=7.0, stroke=0.75, width=5.5, scale=0.72, style=_PAPER_STYLE)
+SCREEN = Sheet(name="screen", is_titled=True, small=8.0, stroke=1.0, width=None, height=None, scale=1.0)
+PAPER = Sheet(
+    name="paper", is_titled=False, small=7.0, stroke=0.75, width=5.5, height=9.0, scale=0.72, style=_PAPER_STYLE
+)
+_LOWEST = 0.65
+"""Inches, of a panel on a paper."""
 
 
 @contextmanager
@@ -132,6 +161,13 @@ def house_style(sheet: Sheet = SCREEN) -> Iterator[None]:
 def sheet_of(figure: Any) -> Sheet:
     """The sheet that a figure was laid out on."""
     return PAPER if figure.get_gid() == PAPER.name else SCREEN
+
+
+def wrap_text(text: str, letters: int, indent: str = "") -> str:
+    """Text in lines of so many letters, which do not end within brackets; `indent`: of all but the first."""
+    blank = "\N{NO-BREAK SPACE}"
+    joined = re.sub(r"[\[(][^])]*[\])]", lambda found: found[0].replace(" ", blank), text)
+    return textwrap.fill(joined, letters, subsequent_indent=indent).replace(blank, " ")
 
 
 def place_texts(figure: Figure) -> None:

@@ -59,7 +59,7 @@ def spectrum_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
             network, (point, runs) = cell
             if network == "policy":
                 ax.set_title(names[tuple(point.values())], fontsize=sheet.small)
-            ax.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 4, 5, 10]))
+            ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 4, 5, 10]))
             ax.xaxis.set_major_formatter(format_steps)
             ax.set_xlim(0, last_step(dataset))
             image = _draw_spectrum(ax, dataset, network, runs) or image
@@ -67,7 +67,7 @@ def spectrum_figure(dataset: xr.Dataset, sheet: Sheet = SCREEN) -> Figure:
                 ax.set_ylabel(f"{network}: index i")
             if network == "critic":
                 ax.tick_params(labelbottom=True)
-                if number + 2 * columns >= len(cells) or cells[number + 2 * columns] is None:
+                if number >= len(cells) - columns:
                     ax.set_xlabel("environment steps")
         if image is not None:
             _draw_colour_bar(figure, axes[0], image, sheet)
@@ -87,7 +87,7 @@ def _page(num_points: int, names: Sequence[str], sheet: Sheet) -> Page:
         right=1.0 if sheet.is_titled else 1.45,
         panel_height=1.75,
         gap_x=0.3,
-        gap_y=0.42 + heading + 0.2 * (not sheet.is_titled),
+        gap_y=0.55 + heading + 0.2 * (not sheet.is_titled),
         above_panels=0.22 + heading,
         share_y=True,
     )

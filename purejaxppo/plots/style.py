@@ -60,8 +60,9 @@ def lay_out(
     legend_height = draw_legends(figure, channels, page.left, right)
     legend_height += 0.06 * max(0.0, legend_height - 1.5)  # letters are whole pixels: at 100 an inch rows are higher
     rows = -(-num_panels // page.columns)
-    panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
     header = title_height + legend_height + page.below_legend * bool(legend_height) + page.above_panels
+    page = sheet.lower(page, rows, page.bottom + header, title)
+    panels_height = rows * page.panel_height + (rows - 1) * page.gap_y
     height = page.bottom + panels_height + header
     figure.set_size_inches(page.width, height)
     place_legends(figure, height - title_height)

@@ -105,14 +105,19 @@ def origin_of(learner: Learner, state: RunState) -> Origin | None:
 
 @struct.dataclass(kw_only=True)
 class Batch:
-    """One rollout as the update sees it, [T * N, ...]."""
+    """One rollout as the update sees it, B = T * N samples; of a minibatch and in penalties of your own, B of these.
+
+    obs [B, *observation_shape]: as the environment gave them, not normalised. action [B] int32, or [B, A] float32
+    before tanh and before clipping to bounds. log_prob [B]: nat, at the rollout. policy_outputs [B, outputs]: logits,
+    or loc and scale, at the rollout. advantage, value_target, value [B]: in units of the (normalised) reward.
+    """
 
     obs: Array
     action: Array
     log_prob: Array
     policy_outputs: Array
     policy_phi: Array
-    """What PFO compares with, phi_old [..., D]: see `pfo_layers` and `pfo_features`."""
+    """What PFO compares with, phi_old [B, D]: see `pfo_layers` and `pfo_features`."""
     critic_phi: Array
     advantage: Array
     """With `advantage_normalization = "batch"` of mean 0 and deviation 1, else as it was estimated."""
@@ -240,6 +245,11 @@ def make_learner(
     """
     if jax.config.values["jax_enable_x64"]:
         raise ConfigError("jax_enable_x64 is True, but must be False: runs compute in float32 (unset JAX_ENABLE_X64).")
+    if (kind := jax.config.values["jax_default_prng_impl"]) != "threefry2x32":
+        raise ConfigError(
+            f"jax_default_prng_impl is {kind!r}, but must be 'threefry2x32': vmapped, other generators draw for all "
+            "runs from the first one's key (unset JAX_DEFAULT_PRNG_IMPL)."
+        )
     config.validate()
     env = envs.make(
         config.env,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from purejaxppo.errors import ConfigError
 from purejaxppo.fields import scalar
 from purejaxppo.results.files import Values, lazy
 from purejaxppo.results.files import load as load  # these three are known by this module's name too
@@ -91,11 +92,28 @@ def to_dataset(
     return dataset
 
 
+def check_results(dataset: xr.Dataset) -> None:
+    """Raise ConfigError for what is no dataset of runs, or has lost whether each of its runs stayed finite.
+
+    xarray's `where` without `drop=True` makes `status` NaN for the runs that it masks: they would count as diverged.
+    """
+    if not isinstance(dataset, xr.Dataset):
+        raise ConfigError(f"dataset is {type(dataset).__name__}, but must be a Dataset as pjp.load_results gives it.")
+    if "run" not in dataset.dims or "status" not in dataset or dataset["status"].dims != ("run",):
+        raise ConfigError("dataset has no status of each run; keep `status` in it, and `run` as a dimension (run=[0]).")
+    status = dataset["status"]
+    if status.dtype.kind == "f" and np.any(np.isnan(status.values)):
+        raise ConfigError(
+            "dataset has runs whose status is NaN, as `where` leaves them; take runs by isel or where(..., drop=True)."
+        )
+
+
 def swept_fields(dataset: xr.Dataset) -> list[str]:
     """The axes of a sweep: names of the swept fields, in the sweep's order, without the seed.
 
-    Coordinates over runs that were added later count as axes too, after the others.
+    Coordinates over runs that were added later count as axes too, after the others. Raises as `check_results`.
     """
+    check_results(dataset)
     over_runs = [str(name) for name, value in dataset.coords.items() if value.dims == ("run",)]
     return [name for name in over_runs if name not in OWN_COORDINATES]
 
@@ -119,6 +137,7 @@ def by_environment(dataset: xr.Dataset) -> dict[str, xr.Dataset]:
 
     Returns, norms and ranks of two environments do not belong on one axis, nor into one mean.
     """
+    check_results(dataset)
     if "env" not in dataset.coords:
         return {"": dataset}
     names = dataset["env"].values.astype(str)

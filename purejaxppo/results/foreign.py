@@ -13,7 +13,7 @@ import xarray as xr
 
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.fields import field_names
+from purejaxppo.fields import check_types, coerce, field_names, hints_of
 from purejaxppo.hyperparams import HyperParams
 from purejaxppo.results.dataset import GroupResult, to_dataset
 
@@ -72,10 +72,7 @@ def import_metrics(
         warnings.warn(
             f"config has {field}, which is no name of a field: figures and claims do not know it.", stacklevel=2
         )
-    record = {
-        "config": {field: value for field, value in told.items() if field not in _TRACED},
-        "hparams": {field: value for field, value in told.items() if field in _TRACED},
-    }
+    record = _record(told)
     groups = [
         GroupResult(
             metrics={label: values[rows][:, reached] for label, values in arrays.items()},
@@ -91,6 +88,17 @@ def import_metrics(
         return to_dataset(groups, {"name": name, "sweep": record})
     except ValueError as error:  # a name with a slash, a field called as a coordinate of ours
         raise ConfigError(str(error)) from None
+
+
+def _record(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What all runs have in common, as a sweep's own record says it; raises ConfigError for values of a wrong type."""
+    record = {"config": {}, "hparams": {}}
+    for field, value in told.items():
+        record["hparams" if field in _TRACED else "config"][field] = value
+    for cls, values in ((TrainConfig, record["config"]), (HyperParams, record["hparams"])):
+        hints = hints_of(cls)
+        check_types(cls(**{field: coerce(field, x, hints[field]) for field, x in values.items() if field in hints}))
+    return record
 
 
 def _of_arrays(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:

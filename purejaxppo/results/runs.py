@@ -15,12 +15,13 @@ import xarray as xr
 
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.dataset import points, recorded_fields, recorded_widths
+from purejaxppo.results.dataset import check_results, points, recorded_fields, recorded_widths
 from purejaxppo.results.registry import METRICS
 
 
 def steps_of_runs(dataset: xr.Dataset) -> np.ndarray:
     """Environment steps of every run and log point, [S, L]; NaN where a run has not come to a log point."""
+    check_results(dataset)
     steps = dataset["env_steps"].values.astype(np.float64)
     return np.broadcast_to(steps, (dataset.sizes["run"], steps.shape[-1]))
 
@@ -138,6 +139,11 @@ def environments(dataset: xr.Dataset) -> np.ndarray:
     return dataset["env"].values.astype(str) if "env" in dataset.coords else np.full(dataset.sizes["run"], "")
 
 
+def has_widths(dataset: xr.Dataset) -> bool:
+    """Whether `policy_widths` are told, or can be read from spectra."""
+    return recorded_widths(dataset) is not None or "policy_singular_values" in dataset
+
+
 def policy_widths(dataset: xr.Dataset) -> np.ndarray:
     """Units of the policy's penultimate layer in each run [S]: as recorded, else the number of its singular values.
 
@@ -147,9 +153,10 @@ def policy_widths(dataset: xr.Dataset) -> np.ndarray:
     """
     if (widths := recorded_widths(dataset)) is not None:
         return widths.astype(np.float64)
-    if "policy_singular_values" not in dataset:
+    if not has_widths(dataset):
         raise ConfigError(
-            "policy_singular_values is not in these results, but the width of the policy is read from it."
+            "neither hidden_sizes nor policy_singular_values is in these results, but one of them has to say how "
+            "wide the policy is."
         )
     counts = np.sum(np.isfinite(dataset["policy_singular_values"].values), axis=2).max(axis=1, initial=0)
     groups = dataset["group"].values if "group" in dataset.coords else np.zeros(counts.size)

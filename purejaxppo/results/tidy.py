@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.results.dataset import swept_fields
+from purejaxppo.results.dataset import check_results, swept_fields
 from purejaxppo.results.runs import steps_of_runs
 
 
@@ -21,6 +21,7 @@ def tidy(dataset: xr.Dataset, metrics: str | Sequence[str] | None = None) -> pd.
     is in the dataset: as a column it would repeat every row D times.
     Raises ConfigError for metrics that the results lack, and for those with more than one number.
     """
+    check_results(dataset)
     scalars = [str(name) for name, values in dataset.data_vars.items() if values.dims == ("run", "log")]
     names = scalars if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     for name in names:

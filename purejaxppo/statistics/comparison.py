@@ -17,7 +17,7 @@ from purejaxppo.results.runs import steps_reached
 from purejaxppo.statistics.collapse import count_columns
 from purejaxppo.statistics.contrasts import PAIRING_CORRELATION, difference, holm, select_best
 from purejaxppo.statistics.estimates import estimate_columns, probability_of_improvement
-from purejaxppo.statistics.finals import comparable_values
+from purejaxppo.statistics.finals import comparable_values, final_values
 from purejaxppo.statistics.tables import (
     ESTIMATES,
     FORMATS,
@@ -38,13 +38,17 @@ is the first, where there is one."""
 MANY_FIELDS = 6
 """More than these are not all written into the first row of a table."""
 
+LOSS = "_plasticity_loss"
+REFERENCES = {"best_constant": "_plasticity_constant_loss", "fresh": "_plasticity_fresh_loss"}
+"""Column -> end of the name of the metric that a plasticity loss is to be read against."""
+
 
 def comparison_table(
     dataset: xr.Dataset,
     metric: str = "return_mean",
     is_lowest: bool = False,
     against: Mapping[str, Any] | str | None = None,
-    within: Sequence[str] = (),
+    within: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row per point: interquartile mean of the final values, what its rank is worth, and a contrast with another.
 
@@ -62,22 +66,34 @@ def comparison_table(
     A run that diverged counts as the worst case in all of these. `runs`, `diverged`, `collapsed`, `never_learned`:
     numbers of runs (`collapse.count_columns`); `env_steps` is the step that all of them have reached. `block` numbers
     the points that are compared with each other, `is_base` marks the one that the others are compared against. The
-    swept values are columns too; what has no meaning in a row is NaN.
+    swept values are columns too; what has no meaning in a row is NaN. Of a plasticity loss `best_constant` and `fresh`
+    are the medians over runs of the loss of the best constant output and of the run's initial network fitted alike, if
+    the results have them.
     Raises ConfigError for a metric or a field that these results do not have, and where `against` does not name one
     point of a block.
     """
+    within = [within] if isinstance(within, str) else within
     finals, reached = comparable_values(dataset, metric, is_lowest).values, steps_reached(dataset)
-    counts = count_columns(dataset)
+    counts, references = count_columns(dataset), _references(dataset, metric)
     rows = []
     for number, block in enumerate(_blocks(dataset, _parse(against), within)):
         compared = _compare(block, finals, -1.0 if is_lowest else 1.0, dataset["seed"].values)
         for ((swept, runs), is_base), row in zip(block, compared, strict=True):
             head = counts(runs) | {"env_steps": int(np.min(reached[runs])), "block": number, "is_base": is_base}
-            rows.append(dict(swept) | head | row)
+            beside = {name: float(pd.Series(values[runs]).median()) for name, values in references.items()}
+            rows.append(dict(swept) | head | row | beside)
     table = pd.DataFrame(rows)
     if rows:
         table.insert(list(table.columns).index("p") + 1, "p_holm", holm(table["p"].to_numpy()))
     return table
+
+
+def _references(dataset: xr.Dataset, metric: str) -> dict[str, np.ndarray]:
+    """Final values [S] of what a plasticity loss is to be read against, as far as the results have them."""
+    if not metric.endswith(LOSS):
+        return {}
+    names = {column: metric.removesuffix(LOSS) + end for column, end in REFERENCES.items()}
+    return {column: final_values(dataset, name).values for column, name in names.items() if name in dataset}
 
 
 def _parse(against: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -87,7 +103,10 @@ def _parse(against: Mapping[str, Any] | str | None) -> dict[str, Any]:
     parts = [part.partition("=") for part in against.split(",")]
     if not all(field.strip() and sign and value.strip() for field, sign, value in parts):
         raise ConfigError(f"against is {against!r}, but must be field=value, or several of these with commas between.")
-    return {field.strip(): value.strip() for field, _, value in parts}
+    values = {field.strip(): value.strip() for field, _, value in parts}
+    if len(values) < len(parts):
+        raise ConfigError(f"against is {against!r}, but must have one value for each field.")
+    return values
 
 
 def _is_value(value: Any, wanted: Any) -> bool:
@@ -171,6 +190,8 @@ def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False,
     columns = [["point", *names]]
     columns += [[name, *cells] for name, cells in count_cells(table)]
     columns.append([metric, *estimate_cells(table, "value")])
+    beside = [name for name in REFERENCES if name in table]
+    columns += [[name.replace("_", " "), *map(format_number, table[name])] for name in beside]
     marks = [f"{format_number(row['best'], 2)}{' *' * row['is_candidate']}" for row in rows]
     columns.append(["best share", *marks])
     columns.append(["difference", *(_interval(row, "difference", None) for row in rows)])
@@ -179,7 +200,10 @@ def format_comparison(table: pd.DataFrame, metric: str, is_lowest: bool = False,
     columns.append(["p (Holm)", *(format_p(row["p_holm"]) for row in rows)])
     columns.append([f"P({word})", *(_interval(row, "improvement", 2) for row in rows)])
     header, *lines = zip(*columns, strict=True)
-    return with_notes(FORMATS[kind](header, lines), _explain(rows, names, word), kind)
+    notes = _explain(rows, names, word)
+    if metric.endswith(LOSS):
+        notes += f"\n{wrap(AGAINST if len(beside) == len(REFERENCES) else AGAINST_NOTHING)}"
+    return with_notes(FORMATS[kind](header, lines), notes, kind)
 
 
 def _interval(row: Mapping[Any, Any], name: str, decimals: int | None) -> str:
@@ -213,8 +237,9 @@ def _explain(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], word: str)
         first = f" beside {members[0][1]}" * (len(names) > len(members) and members[0][0] is not leader)
         selected.append(
             f"Selected as the best of {len(members)}: {name}{first}. Its value is biased, as it was selected for it. "
-            f"Its share is {leader['best']:.2f}; of equal points the leader has more than {leader['best_level']:.2f} "
-            f"in 5 % of sweeps. Not distinguishable from it: {others or 'none'}."
+            f"Its share is {format_number(leader['best'], 2)}; of equal points the leader has more than "
+            f"{format_number(leader['best_level'], 2)} in 5 % of sweeps. Not distinguishable from it: "
+            f"{others or 'none'}."
         )
     ends = sorted({row["env_steps"] for row in rows})
     uneven = f"The points are at different steps, {ends[0]:,} to {ends[-1]:,}: training of unequal length is compared."
@@ -229,3 +254,14 @@ COLUMNS = (
     "the table. P({word}): of a run against one of that first point."
 )
 """What the columns of a comparison mean."""
+
+AGAINST = (
+    "best constant, fresh: medians over runs of the loss of the best constant output, and of the run's initial network "
+    "fitted alike. A loss above the best constant's is how far a confident policy is from its targets, not what it can "
+    "fit."
+)
+AGAINST_NOTHING = (
+    "These results do not have the loss of the best constant output and of a fresh network, without which a plasticity "
+    "loss does not say whether the network can still fit."
+)
+"""What is said below a comparison of plasticity losses."""

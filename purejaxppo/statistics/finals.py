@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import check_results
 from purejaxppo.results.runs import environments, is_after_start, is_sparse, steps_of_runs
 
 FINAL_FRACTION = 0.05
@@ -28,6 +29,7 @@ def final_values(dataset: xr.Dataset, name: str, fraction: float = FINAL_FRACTIO
     nothing to average, and for a run that diverged: whatever it measured, it was not at its end.
     Raises ConfigError for an unknown metric, one that has no single value per log point, or a fraction outside (0, 1].
     """
+    check_results(dataset)
     if name not in dataset or dataset[name].dims != ("run", "log"):
         known = [str(key) for key, value in dataset.data_vars.items() if value.dims == ("run", "log")]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from purejaxppo.results.dataset import own_metrics, points, swept_fields
+from purejaxppo.results.dataset import check_results, own_metrics, points, swept_fields
 from purejaxppo.results.runs import steps_reached
 from purejaxppo.statistics.collapse import count_columns
 from purejaxppo.statistics.estimates import estimate_columns
@@ -50,6 +50,7 @@ def summary_table(dataset: xr.Dataset) -> pd.DataFrame:
     is the step that all runs of the row have reached. Metrics that the dataset lacks are NaN. Those of diagnostics and
     penalties of the user's own follow ours; as nobody says what is bad of them, runs that diverged are left out.
     """
+    check_results(dataset)
     names = [*SUMMARY_METRICS, *own_metrics(dataset)]
     missing = np.full(dataset.sizes["run"], np.nan)
     finals = {name: finals_or_worst(dataset, name) if name in dataset else missing for name in names}

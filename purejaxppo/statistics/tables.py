@@ -54,10 +54,20 @@ def format_p(p: float) -> str:
     return "<0.001" if p < 0.0005 else format_number(p, 3)
 
 
+def format_percent(share: float) -> str:
+    """A share as a percentage of two digits, `0.12 %`, `6 %`, `100 %`; nothing for NaN."""
+    return "" if math.isnan(share) else f"{100 * share:.{2 if 100 * share < 99.5 else 4}g} %"
+
+
+def format_shares(low: float, high: float) -> str:
+    """The interval of a share: `[9 %, 76 %]`."""
+    return f"[{100 * low:.0f} %, {100 * high:.0f} %]"
+
+
 def format_count(num_events: int, num_runs: int, low: float, high: float) -> str:
     """A count with the interval of its share: `3 of 8 [9 %, 76 %]`; the count alone where there is no run."""
     count = f"{num_events} of {num_runs}"
-    return f"{count} [{100 * low:.0f} %, {100 * high:.0f} %]" if num_runs else count
+    return f"{count} {format_shares(low, high)}" if num_runs else count
 
 
 def format_intervals(
@@ -163,6 +173,11 @@ def with_notes(table: str, notes: str, kind: str = "text") -> str:
     """A table with notes below it; in LaTeX they are comments."""
     shown = "\n".join(f"% {line}" for line in notes.splitlines()) if kind == "latex" else notes
     return f"{table}\n\n{shown}\n"
+
+
+def with_title(title: str, table: str, kind: str = "text") -> str:
+    """A table with a line above it; in LaTeX that is a comment."""
+    return f"{'% ' * (kind == 'latex')}{title}\n\n{table}"
 
 
 def check_format(name: str) -> str:

@@ -43,11 +43,14 @@ class Costs:
     """One evaluation, in which some episode goes on to the time limit."""
 
     def of_runs(self, config: TrainConfig, num_epochs: int) -> dict[str, float]:
-        """Seconds of a chunk's runs from beginning to end, log point 0 included, by what they go into."""
-        logs = range(config.num_logs + 1)
+        """Seconds of a chunk's runs from beginning to end, log point 0 included, by what they go into.
+
+        Off a CPU log point 0 has all epochs too, masked.
+        """
+        logs, masked = range(config.num_logs + 1), 0 if blas.is_cpu() else config.updates_per_log
         return {
             "rollouts": (config.num_updates + config.updates_per_log) * self.rollout,
-            "epochs": config.num_updates * num_epochs * self.epoch,
+            "epochs": (config.num_updates + masked) * num_epochs * self.epoch,
             "diagnostics": (config.num_logs + 1) * self.diagnosis,
             "plasticity": sum(map(config.is_plasticity_point, logs)) * self.plasticity,
             "evaluation": sum(map(config.is_evaluation_point, logs)) * self.evaluation,

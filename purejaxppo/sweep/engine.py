@@ -27,7 +27,7 @@ from purejaxppo.sweep import checkpoints, snapshots, store
 from purejaxppo.sweep.brought import check_brought
 from purejaxppo.sweep.devices import check_settings
 from purejaxppo.sweep.interrupt import StopRequest
-from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory
+from purejaxppo.sweep.memory import available_memory, chunk_width, estimate_run, format_memory, parse_memory
 from purejaxppo.sweep.parts import write_part
 from purejaxppo.sweep.plan import (
     Group,
@@ -99,7 +99,7 @@ def run_sweep(
     sweep: Sweep,
     out: str | Path,
     *,
-    memory: int | None = None,
+    memory: int | str | None = None,
     is_forced: bool = False,
     tensorboard: bool = False,
     is_quiet: bool = False,
@@ -109,15 +109,18 @@ def run_sweep(
 
     Metrics are on disk after every log point, the state of all runs in checkpoints that take at most 5 % of the time:
     after a kill the same call goes on from the last checkpoint, and ends with the same bits. Ctrl-C stops after the
-    current log point. `memory` is in bytes, for all runs that are computed at once; by default what is free when the
-    sweep begins. Where it goes on, another value counts for programs that have not begun. Final states are kept, for
-    `extend_sweep`, unless `is_kept` is false.
+    current log point. `memory`, in bytes or as "4GiB", is for all runs that are computed at once; by default what is
+    free when the sweep begins. Where it goes on, another value counts for programs that have not begun. Final states
+    are kept, for `extend_sweep`, unless `is_kept` is false.
     Raises ConfigError for an impossible configuration or directory, before anything is compiled or written; RunError
     for a full disk or too little memory; Stopped (a KeyboardInterrupt) after Ctrl-C. Called from several threads, one
     sweep runs after the other.
     """
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"sweep is {sweep!r}, but must be a pjp.Sweep, as Sweep.from_toml reads it from a file.")
+    size = None if memory is None else parse_memory(memory)
     with ONE_SWEEP:
-        return _run_sweep(sweep, Path(out).expanduser(), memory, is_forced, tensorboard, is_quiet, is_kept)
+        return _run_sweep(sweep, Path(out).expanduser(), size, is_forced, tensorboard, is_quiet, is_kept)
 
 
 def _run_sweep(
@@ -147,7 +150,9 @@ def checked(sweep: Sweep, *, tensorboard: bool) -> Sweep:
         from purejaxppo.results.export import check_tensorboard
 
         check_tensorboard()
-    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
+    # Of a sweep that was made in Python, `resume` in another process is to find the modules too.
+    folder = own.place_of(own_modules(sweep)) if sweep.folder is None else sweep.folder
+    sweep = parse_sweep(to_json(sweep), folder=folder)
     check_brought(make_groups(sweep))
     return sweep
 
@@ -171,7 +176,8 @@ def compute(
         with store.lock(out, here), StopRequest() as stop, Progress(groups, is_shown=not is_quiet) as progress:
             if here == 0:
                 _begin(out, groups, work, memory)
-            wait_until(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}")
+            # Process 0 traces every program for that, which takes seconds each.
+            wait_until(lambda: store.read_layout(out) is not None, f"process 0 to lay out {out}", minutes=30)
             budget = store.read_budget(out) if memory is None else memory
             session = Session(
                 out=out,
@@ -215,12 +221,12 @@ def _begin(out: Path, groups: list[Group], work: Work, memory: int | None) -> No
     store.write_layout(out, lay_out(groups, budget, work), budget)
 
 
-def wait_until(is_true: Callable[[], bool], what: str) -> None:
-    """Wait for another process, which needs seconds; raises RunError after two minutes."""
-    deadline = time.monotonic() + 120
+def wait_until(is_true: Callable[[], bool], what: str, *, minutes: int = 2) -> None:
+    """Wait for another process, which needs seconds; raises RunError after some minutes."""
+    deadline = time.monotonic() + 60 * minutes
     while not is_true():
         if time.monotonic() > deadline:
-            raise RunError(f"waited two minutes for {what}")
+            raise RunError(f"waited {minutes} minutes for {what}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -281,7 +287,7 @@ def _narrower(session: Session, chunk: Chunk, width: int) -> list[Chunk]:
     """
     if jax.process_count() > 1 or (session.out / store.CHECKPOINTS / chunk.name).is_dir():
         raise RunError(
-            f"{chunk.width} runs at once do not fit into memory any more; make room and continue with: "
+            f"{chunk.width} runs at once do not fit into memory any more; make room, or go on where they began, with: "
             f"purejaxppo resume {session.said}, or start again in a new directory with less --memory."
         )
     number = 1 + max(int(c.name.split("-")[1]) for c in session.chunks if c.group == chunk.group)
@@ -338,14 +344,17 @@ def _first_state(session: Session, chunk: Chunk, program: GroupProgram, runs: Ar
 def _compiled_program(session: Session, chunk: Chunk) -> tuple[GroupProgram, Arguments]:
     """The program of a chunk, compiled where it has not been yet, and its arguments."""
     begin = time.perf_counter()
-    group, program = session.groups[chunk.group], session.program
-    is_new = program is None or program.group is not group or program.width != chunk.width
+    group, program, own_runs = session.groups[chunk.group], session.program, chunk.runs(session.groups)
+    # On a CPU only where the sweep was laid out on an accelerator, and goes on here.
+    is_mixed = not is_cpu() or len({run.config.num_epochs for run in own_runs}) > 1
+    wanted = chunk.width, is_mixed
+    is_new = program is None or program.group is not group or (program.width, program.is_mixed) != wanted
     if program is None or is_new:
         session.progress.compiling(chunk)
         session.program = None  # lets go of the one before
-        program = GroupProgram(group, chunk.width)
+        program = GroupProgram(group, chunk.width, is_mixed=is_mixed)
     session.program = program
-    runs = program.arguments(chunk.runs(session.groups))
+    runs = program.arguments(own_runs)
     program.compile(runs)
     session.seconds_compiling += time.perf_counter() - begin
     needed = program.needed_memory

@@ -19,6 +19,7 @@ import xarray as xr
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.sweep import checkpoints, engine, store
 from purejaxppo.sweep.extended import compared, planned
+from purejaxppo.sweep.memory import parse_memory
 from purejaxppo.sweep.merge import carry
 from purejaxppo.sweep.plan import Sweep, check_effects, make_groups
 from purejaxppo.sweep.program import learner_of
@@ -54,7 +55,7 @@ def grow(
     sweep: Sweep,
     out: str | Path,
     *,
-    memory: int | None = None,
+    memory: int | str | None = None,
     is_forced: bool = False,
     tensorboard: bool = False,
     is_quiet: bool = False,
@@ -66,14 +67,14 @@ def grow(
     by other versions (unless forced), or is in the hands of another process, and where final states are needed that
     were not kept; RunError as `run_sweep` does.
     """
-    out = Path(out).expanduser()
+    out, size = Path(out).expanduser(), None if memory is None else parse_memory(memory)
     with engine.ONE_SWEEP:
         sweep = engine.checked(sweep, tensorboard=tensorboard)
         if not (out / store.RESULTS).is_file():
             store.read_sweep(out)
             raise ConfigError(f"directory {out} is not finished; finish it with: purejaxppo resume {out}")
         with store.lock(out, jax.process_index()):
-            return _grow(sweep, out, memory, is_forced, tensorboard, is_quiet, is_kept)
+            return _grow(sweep, out, size, is_forced, tensorboard, is_quiet, is_kept)
 
 
 def _grow(

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,15 @@ class Sweep:
     """Folder of the sweep file, beside which modules of your own are found; None where there is no file."""
 
     def __post_init__(self) -> None:
-        """A number of seeds counts from 0, as in a file; raises ConfigError for what is neither that nor several."""
+        """A number of seeds counts from 0, as in a file; raises ConfigError for what is neither that nor several.
+
+        And for points that are one mapping: `axes` of a file.
+        """
+        if isinstance(self.points, Mapping):
+            raise ConfigError(
+                "points is a mapping, but must be a sequence of them, one for each point: {'pfo_coef': 0.0}, "
+                "{'pfo_coef': 1.0}."
+            )
         if not hasattr(self.seeds, "__iter__"):
             object.__setattr__(self, "seeds", parse_seeds(self.seeds))
 

@@ -27,11 +27,13 @@ from purejaxppo.training.train import trainer_of
 _FEW, _PREPARED = 16, 2**31  # runs that are prepared side by side, or on an accelerator as many as take these bytes
 
 
-def learner_of(group: Group) -> Learner:
+def learner_of(group: Group, *, is_mixed: bool | None = None) -> Learner:
     """The static parts of a group's program: what its runs differ in is selected, what no run uses is left out.
 
-    On a CPU all runs of a call have the same number of epochs; elsewhere the loop has one length and runs are masked.
+    On a CPU all runs of a call have the same number of epochs; elsewhere, and where a call `is_mixed`, the loop has one
+    length and runs are masked.
     """
+    is_mixed = not is_cpu() if is_mixed is None else is_mixed
     alternatives = group.alternatives
     absent = {term for term, name in COEFFICIENTS.items() if all(getattr(run.hparams, name) == 0 for run in group.runs)}
     # Of a penalty of the user's own, NAME_loss, it is NAME_coef.
@@ -43,7 +45,7 @@ def learner_of(group: Group) -> Learner:
         group.config,
         alternatives=tuple(alternatives.items()),
         absent=frozenset(absent),
-        max_epochs=None if is_cpu() else epochs,
+        max_epochs=epochs if is_mixed else None,
     )
 
 
@@ -111,11 +113,13 @@ class Arguments:
 class GroupProgram:
     """A group's compiled programs for `width` runs at a time, vmapped and split over the local devices.
 
-    The number of epochs is an argument: on a CPU one number for all runs of a call, elsewhere one a run. Chunks with
-    fewer runs are padded (the last run repeated), and the padding is dropped from every result.
+    The number of epochs is an argument: on a CPU one number for all runs of a call, elsewhere (and if it `is_mixed`)
+    one a run. Chunks with fewer runs are padded (the last run repeated), and padding is dropped from every result.
     """
 
-    def __init__(self, group: Group, width: int | None = None, devices: list[Any] | None = None):
+    def __init__(
+        self, group: Group, width: int | None = None, devices: list[Any] | None = None, *, is_mixed: bool | None = None
+    ):
         self.group = group
         devices = (devices or jax.local_devices())[: width or len(group.runs)]
         self.width = width or -(-len(group.runs) // len(devices)) * len(devices)
@@ -124,9 +128,9 @@ class GroupProgram:
         self.num_devices = len(devices)
         mesh = Mesh(np.asarray(devices), ("runs",))
         self.sharding = NamedSharding(mesh, PartitionSpec("runs"))
-        self._learner = learner_of(group)
+        self._learner = learner_of(group, is_mixed=is_mixed)
         trainer, config = trainer_of(self._learner), self._learner.config
-        self._is_epochs_shared = self._learner.max_epochs is None
+        self.is_mixed = self._learner.max_epochs is not None
 
         def split(function: Callable[..., Any], num_arguments: int, donate: int | None = None, shared: int = 0) -> Any:
             """Over the devices; the last `shared` arguments are the same for all runs."""
@@ -139,9 +143,9 @@ class GroupProgram:
 
         def segment(hparams: HyperParams, state: RunState, num_epochs: Array) -> tuple[RunState, Metrics]:
             def one(run: tuple[HyperParams, RunState, Array]) -> tuple[RunState, Metrics]:
-                return trainer.segment(*run[:2], num_epochs if self._is_epochs_shared else run[2])
+                return trainer.segment(*run[:2], run[2] if self.is_mixed else num_epochs)
 
-            each = jnp.zeros_like(state.status) if self._is_epochs_shared else num_epochs
+            each = num_epochs if self.is_mixed else jnp.zeros_like(state.status)
             state, metrics = map_runs(one, (hparams, state, each), runs_at_once(config, state))
             status = Metrics(names=("status",), scalars=state.status.astype(jnp.float32)[:, None], spectra={})
             return state, metrics.joined(status)
@@ -173,7 +177,7 @@ class GroupProgram:
         self._tasks = split(tasks, 3)
         self._plasticity = split(plasticity, 3)
         self._evaluation = split(lambda state: map_runs(trainer.evaluation, state, runs_at_once(config, state)), 1)
-        self._segment = split(segment, 3, donate=1, shared=int(self._is_epochs_shared))
+        self._segment = split(segment, 3, donate=1, shared=int(not self.is_mixed))
         self._compiled: dict[str, Any] = {}
 
     def arguments(self, runs: Sequence[Run] | None = None) -> Arguments:
@@ -181,8 +185,8 @@ class GroupProgram:
         runs = self.group.runs if runs is None else runs
         runs = [*runs, *[runs[-1]] * (self.width - len(runs))]
         epochs = np.asarray([run.config.num_epochs for run in runs], np.int32)
-        if self._is_epochs_shared:
-            assert len(set(epochs.tolist())) == 1, "runs of one call have the same number of epochs on a CPU"
+        if not self.is_mixed and len(set(epochs.tolist())) > 1:
+            raise ValueError("runs of one call must have the same number of epochs, unless it is_mixed.")
         hparams = jax.tree.map(lambda *values: np.asarray(values, np.float32), *[run.hparams for run in runs])
         keys = jax.vmap(jax.random.key)(np.asarray([run.seed for run in runs], np.uint32))
         choices = {
@@ -283,7 +287,7 @@ class GroupProgram:
         return self._compiled["evaluation"](state)
 
     def _epochs(self, runs: Arguments) -> np.ndarray:
-        return runs.num_epochs[0] if self._is_epochs_shared else runs.num_epochs
+        return runs.num_epochs if self.is_mixed else runs.num_epochs[0]
 
 
 def to_host(metrics: Metrics, num_runs: int) -> Metrics:

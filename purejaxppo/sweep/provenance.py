@@ -33,7 +33,7 @@ def provenance() -> dict[str, str | int]:
     devices = jax.local_devices()
     facts: dict[str, str | int] = {
         "purejaxppo_version": purejaxppo.__version__,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "source": source(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -77,7 +77,7 @@ def _name_of_macs_processor() -> str:
         return ""
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Commit of the source tree that this package was imported from, or "" for an installed one."""
     folder = Path(purejaxppo.__file__).parent
     if not (folder.parent / ".git").exists():  # somebody else's repository with our package in it
