@@ -294,27 +294,37 @@ def test_a_frozen_run_has_no_plasticity_loss() -> None:
         assert np.isnan(frozen[name]).all(), name
 
 
-def test_measuring_changes_no_training() -> None:
-    with_it = pjp.TrainConfig(**SMALL)
-    without = dataclasses.replace(with_it, num_plasticity_points=0)
-    on, off = (jax.jit(pjp.make_train(config))(HPARAMS, jax.random.key(3)) for config in (with_it, without))
-    measured = {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in BESIDE}
-    assert set(on.metrics) - set(off.metrics) == measured
-    for name in off.metrics:
-        np.testing.assert_array_equal(on.metrics[name], off.metrics[name], err_msg=name)
+@pytest.fixture(scope="module")
+def kept() -> tuple[pjp.TrainConfig, Any]:
+    """A configuration whose curves are kept, and the metrics of its run."""
+    config = pjp.TrainConfig(**SMALL, num_plasticity_points=2, plasticity_curve=True)
+    return config, jax.jit(pjp.make_train(config))(HPARAMS, jax.random.key(0)).metrics
 
 
-def test_curves_are_kept_on_request_and_the_initial_networks_are_always_measured() -> None:
-    config = pjp.TrainConfig(**SMALL, num_plasticity_points=1, plasticity_curve=True)
-    metrics = jax.jit(pjp.make_train(config))(HPARAMS, jax.random.key(0)).metrics
+def test_measuring_changes_no_training(kept: tuple[pjp.TrainConfig, Any]) -> None:
+    config, on = kept
+    without = dataclasses.replace(config, num_plasticity_points=0)
+    off = jax.jit(pjp.make_train(without))(HPARAMS, jax.random.key(0)).metrics
+    measured = {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in (*BESIDE, "curve")}
+    assert set(on) - set(off) == measured
+    for name in off:
+        np.testing.assert_array_equal(on[name], off[name], err_msg=name)
+
+
+def test_curves_are_kept_on_request_and_the_initial_networks_are_always_measured(
+    kept: tuple[pjp.TrainConfig, Any],
+) -> None:
+    config, metrics = kept
+    due = [log for log in range(1 + 3) if config.is_plasticity_point(log)]
     for head in plasticity.HEADS:
         curve = np.asarray(metrics[f"{head}_plasticity_curve"])
         assert curve.shape == (1 + 3, 16)
-        assert np.isnan(curve[1:3]).all()
-        assert np.isfinite(curve[[0, 3]]).all()
+        assert np.isnan(np.delete(curve, due, axis=0)).all()
+        assert np.isfinite(curve[due]).all()
         np.testing.assert_array_equal(curve[:, -1], metrics[f"{head}_plasticity_loss"])
     learner, state, task = prepare()
     initial = plasticity.measure(learner, HPARAMS, state, task)
+    assert set(initial) == {f"{head}_plasticity_{what}" for head in plasticity.HEADS for what in BESIDE}
     np.testing.assert_allclose(metrics["policy_plasticity_loss"][0], initial["policy_plasticity_loss"], rtol=1e-4)
 
 
