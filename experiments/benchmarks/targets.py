@@ -23,6 +23,7 @@ gpu_device_info {
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
   shared_memory_per_core: 233472 shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
   l2_cache_size: 52428800 memory_bandwidth: 3352320000000 device_memory_size: 84978434048
+  driver_version: "12.9.0" runtime_version: "12.9.0"
 }
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
 """
