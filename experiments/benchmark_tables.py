@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.statistics.tables import format_number, markdown
+from purejaxppo.statistics.estimates import exact_interval
+from purejaxppo.statistics.tables import format_count, format_interval, format_number, markdown
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 RESULTS = BENCHMARKS / "results"
@@ -83,6 +84,19 @@ def size_table(name: str) -> str:
     from results_size import table
 
     return table(read(name))
+
+
+def parity_table(name: str) -> str:
+    """Final returns of ours and rejax's, and how many of ours and of theirs ended at 0."""
+    rows = []
+    for setting, found in read(name).items():
+        sides = [found[who] for who in ("ours", "rejax")]
+        returns = [format_interval(side["iqm"], side["low"], side["high"]) for side in sides]
+        lost = [(sum(x == 0 for x in side["returns"]), len(side["returns"])) for side in sides]
+        counts = [format_count(k, n, *exact_interval(k, n)) for k, n in lost]
+        settings = f"{found['hparams']['learning_rate']:g}", f"{found['total_steps']:,}"
+        rows.append([setting, *settings, *returns, *counts])
+    return markdown(["", "learning rate", "steps", "ours", "rejax", "ours at 0", "rejax's at 0"], rows)
 
 
 # Of each simulation the columns that are shares of samples or sweeps, in the words of its rows.

@@ -25,6 +25,7 @@ from benchmark_tables import (
     brax_table,
     device_table,
     floor_table,
+    parity_table,
     peers_table,
     simulations_table,
     size_table,
@@ -298,6 +299,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "device": device_table,
     "size": size_table,
     "simulations": simulations_table,
+    "parity": parity_table,
     "accelerator": accelerator_table,
 }
 

@@ -12,6 +12,7 @@ import pytest
 
 import purejaxppo as pjp
 from purejaxppo.plots.figures import check_figure
+from purejaxppo.statistics.tables import format_number
 from purejaxppo.sweep import store
 
 BENCHMARKS = Path(__file__).parent.parent / "experiments" / "benchmarks"
@@ -45,6 +46,12 @@ def test_a_labs_size_keeps_its_targets() -> None:
         seconds, mib = TARGETS.get("figure" if name.startswith("figure") else name, (None, None))
         assert seconds is None or row["cpu_seconds"] <= seconds, name
         assert mib is None or row["peak_mib"] <= mib, name
+
+
+def test_the_readme_says_how_large_results_are() -> None:
+    size = measured("1000 runs, 1000 log points, 64 features")["end"]["file_mib"] / 1024
+    text = (BENCHMARKS.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"; {format_number(size, 1)} GiB of 1,000 runs x 1,000 log points)" in " ".join(text.split())
 
 
 def test_wide_networks_end_below_two_gigabytes() -> None:

@@ -562,6 +562,16 @@ def test_tick_labels_do_not_collide(name, sheet):
         assert_ticks_apart(draw_figure(dataset, name, sheet))
 
 
+def test_ticks_stay_apart_at_the_resolution_of_published_pictures():
+    """Six decades in a narrow panel: at 100 pixels an inch two labels read 0.0010.01."""
+    dataset = made_up({name: [False, True] for name in ("share_trunk", "kl_penalty")}, num_seeds=4, num_logs=5)
+    dataset["policy_plasticity_loss"][:, -1] = np.geomspace(4e-4, 2e3, 16)
+    figure = draw_figure(dataset, "6")
+    for dpi in (86, 100, 200):
+        figure.dpi = dpi
+        assert_ticks_apart(figure)
+
+
 def assert_ticks_apart(figure):
     """No label of an axis touches another one of it, nor one of the panel beside it."""
     renderer = figure.canvas.get_renderer()

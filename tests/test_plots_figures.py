@@ -485,6 +485,19 @@ def test_the_spectrum_is_the_median_share_of_the_largest():
     assert {"critic: index i", "policy: index i"} == {ax.get_ylabel() for ax in figure.axes[::4][:2]}
 
 
+def test_blocks_of_the_spectrum_stand_apart_and_the_last_row_has_the_label_of_steps():
+    """Titles of the second block touched the ticks above, and only the last column of the first one had a label."""
+    figure = spectrum_figure(made_up({"pfo_coef": [float(number) for number in range(7)]}, num_seeds=1, num_logs=3))
+    assert [bool(ax.get_xlabel()) for ax in figure.axes[:16]] == [False] * 12 + [True] * 3 + [False]
+    renderer = figure.canvas.get_renderer()
+    figure.draw(renderer)
+    titles = [ax._left_title.get_window_extent(renderer) for ax in figure.axes[8:11]]
+    for above, title in zip(figure.axes[4:7], titles, strict=True):
+        ticks = [label.get_window_extent(renderer) for label in above.get_xticklabels() if label.get_text()]
+        assert len(ticks) > 2
+        assert min(tick.y0 for tick in ticks) > title.y1 + 4
+
+
 def test_survival_lines_end_where_the_last_run_was_seen():
     """Nothing is known of a shorter run's survival after its end; a curve at 0 stays there."""
     steps = np.array([0.0, 10.0])

@@ -29,7 +29,8 @@ WAITING = {
     "gradual_breakout_conv",
     "gradual_breakout_paper_rate",
 }
-PICTURES = sorted(RESULTS.rglob("*.png"))
+BENCHMARKS = RESULTS.parent / "benchmarks" / "results"
+PICTURES = sorted([*RESULTS.rglob("*.png"), *BENCHMARKS.glob("*.png")])
 
 
 def settings():
@@ -45,7 +46,7 @@ def is_recorded(path):
         return LEGEND in picture.info
 
 
-@pytest.mark.parametrize("path", PICTURES, ids=lambda path: str(path.relative_to(RESULTS)))
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_legend_colours_survive_in_every_committed_picture(path):
     if not is_recorded(path) and path.parent.name in WAITING:
         pytest.skip("drawn before legends were recorded")

@@ -27,11 +27,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import pictures
 from matplotlib.figure import Figure
 from peer_processes import HERE, PeerError, python_of, run_worker
 
 from purejaxppo import HyperParams, Sweep, TrainConfig, run_sweep, use_cpu_cores
 from purejaxppo.evaluate import evaluate
+from purejaxppo.plots.channels import COLOURS
 from purejaxppo.plots.sheets import house_style
 from purejaxppo.statistics.estimates import bootstrap_interval, iqm
 from purejaxppo.sweep.provenance import provenance
@@ -61,7 +63,9 @@ SETTINGS = {
 def main() -> None:
     """Train both, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), help="of these, none to draw only"
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, help="environment steps of a run, instead of the setting's")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "parity.json")
@@ -91,7 +95,7 @@ def main() -> None:
         }
         print(line(name, found[name]), flush=True)
         args.out.write_text(json.dumps(found, indent=2) + "\n")
-    plot(found).savefig(args.out.with_suffix(".png"), dpi=100)
+    pictures.write(plot(found), args.out.with_suffix(".png"), caption(found))
     print(f"written: {args.out} and {args.out.with_suffix('.png').name}")
 
 
@@ -157,10 +161,20 @@ def verdict(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     return "ours is lower" if ours["high"] < theirs["low"] else "the intervals overlap"
 
 
+def caption(settings: dict[str, Any]) -> str:
+    """What is drawn, of which runs."""
+    told = ";\n".join(
+        f"{name}: learning rate {found['hparams']['learning_rate']:g}, {found['total_steps']:,} steps, "
+        f"{len(found['ours']['returns'])} seeds, {found['episodes']} episodes a run"
+        for name, found in settings.items()
+    )
+    return f"{told}.\nSquares: interquartile mean with its 95 % bootstrap interval; dots: runs."
+
+
 def plot(settings: dict[str, Any]) -> Figure:
     """A panel for each setting: every run's return, and the interquartile mean with its interval."""
     with house_style():
-        figure = Figure(figsize=(3.2 * len(settings), 3), layout="constrained")
+        figure = Figure(figsize=(max(3.2 * len(settings), 6.4), 3.2), layout="constrained")
         for ax, (name, found) in zip(
             figure.subplots(1, len(settings), squeeze=False)[0], settings.items(), strict=True
         ):
@@ -168,7 +182,10 @@ def plot(settings: dict[str, Any]) -> Figure:
                 values = found[who]
                 ax.plot(np.full(len(values["returns"]), x + 0.15), values["returns"], "o", color="0.6", markersize=4)
                 error = [[values["iqm"] - values["low"]], [values["high"] - values["iqm"]]]
-                ax.errorbar(x, values["iqm"], error, fmt="s", color=f"C{x}", capsize=4)
+                square, *_ = ax.errorbar(
+                    x, values["iqm"], error, fmt="s", color=(COLOURS[0], pictures.PEER)[x], capsize=4
+                )
+                pictures.mark(square, f"{name}: {who}")
             ax.set(title=name, xlim=(-0.5, 1.5), xticks=[0, 1], ylabel="return of fresh episodes")
             ax.set_xticklabels(CONTESTANTS)
     return figure

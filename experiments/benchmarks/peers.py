@@ -40,10 +40,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pictures
 from matplotlib.figure import Figure
 from peer_processes import HERE, PeerError, python_of, run_worker
 from settings import SETTINGS, Setting
 
+from purejaxppo.plots.channels import COLOURS
 from purejaxppo.plots.sheets import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.provenance import provenance
@@ -83,7 +85,9 @@ CONTESTANTS = {
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), help="of these, none to draw only"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="environment steps of one run in a repeat, for all contestants")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "peers.json")
@@ -108,7 +112,8 @@ def main() -> None:
         args.out.write_text(json.dumps(found, indent=2) + "\n")
     found = {name: found[name] for name in SETTINGS if name in found}
     print(table(found))
-    plot(found).savefig(args.out.with_suffix(".png"), dpi=100)
+    caption = f"{pictures.measured_on(found)}; each in a process of its own, in turn. Blue: ours; grey: peers."
+    pictures.write(plot(found), args.out.with_suffix(".png"), caption)
     print(f"written: {args.out} and {args.out.with_suffix('.png').name}")
 
 
@@ -197,8 +202,11 @@ def plot(settings: dict[str, Any]) -> Figure:
     with house_style():
         figure = Figure(figsize=(8, 1.2 + 0.24 * len(rows)), layout="constrained")
         ax = figure.subplots()
-        colours = ["C0" if CONTESTANTS[contestant].is_ours else "0.65" for _, contestant, _ in rows]
+        is_ours = [CONTESTANTS[contestant].is_ours for _, contestant, _ in rows]
+        colours = [COLOURS[0] if ours else pictures.PEER for ours in is_ours]
         bars = ax.barh(range(len(rows)), [rate for _, _, rate in rows], color=colours)
+        for bar, ours in zip(bars, is_ours, strict=True):
+            pictures.mark(bar, "ours" if ours else "peer")
         ax.bar_label(bars, labels=[f"{rate:,.0f}" for _, _, rate in rows], padding=3, fontsize=8)
         labels = [f"{name}: {CONTESTANTS[contestant].label}" for name, contestant, _ in rows]
         ax.set(xscale="log", xlabel="environment steps a second, all runs together", yticks=range(len(rows)))

@@ -33,10 +33,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import pictures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from settings import SETTINGS, group_of
 
+from purejaxppo.plots.channels import COLOURS
 from purejaxppo.plots.sheets import house_style
 from purejaxppo.sweep.devices import use_cpu_cores
 from purejaxppo.sweep.plan import Group
@@ -55,7 +57,9 @@ Key = TypeVar("Key", bound=Hashable)
 def main() -> None:
     """Measure, print, write, draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument(
+        "--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="of these, none to draw only"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "scaling.json")
     args = parser.parse_args()
@@ -66,7 +70,8 @@ def main() -> None:
         for row in result[part]["rows"]:
             print(part, ", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")
-    draw(result).savefig(args.out.with_suffix(".png"), dpi=100)
+    caption = f"{pictures.measured_on(result)}; medians of pieces in turn."
+    pictures.write(draw(result), args.out.with_suffix(".png"), caption)
     print(f"written: {args.out} and {args.out.with_suffix('.png').name}")
 
 
@@ -218,7 +223,7 @@ def _column(rows: list[dict[str, Any]], name: str) -> list[Any]:
 
 
 def _draw_runs(ax: Axes, rows: list[dict[str, Any]]) -> None:
-    ax.plot(_column(rows, "runs"), _column(rows, "steps_per_second"), marker="o")
+    ax.plot(_column(rows, "runs"), _column(rows, "steps_per_second"), marker="o", color=COLOURS[0])
     ax.set_xscale("log", base=2)
     ax.set_xticks(_column(rows, "runs"), _column(rows, "runs"))
     ax.set_ylim(bottom=0)
@@ -226,19 +231,19 @@ def _draw_runs(ax: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def _draw_epochs(ax: Axes, rows: list[dict[str, Any]]) -> None:
-    ax.plot(_column(rows, "epochs"), _column(rows, "seconds"), marker="o")
+    ax.plot(_column(rows, "epochs"), _column(rows, "seconds"), marker="o", color=COLOURS[0])
     ax.set_ylim(bottom=0)
     ax.set(xlabel="epochs", ylabel="seconds", title="16 CartPole runs x 1,000 steps")
 
 
 def _draw_log_points(ax: Axes, rows: list[dict[str, Any]]) -> None:
-    ax.plot(_column(rows, "log_points"), [100 * cost for cost in _column(rows, "cost")], marker="o")
+    ax.plot(_column(rows, "log_points"), [100 * cost for cost in _column(rows, "cost")], marker="o", color=COLOURS[0])
     ax.set(xlabel="log points in 500,000 steps", ylabel="% on top", title="Diagnostics, 16 CartPole runs")
 
 
 def _draw_diagnostics(ax: Axes, rows: list[dict[str, Any]]) -> None:
     labels = [f"{row['setting']}, {row['total_steps'] / 1e6:g}M" for row in rows]
-    bars = ax.barh(labels, [100 * cost for cost in _column(rows, "cost")])
+    bars = ax.barh(labels, [100 * cost for cost in _column(rows, "cost")], color=COLOURS[0])
     ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.margins(x=0.2)
@@ -247,9 +252,10 @@ def _draw_diagnostics(ax: Axes, rows: list[dict[str, Any]]) -> None:
 
 def _draw_first_result(ax: Axes, rows: list[dict[str, Any]]) -> None:
     states = ("cold", "warm")
-    for name in ("first_progress_line", "compiling", "importing"):
+    for colour, name in zip(COLOURS, ("first_progress_line", "compiling", "importing"), strict=False):
         medians = [statistics.median(row[name] for row in rows if row["cache"] == state) for state in states]
-        ax.bar(states, medians, label=name.replace("_", " "))
+        bars = ax.bar(states, medians, label=name.replace("_", " "), color=colour)
+        pictures.mark(bars[0], name.replace("_", " "))
     ax.legend(loc="upper right")
     ax.margins(y=0.4)
     ax.set(ylabel="seconds", title="Quickstart: time to the first result")

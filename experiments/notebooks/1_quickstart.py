@@ -210,9 +210,9 @@ show("ratio_below_mean", "kl")
 # stand beside it: the loss of the best constant output, and of the run's own initial network
 # fitted alike. *Healthy:* below the constant's, near the fresh network's. At the constant's or
 # above, the copy has learned nothing about single states: it is dead and outputs a constant, or it
-# comes from a confident policy, whose distance from its targets one pass does not undo. Dead
-# neurons say which. There a higher loss is no less plasticity: at learning rates like this one the
-# best run can have the highest.
+# began far from its targets, as a confident policy or a critic of large returns does, which one
+# pass does not undo. Dead neurons say which. There a higher loss is no less plasticity: at learning
+# rates like this one the best run can have the highest.
 
 # %%
 pjp.plot.curves(dataset, ["policy_plasticity_loss", "critic_plasticity_loss"])
