@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -37,7 +38,7 @@ def run(piece: str, out: Path) -> list[dict[str, Any]]:
 
 def script(out: Path, *pieces: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(BENCHMARKS / "gpu.sh"), str(out / "no_wheels"), str(out), *pieces]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
 
 
 def test_jacobi_is_as_exact_as_numpy_on_ill_conditioned_and_deficient_matrices() -> None:
@@ -93,6 +94,25 @@ def test_pieces_compile_side_by_side_run_in_turn_and_end_with_the_limit(tmp_path
     assert "WHILE" not in compiling["profile"]  # CUDA graphs for hopper alone
     assert "--updates 1" in compiling["rates_hopper_graphs"]
     assert "WHILE" in compiling["rates_hopper_graphs"]
+
+
+def test_what_was_measured_is_read_with_its_configuration_and_its_device(tmp_path: Path) -> None:
+    from accelerator_measured import measured_in
+    from settings import SWEEPS
+
+    config = SWEEPS["hopper"][0]
+    seconds = {"plain": [3.0, 1.0, 2.0], "plasticity": [5.0]}
+    row = {"setting": "hopper", "runs": 64, "seconds": seconds, "config": dataclasses.asdict(config)}
+    found = {
+        "piece": "rates_hopper_graphs",
+        "provenance": {"device_kind": "NVIDIA H200"},
+        "rows": [row, {"setting": "hopper", "runs": 1024, "stopped": "out of memory"}],
+    }
+    (tmp_path / "gpu_rates_hopper_graphs.json").write_text(json.dumps(found))
+    (measured,) = measured_in(tmp_path)
+    assert measured["config"] == config
+    assert measured["seconds"] == {"segment": 2.0, "plasticity": 3.0}
+    assert (measured["setting"], measured["target"], measured["runs"]) == ("hopper, CUDA graphs", "h200", 64)
 
 
 @pytest.mark.slow
