@@ -76,7 +76,6 @@ FACTORIAL = {
 BEFORE = {
     "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69, "200 to 215"),
     "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
-    "figure1_minatar_hundredth": ("eb2d25f", "2026-11-24", 48, "0 to 15"),
 }
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),
@@ -184,20 +183,22 @@ def claims_table(name: str) -> str:
 
 
 def verdicts_table() -> str:
-    """Verdicts of all studies that have some by the present rules: a row for each study."""
+    """Verdicts of all studies that have some by the present rules: a row for each study and environment."""
     rows = []
     for name in STUDIES:
         if not (HERE / "results" / name / "claims.csv").exists():
             continue
-        heads = claims_of(name).query("part == ''")
-        plain = heads[heads["intervention"] == ""].set_index("claim")["verdict"]
-        done = heads[heads["intervention"] != ""]
-        (pfo,) = done["verdict"][done["intervention"] == "pfo_coef=1"]
-        counts = done["verdict"].value_counts()
-        said = ", ".join(f"{verdict} {counts[verdict]}" for verdict in ORDER if verdict in counts)
-        others = f"[{said}](results/{name}/claims.csv)"
-        length = format_percent(heads["length"].max())
-        rows.append([study_link(name), length, *(plain[f"C{number}"] for number in range(1, 6)), pfo, others])
+        heads = claims_of(name).query("part == '' and env != 'all environments'")
+        for env, own in heads.groupby("env", sort=False):
+            plain = own[own["intervention"] == ""].set_index("claim")["verdict"]
+            done = own[own["intervention"] != ""]
+            (pfo,) = done["verdict"][done["intervention"] == "pfo_coef=1"]
+            counts = done["verdict"].value_counts()
+            said = ", ".join(f"{verdict} {counts[verdict]}" for verdict in ORDER if verdict in counts)
+            others = f"[{said}](results/{name}/claims.csv)"
+            of = f", {str(env).split('/')[1]}" * (heads["env"].nunique() > 1)
+            told = (plain[f"C{number}"] for number in range(1, 6))
+            rows.append([study_link(name) + of, format_percent(own["length"].max()), *told, pfo, others])
     return markdown(["study", "length", "C1", "C2", "C3", "C4", "C5", "C6, PFO 1", "all interventions"], rows)
 
 

@@ -251,6 +251,18 @@ def test_what_is_contradicted_in_full_length_is_not_hidden_by_what_is_not_observ
     assert claim(table, "C2") == ("CONTRADICTED", ["CONTRADICTED", "NOT OBSERVED", "NOT OBSERVED"])
 
 
+@pytest.mark.parametrize(("steps", "verdict"), [(500, "NOT OBSERVED"), (501, "CONTRADICTED")])
+def test_in_a_hundredth_of_the_papers_length_nothing_contradicts(steps, verdict):
+    """All ranks have collapsed, and the norm is larger with fewer epochs."""
+
+    def make(point, seed):
+        norm = 10 * (1 + (point["num_epochs"] == 4)) * (1 + 0.01 * seed)
+        return run(seed=seed) | {"policy_preactivation_norm": np.full(L, norm)}
+
+    table = evaluate_claims(sweep(make, ({"num_epochs": 4}, {"num_epochs": 32}), steps=steps))
+    assert part(table, "larger norm of pre-activations")["verdict"] == verdict
+
+
 def test_a_collapse_that_few_epochs_do_not_have_is_a_collapse():
     points = ({"num_epochs": 32}, {"num_epochs": 4})
     table = evaluate_claims(sweep(lambda point, seed: run(point["num_epochs"] == 32, False, seed), points))

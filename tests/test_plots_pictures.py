@@ -25,7 +25,6 @@ from purejaxppo.results.dataset import by_environment
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"
 # Studies whose pictures are older than the record of legends: 64 colours, some lost. Redraw them, and take them out.
 WAITING = {
-    "figure1_minatar_hundredth",
     "gradual_breakout_conv",
     "gradual_breakout_paper_rate",
 }

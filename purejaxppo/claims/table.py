@@ -33,8 +33,8 @@ HEADER = ["claim", "verdict", "what the paper says", "effect [95 % interval]", "
 EXPLANATION = f"""\
 SUPPORTED: it happened in most runs (the exact interval lies above 1/2), or the effect is larger than it needs to be
 (p < {LEVEL}, Holm over all effects of the sweep). CONTRADICTED: the opposite is.
-NOT OBSERVED: what it is about happened in no run or too few so far, or an intervention is worse while nothing has
-collapsed yet. That contradicts nothing.
+NOT OBSERVED: what it is about happened in no run or too few so far, or the opposite is seen while nothing has
+collapsed yet, or in at most a hundredth of the paper's length. That contradicts nothing.
 NO DIFFERENCE: the interval lies within {SAME_SIZE} doublings, or {format_percent(SAME_SHARE)} of a range.
 INCONCLUSIVE: none of these, or fewer than {MIN_SEEDS} seeds.
 A claim is SUPPORTED if all its parts are, CONTRADICTED if one is. Effects: mean over seeds, Student's t. Length: share

@@ -5,8 +5,8 @@ What the parts of a claim measure is in effects.py. Their verdicts:
 - SUPPORTED: something that is claimed of most runs happened in most (the exact interval of its share lies above 1/2),
   or the effect is larger than it must be (p < 0.025 after Holm).
 - CONTRADICTED: the opposite of the effect is as large (p < 0.025 after Holm). Never because something has not happened.
-- NOT OBSERVED: what it is about happened in no run, or in too few of them, so far; or an intervention is worse where
-  no rank has collapsed yet, and the runs are shorter than the paper's.
+- NOT OBSERVED: what it is about happened in no run, or in too few of them, so far; or the opposite is seen where no
+  rank has collapsed yet, and the runs are shorter than the paper's, or in at most a hundredth of its length.
 - NO DIFFERENCE: the 95 % interval of the effect lies within a margin below which it is nothing.
 - INCONCLUSIVE: none of these, or fewer than five seeds. NOT TESTED: the sweep lacks what it needs.
 
