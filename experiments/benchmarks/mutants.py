@@ -71,8 +71,12 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     "ppo/rewards.py": {
         "returns_through_ends": ("jnp.where(done, 0.0, returns)", "returns",
             "options::normalized_rewards_equal_a_loop_over_rollouts_and_ends_of_episodes"),
-        "scaled_by_the_step_before": ("rsqrt(moments.var", "rsqrt(statistics.moments.var",
+        "scaled_by_the_step_before": ("before.merged(moments).var", "before.merged(own.moments).var",
             "options::without_ends_normalized_rewards_are_those_of_gymnasium"),
+        "rewards_forget_earlier_rollouts": ("moments=before.merged(own.moments)", "moments=own.moments",
+            "options::normalized_rewards_equal_a_loop_over_rollouts_and_ends_of_episodes"),
+        "rewards_merged_step_by_step": ("before.merged(own.moments))", "jax.lax.scan(lambda m, r: (m.update(r), None), "
+            "before, reward)[0])", "options::after_tens_of_millions_of_steps_the_variance_stays_where_it_is"),
     },
     "ppo/advantages.py": {
         "gae_through_terminations": ("1.0 - (terminated | truncated)", "1.0 - (truncated)", "advantages"),

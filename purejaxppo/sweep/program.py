@@ -117,9 +117,7 @@ class GroupProgram:
     one a run. Chunks with fewer runs are padded (the last run repeated), and padding is dropped from every result.
     """
 
-    def __init__(
-        self, group: Group, width: int | None = None, devices: list[Any] | None = None, *, is_mixed: bool | None = None
-    ):
+    def __init__(self, group: Group, width: int | None = None, devices: Any = None, *, is_mixed: bool | None = None):
         self.group = group
         devices = (devices or jax.local_devices())[: width or len(group.runs)]
         self.width = width or -(-len(group.runs) // len(devices)) * len(devices)
