@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.figure import Figure
 
 import purejaxppo as pjp
 from purejaxppo.plots.conditions import parse_where, select
+from purejaxppo.plots.curves import curves
 from purejaxppo.plots.factorial import FACTORIAL
 from purejaxppo.plots.figures import draw_figure, file_name
 from purejaxppo.plots.files import as_small_png, lost_colours
@@ -51,12 +53,13 @@ def command(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "purejaxppo", *arguments], check=True)
 
 
-def kept(dataset: xr.Dataset) -> xr.Dataset:
+def kept(dataset: xr.Dataset, more: list[str]) -> xr.Dataset:
     """The metrics that figures and tables are made of, as float32; of the command not where it wrote to."""
     names = {panel.metric for panel in PANELS} | {f"{net}_{rank}" for net in ("policy", "critic") for rank in RANKS}
     names |= {str(name) for name in dataset.data_vars if "_plasticity_" in str(name)} | {
         "status",
         "critic_dead_neurons",
+        *more,
     }
     small = dataset[[name for name in dataset.data_vars if name in names and "D" not in dataset[name].dims]]
     small.attrs["command"] = re.sub(r" --out \S+", "", small.attrs.get("command", ""))
@@ -96,6 +99,12 @@ def write_factorials(dataset: xr.Dataset, target: Path) -> None:
         factorial_table(part).to_csv(path, index=False, lineterminator="\n")
 
 
+def write_picture(figure: Figure, path: Path) -> None:
+    path.write_bytes(as_small_png(figure, max(WIDTH, round(RESOLUTION * figure.get_figwidth()))))
+    if lost := lost_colours(path):
+        raise SystemExit(f"{path} has lost the colours of {', '.join(lost)}.")
+
+
 def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
     """The figures as small pictures; of several environments one each."""
     for name in figures:
@@ -105,15 +114,14 @@ def draw(dataset: xr.Dataset, figures: list[str], target: Path) -> None:
             panels = [ax for ax in figure.axes if ax.get_visible() and ax.get_label() != "colour bar"]
             if all("no values" in [text.get_text() for text in ax.texts] for ax in panels):
                 raise SystemExit(f"{path} would show no values: {name} needs metrics that these results have not kept.")
-            path.write_bytes(as_small_png(figure, max(WIDTH, round(RESOLUTION * figure.get_figwidth()))))
-            if lost := lost_colours(path):
-                raise SystemExit(f"{path} has lost the colours of {', '.join(lost)}.")
+            write_picture(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--figures", nargs="*", default=[])
+    parser.add_argument("--metrics", nargs="*", default=[], help="drawn over training, as METRIC_METRIC.png")
     parser.add_argument("--compare", nargs="*", default=[], metavar="METRIC")
     parser.add_argument("--against", nargs="*", default=[], help="as those of compare: FIELD=VALUE --within FIELD")
     parser.add_argument("--within", nargs="*", default=[])
@@ -127,6 +135,8 @@ def main() -> None:
     dataset = pjp.load_results(directory)
     drawn = select(dataset, parse_where(arguments.where))
     draw(drawn, ["overview", *arguments.figures], target)
+    if arguments.metrics:
+        write_picture(curves(drawn, arguments.metrics), target / f"{'_'.join(arguments.metrics)}.png")
     if "factorial" in arguments.figures:
         write_factorials(drawn, target)
     finals_table(dataset).to_csv(target / "finals.csv", index=False, lineterminator="\n")
@@ -141,7 +151,7 @@ def main() -> None:
         tables = ["summary", *[f"compare_{metric}" for metric in arguments.compare], *["claims"] * arguments.claims]
         for name in tables:
             (target / f"{name}.csv").write_text((folder / f"{name}.csv").read_text(encoding="utf-8"), encoding="utf-8")
-        save(kept(dataset), target / "drawn.nc")
+        save(kept(dataset, arguments.metrics), target / "drawn.nc")
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {size / 1024:.0f} KiB")
 

@@ -45,7 +45,7 @@ from purejaxppo.envs.suites import SUITES
 from purejaxppo.interventions import INTERVENTIONS
 from purejaxppo.plots.channels import bundled_fields, point_names, varying_fields
 from purejaxppo.presets import PRESETS
-from purejaxppo.statistics.estimates import exact_interval
+from purejaxppo.statistics.estimates import bootstrap_interval, exact_interval, iqm
 from purejaxppo.statistics.tables import (
     compact,
     count_cells,
@@ -83,7 +83,7 @@ STUDIES = (
     *("proximal_family_acrobot", "proximal_family_breakout"),
     *("head_to_head_acrobot", "head_to_head_breakout", "head_to_head_pendulum"),
     *("gradual_acrobot", "gradual_breakout", "gradual_breakout_conv", "gradual_breakout_paper_rate"),
-    *("gradual_spaceinvaders", "figure1_brax_hundredth", "figure1_minatar_hundredth"),
+    *("gradual_spaceinvaders", "figure1_brax_hundredth", "figure1_minatar_hundredth", "normalization_hopper"),
 )
 
 
@@ -124,6 +124,25 @@ def factorial_table(name: str) -> str:
     effects = [" x ".join(f"`{part}`" for part in effect.split(" x ")) for effect in table["effect"].unique()]
     header, lines = zip(("effect", effects), *columns, strict=True)
     return markdown(header, list(zip(*lines, strict=True)))
+
+
+def moves_table(name: str) -> str:
+    """How far the policy moves by updates, and by its observation statistics between them: IQM over seeds, nat."""
+    with xr.open_dataset(HERE / "results" / name / "drawn.nc") as drawn:
+        is_running = drawn["normalize_observations"].values == "running"
+        at = [1, 2, 3, 4, 5, 10]
+        updates, moves = (drawn[metric].values[:, at].astype(np.float64) for metric in ("kl", "statistics_kl"))
+    values = {
+        "the update, fixed statistics": updates[~is_running],
+        "the update, running statistics": updates[is_running],
+        "the statistics' own moves": moves[is_running],
+        "that, over the same update's": moves[is_running] / updates[is_running],
+    }
+    rows = []
+    for told, runs in values.items():
+        cells = [(float(iqm(x)), *map(float, bootstrap_interval(x))) for x in runs.T]
+        rows.append([told, *(format_interval(*cell) for cell in cells)])
+    return markdown(["KL of the policy by", *(f"update {number}" for number in at)], rows)
 
 
 def ranks_lost(name: str, summary: pd.DataFrame) -> list[str]:
@@ -287,6 +306,7 @@ def plans_table() -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "study": study_table,
     "factorial": factorial_table,
+    "moves": moves_table,
     "claims": claims_table,
     "verdicts": verdicts_table,
     "studies": studies_table,
