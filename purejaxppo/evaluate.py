@@ -216,7 +216,9 @@ def along_training(out: str | Path, table: pd.DataFrame) -> xr.Dataset:
     record = json.loads(attributes.get("sweep", "{}"))
     record.get("config", {}).pop("num_log_points", None)  # that many are not to be expected here
     drawn = to_dataset(results, attributes | {"sweep": record})
-    if "return_mean" not in trained or not set(drawn["run_index"].values) <= set(trained["run_index"].values):
+    if "return_mean" not in trained or not np.isfinite(trained["return_mean"].values).any():
+        return drawn  # nobody can tell
+    if not set(drawn["run_index"].values) <= set(trained["run_index"].values):
         return drawn
     found = outcomes(trained)
     rows = [trained["run_index"].values.tolist().index(run) for run in drawn["run_index"].values]

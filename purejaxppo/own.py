@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -217,10 +218,13 @@ def look_in(folder: str | None) -> None:
 
 
 def place_of(modules: Iterable[str]) -> str | None:
-    """The folder in which the first of the user's own modules, or its package, was found; None without a file."""
-    tops = [top for top in _tops(modules) if top != __name__.split(".")[0]]
-    found = _place(_spec(tops[0])) if tops else None
-    return None if found is None else str(found)
+    """The folder in which the first of the user's own modules, or its package, was found; None without one.
+
+    What is installed is none: another process finds it by itself, or has one of its own.
+    """
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    places = (_place(_spec(top)) for top in _tops(modules) if top != __name__.split(".")[0])
+    return next((str(place) for place in places if place is not None and place not in installed), None)
 
 
 def check_places(modules: Iterable[str], folder: str | None) -> None:

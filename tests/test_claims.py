@@ -251,7 +251,7 @@ def test_what_is_contradicted_in_full_length_is_not_hidden_by_what_is_not_observ
     assert claim(table, "C2") == ("CONTRADICTED", ["CONTRADICTED", "NOT OBSERVED", "NOT OBSERVED"])
 
 
-@pytest.mark.parametrize(("steps", "verdict"), [(500, "NOT OBSERVED"), (501, "CONTRADICTED")])
+@pytest.mark.parametrize(("steps", "verdict"), [(700, "NOT OBSERVED"), (800, "CONTRADICTED")])
 def test_in_a_hundredth_of_the_papers_length_nothing_contradicts(steps, verdict):
     """All ranks have collapsed, and the norm is larger with fewer epochs."""
 

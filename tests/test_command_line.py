@@ -513,6 +513,7 @@ MISTAKES = [
     command("claims empty", "empty", "no results", files={"empty/": ""}),
     command("export nothing --to csv", "nothing", "no results"),
     command("resume nothing", "nothing", "not a sweep's"),
+    command(f"resume {'a' * 300}", "aaa", "not a sweep's"),
     command("rediagnose nothing", "nothing", "not a sweep's"),
     command("plot out", "results.nc", "damaged", files={"out/results.nc": "this is no netCDF"}),
     command("summary out", "results.nc", "damaged", files={"out/results.nc": b"\x89HDF\r\n\x1a\n" + 500 * b"\0"}),

@@ -10,6 +10,7 @@ import pytest
 
 import purejaxppo as pjp
 from purejaxppo.errors import ConfigError
+from purejaxppo.results.dataset import recorded_fields, recorded_widths
 from purejaxppo.results.files import load, save
 
 STEPS = 1000 * np.arange(1, 41)
@@ -170,6 +171,13 @@ def test_what_we_export_comes_back_and_numbers_may_be_jaxs() -> None:
     for name in ("status", "seed", "learning_rate"):
         np.testing.assert_array_equal(again[name], dataset[name])
     np.testing.assert_allclose(again["return_mean"], dataset["return_mean"], rtol=1e-6)
+
+
+def test_what_another_trainer_says_may_be_numpys_or_none() -> None:
+    config = {"clip_eps": np.float32(0.25), "num_envs": np.int64(8), "hidden_sizes": jnp.array([64, 32])}
+    dataset = imported(config=config | {"learning_rate": None})
+    assert recorded_fields(dataset) == {"clip_eps": 0.25, "num_envs": 8, "hidden_sizes": [64, 32]}
+    assert recorded_widths(dataset).tolist() == [32] * 10
 
 
 def test_dead_units_without_their_number_are_a_part_that_is_not_tested() -> None:

@@ -292,6 +292,8 @@ def test_a_sweep_made_in_python_remembers_where_its_modules_are() -> None:
     sweep = dataclasses.replace(parse_sweep(SWEEP, folder=str(PROJECT)), folder=None)
     assert checked(sweep, tensorboard=False).folder == str(PROJECT)
     assert checked(parse_sweep({}), tensorboard=False).folder is None
+    assert own.place_of(["json", "gymnax", "purejaxppo.diagnostics.ntk", "lab"]) == str(PROJECT)
+    assert own.place_of(["json", "gymnax"]) is None  # installed: not to be looked for where they were
 
 
 def test_without_anything_of_ones_own_a_directory_says_nothing_of_it(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_a_notebook_may_ask_as_the_command_line_does():
         select(dataset, asked)["run_index"],
         select(dataset, {"pfo_coef": [0, 10], "num_epochs": [4, 16]})["run_index"],
     )
+    assert parse_where(["seed=1", "seed=1,2"]) == {"seed": ["1", "2"]}
     assert set(select(dataset, "pfo_coef=1")["pfo_coef"].values) == {1.0}
     with pytest.raises(ConfigError, match="metrics is empty"):
         curves(dataset, [])

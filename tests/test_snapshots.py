@@ -270,6 +270,11 @@ def test_snapshots_are_evaluated_and_the_last_one_is_the_final_policy(
     assert last["return_mean"].tolist() == final["return_mean"].tolist()
     assert table.attrs["missing"] == []
     lines = [line.split() for line in format_evaluation(table).splitlines()]
+    untold = store.load_results(whole)
+    untold["return_mean"] = untold["return_mean"] * np.nan  # no episode has ended in training
+    with monkeypatch.context() as patch:
+        patch.setattr("purejaxppo.evaluate.load_results", lambda out: untold)
+        assert "is_collapsed" not in along_training(whole, table)
     drawn = along_training(whole, table)
     assert (drawn["status"].values != 0).tolist() == [run in DIVERGED for run in drawn["run_index"].values]
     found = outcomes(store.load_results(whole))

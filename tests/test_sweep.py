@@ -1144,6 +1144,15 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_memory(text) == size == parse_memory(size) == parse_memory(float(size))
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    points = tuple({"num_epochs": n, "pfo_coef": np.float32(n)} for n in np.arange(2, 4))
+    sweep = Sweep(name="a", seeds=(0,), points=points, config=pjp.TrainConfig(num_envs=np.int64(4)))  # pyright: ignore
+    assert engine.checked(sweep, tensorboard=False).points == (
+        {"num_epochs": 2, "pfo_coef": 2.0},
+        {"num_epochs": 3, "pfo_coef": 3.0},
+    )
+
+
 def test_what_python_is_told_wrongly_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="memory is '4Gx', but must be a size such as 4GiB"):
         run_sweep(make_sweep(), tmp_path / "out", memory="4Gx")

@@ -38,7 +38,7 @@ NOT_OBSERVED, NO_DIFFERENCE = "NOT OBSERVED", "NO DIFFERENCE"
 MIN_SEEDS = MIN_RUNS
 """Of four seeds all agree too often by chance: once in 128, where each side of a pair collapses in half of its runs."""
 LEAST_LENGTH = 0.01
-"""Share of the paper's length up to which nothing contradicts: ranks then fall from those of random weights."""
+"""Share of the paper's length, rounded, up to which nothing contradicts: ranks fall from those of random weights."""
 
 
 class Member(NamedTuple):
@@ -235,7 +235,7 @@ class Environment:
         row |= {"margin": part.margin, "unit": part.unit, "runs": len(cells), "seeds": seeds.size, "note": ""}
         if seeds.size < MIN_SEEDS:
             return row | {"verdict": INCONCLUSIVE, "note": f"only {seeds.size} of the {MIN_SEEDS} seeds that it needs"}
-        is_late = (num_seen >= MIN_SEEDS and self.length > LEAST_LENGTH) or self.length >= 1
+        is_late = (num_seen >= MIN_SEEDS and round(self.length, 2) > LEAST_LENGTH) or self.length >= 1
         return row | {"p": p, "not_yet": "" if is_late else f"the rank collapsed in {seen['note']}"}
 
 

@@ -106,13 +106,13 @@ def parse_where(texts: Sequence[str]) -> dict[str, list[str]]:
 
     Raises ConfigError for a text of another form.
     """
-    conditions: dict[str, list[str]] = {}
+    conditions: dict[str, dict[str, None]] = {}  # each value once, in order
     for text in texts:
         field, equals, values = text.partition("=")
         if not (field and equals and values):
             raise ConfigError(f"where is {text!r}, but must be FIELD=VALUE or FIELD=VALUE,VALUE.")
-        conditions.setdefault(field, []).extend(values.split(","))
-    return conditions
+        conditions.setdefault(field, {}).update(dict.fromkeys(values.split(",")))
+    return {field: list(values) for field, values in conditions.items()}
 
 
 def check_options(figure: str | None, metrics: Sequence[str], by: Sequence[str], facet: str | None) -> None:

@@ -94,7 +94,9 @@ def _record(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What all runs have in common, as a sweep's own record says it; raises ConfigError for values of a wrong type."""
     record = {"config": {}, "hparams": {}}
     for field, value in told.items():
-        record["hparams" if field in _TRACED else "config"][field] = value
+        if value is not None:  # of a field that may be None it is the default
+            plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy and JAX
+            record["hparams" if field in _TRACED else "config"][field] = plain
     for cls, values in ((TrainConfig, record["config"]), (HyperParams, record["hparams"])):
         hints = hints_of(cls)
         check_types(cls(**{field: coerce(field, x, hints[field]) for field, x in values.items() if field in hints}))

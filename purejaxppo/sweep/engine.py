@@ -7,6 +7,7 @@ Time, disk and the terminal live here and nowhere else; the compiled programs kn
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import threading
 import time
@@ -150,9 +151,9 @@ def checked(sweep: Sweep, *, tensorboard: bool) -> Sweep:
         from purejaxppo.results.export import check_tensorboard
 
         check_tensorboard()
-    # Of a sweep that was made in Python, `resume` in another process is to find the modules too.
-    folder = own.place_of(own_modules(sweep)) if sweep.folder is None else sweep.folder
-    sweep = parse_sweep(to_json(sweep), folder=folder)
+    sweep = parse_sweep(to_json(sweep), folder=sweep.folder)
+    if sweep.folder is None:  # made in Python: `resume` in another process is to find its modules too
+        sweep = dataclasses.replace(sweep, folder=own.place_of(own_modules(sweep)))
     check_brought(make_groups(sweep))
     return sweep
 

@@ -200,7 +200,7 @@ def check_facts(out: Path, facts: dict[str, Any], *, is_forced: bool) -> None:
 
 def read_provenance(out: Path) -> dict[str, Any]:
     """What a directory says of the processes that computed it; nothing where that is lost."""
-    return read_json(out / PROVENANCE) if (out / PROVENANCE).is_file() else {}
+    return read_json(out / PROVENANCE) if os.path.isfile(out / PROVENANCE) else {}  # False for impossible paths
 
 
 def warn_of_other_sources(out: Path, sweep: Sweep) -> None:
