@@ -75,7 +75,6 @@ FACTORIAL = {
 # their numbers and pictures, day, minutes that the sweep took, seeds.
 BEFORE = {
     "gradual_breakout_conv": ("eb2d25f", "2026-11-24", 69, "200 to 215"),
-    "gradual_breakout_paper_rate": ("a18ed7c", "2026-11-24", 54, "200 to 215"),
 }
 STUDIES = (
     *("quickstart", "stress_acrobot", "stress_interventions", "trust_regions_acrobot", "trust_regions_pendulum"),
