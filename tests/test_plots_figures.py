@@ -291,7 +291,7 @@ def test_dots_have_a_marker_where_lines_have_a_dash():
     handles = figure.legends[0].legend_handles
     assert [(handle.get_color(), handle.get_marker()) for handle in handles] == looks
     assert not any(handle.is_dashed() for handle in handles)
-    drawn = [part for part in figure.axes[0].collections if isinstance(part, PathCollection)]
+    drawn = [part for ax in figure.axes for part in ax.collections if isinstance(part, PathCollection)]
     assert len({str(part.get_paths()[0].vertices.tolist()) for part in drawn}) > 1
 
 

@@ -192,7 +192,10 @@ def _suggestion(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), full_names, n=3, cutoff=0.6)
     candidates = dict.fromkeys(full_names[spelling] for spelling in near)
     if "/" in name and not candidates and name.split("/")[0] not in (*OURS, *SUITES):
-        return "one of your own is registered by a module that `import` names, or is itself named module:Class."
+        return (
+            "`purejaxppo envs` lists those that are known; one of your own is registered by a module that `import` names, "
+            "or is itself named module:Class."
+        )
     if not candidates:
         return "`purejaxppo envs` lists those that are known, such as 'gymnax/CartPole-v1'."
     return "did you mean " + " or ".join(map(repr, candidates)) + "?"
