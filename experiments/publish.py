@@ -15,6 +15,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def command(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "purejaxppo", *arguments], check=True)
 
 
-def kept(dataset: xr.Dataset, more: list[str] = ()) -> xr.Dataset:
+def kept(dataset: xr.Dataset, more: Sequence[str] = ()) -> xr.Dataset:
     """The metrics that figures and tables are made of, as float32; of the command not where it wrote to."""
     names = {panel.metric for panel in PANELS} | {f"{net}_{rank}" for net in ("policy", "critic") for rank in RANKS}
     names |= {str(name) for name in dataset.data_vars if "_plasticity_" in str(name)} | {

@@ -193,8 +193,8 @@ def _suggestion(name: str) -> str:
     candidates = dict.fromkeys(full_names[spelling] for spelling in near)
     if "/" in name and not candidates and name.split("/")[0] not in (*OURS, *SUITES):
         return (
-            "`purejaxppo envs` lists those that are known; one of your own is registered by a module that `import` names, "
-            "or is itself named module:Class."
+            "`purejaxppo envs` lists those that are known; one of your own is registered by a module that `import` "
+            "names, or is itself named module:Class."
         )
     if not candidates:
         return "`purejaxppo envs` lists those that are known, such as 'gymnax/CartPole-v1'."
