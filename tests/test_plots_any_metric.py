@@ -616,6 +616,9 @@ def test_sensitivity_shows_final_values_and_the_differences_of_the_comparison():
         assert not np.allclose(table["difference"][1:], [iqm(finals[runs] - finals[at[0]]) for runs in at[1:]])
         np.testing.assert_allclose(values_at(lines[0]), [0.0, *table["difference"][1:]])
         assert np.flatnonzero(np.isnan(lines[0].get_xdata())).tolist() == [1]  # no line from 0 to the others
+        dots = [line.get_ydata().tolist() for line in below.lines if line.get_marker() == "."]
+        for runs in at:  # single runs, from what the reference gives
+            assert (finals[runs] - iqm(finals[at[0]])).tolist() in dots
     assert [text.get_text() for text in below.get_xticklabels()] == ["0", "0.1", "1", "10"]
     assert "with pfo_coef=0" in figure.get_label()
     assert (below.get_xlabel(), below.get_ylabel()) == ("pfo_coef (log; 0 apart)", "difference from pfo_coef=0")
