@@ -48,9 +48,8 @@ def curves(
 
     metrics: names, a panel each. by: swept fields (or seed) whose combinations make the lines, all swept fields by
     default; runs that differ in other fields are pooled. facet: a field with panels of its own for each value; by
-    default, where there are more than six lines. where: {field: value or list of values},
-    or texts like "pfo_coef=1", the runs to draw. ax: an
-    Axes to draw one metric into, with a legend, in place of a figure of its own.
+    default, where there are more than six lines. where: {field: value or list of values}, or texts like "pfo_coef=1",
+    the runs to draw. ax: an Axes to draw one metric into, with a legend, in place of a figure of its own.
     Raises ConfigError for unknown metrics, fields and values, and where an Axes cannot hold what is asked for.
     """
     check_results(dataset)

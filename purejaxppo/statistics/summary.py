@@ -70,7 +70,7 @@ def finals_or_worst(dataset: xr.Dataset, metric: str) -> np.ndarray:
     """Final values [S]; of a run that diverged the worst case, where it is known what that is, else NaN."""
     if metric in SUMMARY_METRICS:
         return comparable_values(dataset, metric, metric in HIGH_IS_WORST).values
-    return np.where(dataset["status"].values == 0, final_values(dataset, metric).values, np.nan)
+    return final_values(dataset, metric).values
 
 
 def format_table(table: pd.DataFrame, width: int = 100) -> str:
