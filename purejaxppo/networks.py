@@ -21,6 +21,7 @@ from flax import nnx, struct
 from purejaxppo import blas, own
 from purejaxppo.config import TrainConfig
 from purejaxppo.errors import ConfigError
+from purejaxppo.products import product
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -96,7 +97,7 @@ class UniformDense(nn.Module):
 
 def affine(x: Array, kernel: Array, bias: Array, precision: str) -> Array:
     """x W + b [..., fan_out] of x [..., fan_in], with products of that precision."""
-    return jnp.matmul(x, kernel, precision=precision) + jnp.broadcast_to(bias, (*x.shape[:-1], *bias.shape))
+    return product(x, kernel, precision) + jnp.broadcast_to(bias, (*x.shape[:-1], *bias.shape))
 
 
 class Network(nn.Module):
@@ -178,6 +179,7 @@ class OwnNetwork(nn.Module):
         """Outputs by head; which activation, and what the first layer is, only the torso knows."""
         del activation, first
         batch_shape = obs.shape[: obs.ndim - self.num_observation_axes]
+        obs = obs.astype("float32")
         with jax.default_matmul_precision(self.precision):  # of products for which the torso itself says none
             found = named_torso(self.torso)(obs.reshape(-1, *obs.shape[len(batch_shape) :]))
         features, preactivations = jax.tree.map(lambda x: x.reshape(*batch_shape, *x.shape[1:]), found)

@@ -18,7 +18,7 @@ import pytest
 import purejaxppo
 
 WITHOUT_JAX = {"errors", "own", "fields", "config", "hyperparams", "presets", "interventions", "_lazy"}
-GROUND = WITHOUT_JAX | {"metrics", "blas", "envs", "networks", "distributions"}
+GROUND = WITHOUT_JAX | {"metrics", "blas", "products", "envs", "networks", "distributions"}
 COMPUTING = {
     "ppo": GROUND,
     "diagnostics": GROUND,

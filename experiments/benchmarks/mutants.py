@@ -255,6 +255,11 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     "diagnostics/neurons.py": {"active_at_0": ("preactivations.min(axis=-2) > 0", "preactivations.min(axis=-2) >= 0",
         "diagnostics_gradients::always_active_units_are_positive_on_every_sample")},
     "diagnostics/spectral.py": {"ranks_at_0_9": ("_TAIL = 0.01 ", "_TAIL = 0.1 ", "diagnostics_spectral")},
+    "products.py": {
+        "third_piece_lost": ("[first, second, x - first - second]", "[first, second, 0 * x]", "products"),
+        "gradient_not_transposed": ("gradient, not is_transposed)", "gradient, is_transposed)", "products"),
+        "coarse_products_in_pieces": (' and precision == "highest" and is_large', " and is_large", "products"),
+    },
     "diagnostics/routes.py": {
         "remaining_rows_dropped": ("return add(gram, matrix[whole:])[0] if",
             "return gram if 0 < whole < len(matrix) or",
