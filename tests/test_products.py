@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -27,9 +29,38 @@ BREAKOUT: dict[str, Any] = {
 }  # fmt: skip
 
 
+def use(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(products, "has_quick_units", lambda: backend == "gpu")
+
+
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    use(monkeypatch, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "is_quick"),
+    [
+        ("gpu", "9.0", True),
+        ("gpu", "8.0", True),
+        ("gpu", "8.9", False),
+        ("gpu", "gfx942", False),
+        ("cpu", "9.0", False),
+    ],
+)
+def test_gpus_for_data_centres_have_quick_units(
+    backend: str, capability: str, is_quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    assert products.has_quick_units() == is_quick
+    assert products.is_left_boolean(jnp.dtype("bool")) == is_quick
+    assert not products.is_left_boolean(jnp.dtype("uint8"))
+
+
+def test_a_cpu_has_none() -> None:
+    assert not products.has_quick_units()
 
 
 def as_floats(x: Array, y: Array) -> Array:
@@ -106,7 +137,12 @@ def test_runs_side_by_side_are_runs_alone() -> None:
         return value, back(gradient)[0]
 
     together = jax.vmap(both)(x, weights, gradient)
-    for i, alone in enumerate(each):
+    for i, alone in enumerate(each):  # and with only some of their arguments mapped
+        mapped_weights = jax.vmap(both, (None, 0, 0))(alone[0], weights, gradient)
+        mapped_rows = jax.vmap(both, (0, None, 0))(x, alone[1], gradient)
+        for mapped in (mapped_weights, mapped_rows):
+            of_one = jax.tree.map(lambda x, i=i: x[i], mapped)
+            chex.assert_trees_all_close(of_one, both(*alone), rtol=1e-6, atol=1e-6)
         chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], together), both(*alone), rtol=1e-6, atol=1e-6)
 
 
@@ -133,24 +169,29 @@ def test_large_products_that_are_to_be_exact_are_in_pieces(
     np.testing.assert_allclose(found[:, 0], as_floats(x[:, 0], weights), atol=1e-5)
 
 
+# Flat; images of four steps, whose patches have 144 numbers; through a torso of one's own, which gets floats.
+FIELDS: list[dict[str, Any]] = [
+    {}, {"torso": "minatar_conv", "frame_stack": 4, "share_trunk": True}, {"network": "test_products:Torso"},
+]  # fmt: skip
+
+
 def gpu_and_cpu(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> dict[str, tuple[Learner, Any]]:
     """A run on either, and its first update."""
     found = {}
     for backend in ("gpu", "cpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        use(monkeypatch, backend)
         learner = make_learner(pjp.TrainConfig(**BREAKOUT | fields, diagnostics=not fields))
         state = init_run(learner, jax.random.key(0))
         segment = jax.jit(trainer_of(learner).segment)
         hparams = pjp.HyperParams(pfo_coef=1.0)
         program = str(jax.make_jaxpr(segment)(hparams, state))
-        assert ("bf16[" in program) == (backend == "gpu" and not fields)
+        assert ("bf16[" in program) == (backend == "gpu" and "network" not in fields)
         found[backend] = learner, segment(hparams, state)
     return found
 
 
-@pytest.mark.parametrize("fields", [{}, {"torso": "minatar_conv"}, {"network": "test_products:Torso"}], ids=str)
+@pytest.mark.parametrize("fields", FIELDS, ids=str)
 def test_an_update_on_a_gpu_is_that_of_a_cpu(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flat, with convolutions, whose patches stay Boolean, and through a torso of one's own, which gets floats."""
     found = gpu_and_cpu(monkeypatch, **fields)
     (_, (on_gpu, of_gpu)), (_, (on_cpu, of_cpu)) = found["gpu"], found["cpu"]
     chex.assert_trees_all_close(on_gpu.params, on_cpu.params, rtol=1e-3, atol=1e-5)
@@ -168,3 +209,12 @@ def test_networks_of_the_users_own_functions_can_be_differentiated_forward() -> 
     _, moved = jax.jvp(lambda params: networks.apply(params, obs)[0].outputs, (state.params,), (state.params,))
     assert jnp.isfinite(moved).all()
     np.testing.assert_allclose(networks.both(obs)[0].outputs, networks.policy.outputs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_booleans_that_are_to_be_scaled_are_scaled() -> None:
+    learner = make_learner(pjp.TrainConfig(**BREAKOUT))
+    obs = jnp.ones((1, 10, 10, 4), bool)
+    assert learner.network_input(None, obs).dtype == jnp.bool_
+    scaled = dataclasses.replace(learner, env=SimpleNamespace(observation_scale=2))
+    np.testing.assert_array_equal(scaled.network_input(None, obs), jnp.full(obs.shape, 0.5))

@@ -37,6 +37,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ from peer_processes import HERE, PeerError, python_of, run_worker
 from settings import SWEEPS
 from targets import TARGETS, Target
 
-from purejaxppo import HyperParams, Sweep, TrainConfig
+from purejaxppo import HyperParams, Sweep, TrainConfig, products
 from purejaxppo.sweep.memory import estimate_run
 from purejaxppo.sweep.plan import Group, make_groups
 from purejaxppo.sweep.program import Arguments, GroupProgram
@@ -97,10 +98,12 @@ def main() -> None:
     for name in args.settings:
         config, hparams = SWEEPS[name]
         runs = args.runs or COMPILED_RUNS[args.target]
-        row = measure(dataclasses.replace(config, **changes), hparams, runs, target, args.text)
-        rows = found.setdefault(args.target, {})
-        if peer := rows.get(name, {}).get("rejax") if args.no_rejax else rejax(row, args.target):
-            row["rejax"] = peer
+        config, rows = dataclasses.replace(config, **changes), found.setdefault(args.target, {})
+        with ThreadPoolExecutor() as pool:  # rejax in its process beside ours, as each keeps about one core busy
+            peer = None if args.no_rejax else pool.submit(rejax, config, runs[-1], args.target)
+            row = measure(config, hparams, runs, target, args.text)
+        if known := peer.result() if peer else rows.get(name, {}).get("rejax"):
+            row["rejax"] = known
         rows[name] = {"provenance": provenance(), **row}
         print(f"{name}: compiled in {sum(row['compile_seconds'].values()):.0f} s", flush=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -110,7 +113,11 @@ def main() -> None:
 @contextmanager
 def on(target: Target) -> Iterator[None]:
     """Programs are built as on a machine that has the target."""
-    with mock.patch.object(jax, "default_backend", return_value=target.backend):
+    is_gpu = target.backend == "gpu"
+    with (
+        mock.patch.object(jax, "default_backend", return_value=target.backend),
+        mock.patch.object(products, "has_quick_units", return_value=is_gpu),
+    ):
         yield
 
 
@@ -280,13 +287,13 @@ def launches_of_ours(bare: Module, programs: dict[str, Any], config: TrainConfig
     }
 
 
-def rejax(row: dict[str, Any], target: str) -> dict[str, Any]:
+def rejax(settings: TrainConfig, num_runs: int, target: str) -> dict[str, Any]:
     """The same of rejax at the same sizes, or why not."""
-    config = row["config"]
+    config = dataclasses.asdict(settings)
     names = ("env", "num_envs", "num_steps", "num_epochs", "hidden_sizes", "torso", "activation", "brax_backend")
     batch = config["num_envs"] * config["num_steps"]
     minibatches = batch // config["minibatch_size"]
-    setting = {name: config[name] for name in names} | {"num_minibatches": minibatches, "runs": row["runs"]}
+    setting = {name: config[name] for name in names} | {"num_minibatches": minibatches, "runs": num_runs}
     with tempfile.NamedTemporaryFile(suffix=".txt") as text:
         try:
             python = python_of(f"rejax_{TARGETS[target].extra}")
@@ -294,7 +301,7 @@ def rejax(row: dict[str, Any], target: str) -> dict[str, Any]:
         except PeerError as error:
             return {"stopped": str(error)}
         module = parse(Path(text.name).read_text())
-    found = account(module, row["runs"], TARGETS[target])
+    found = account(module, num_runs, TARGETS[target])
     updates = answer.pop("updates")
     num_updates = -(-config["total_steps"] // batch)
     return {

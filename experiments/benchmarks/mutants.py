@@ -258,6 +258,8 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
     "products.py": {
         "third_piece_lost": ("[first, second, x - first - second]", "[first, second, 0 * x]", "products"),
         "gradient_not_transposed": ("gradient, not is_transposed)", "gradient, is_transposed)", "products"),
+        "pieces_not_rounded": ("jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)",
+            "x", "products"),
         "coarse_products_in_pieces": (' and precision == "highest" and is_large', " and is_large", "products"),
     },
     "diagnostics/routes.py": {

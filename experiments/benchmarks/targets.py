@@ -112,7 +112,8 @@ TARGETS = {
     # - Products in TF32 of Breakout's first layer ran at 122 and 135 of the data sheet's 495 TFLOP/s: 0.26 of it, where
     #   0.6 had been taken.
     # Not seen there, and taken as before: products in float32 and float64 (0.6 of the data sheet), solvers, round
-    # trips; the call for one matrix: 1024 of 33 x 33 took syevd 0.56 s (jax issue 31368), and larger ones take longer.
+    # trips; products of bfloat16, of which the same share is taken as of TF32's; the call for one matrix: 1024 of 33 x
+    # 33 took syevd 0.56 s (jax issue 31368), and larger ones take longer.
     "h100": Target(
         name="NVIDIA H100 SXM",
         backend="gpu",

@@ -22,7 +22,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.hyperparams import HyperParams, OwnHyperParams
 from purejaxppo.networks import ACTIVATIONS, ActorCritic, NetworkOutput, Networks, Params, make_actor_critic
 from purejaxppo.ppo.rewards import RewardStatistics
-from purejaxppo.products import is_in_pieces
+from purejaxppo.products import is_left_boolean
 
 Array = jax.Array
 T = TypeVar("T")
@@ -179,15 +179,15 @@ class Learner:
     def network_input(self, statistics: ObservationStatistics | None, obs: Array) -> Array:
         """Observations as the networks see them: float32, normalised where the configuration says so, pixels to 1.
 
-        Boolean ones stay so on a GPU, whose products with them are quicker.
+        Boolean ones, which are neither, as they are where `products.product` is the quicker for it.
         """
-        if statistics is None and is_in_pieces(obs.dtype):
+        if statistics is not None:
+            return statistics.normalize(obs.astype("float32"), self.config.normalize_observations)
+        scale = getattr(self.env, "observation_scale", 1)  # a learner of batches alone has no environment
+        if scale == 1 and is_left_boolean(obs.dtype):
             return obs
         obs = obs.astype("float32")
-        if statistics is None:
-            scale = getattr(self.env, "observation_scale", 1)  # a learner of batches alone has no environment
-            return obs if scale == 1 else obs / scale
-        return statistics.normalize(obs, self.config.normalize_observations)
+        return obs if scale == 1 else obs / scale
 
     def updated_statistics(self, statistics: ObservationStatistics, obs: Array) -> ObservationStatistics:
         """Statistics with observations [M, *obs] merged in; the elapsed time of a time-aware one is left alone."""
@@ -214,7 +214,7 @@ class Learner:
         policy, critic = outputs
 
         def both(params: Params, obs: Array) -> tuple[NetworkOutput, NetworkOutput]:
-            # As floats, whose products can be differentiated in every way.
+            # As floats, whose products can be differentiated forwards as well.
             return self.both(dataclasses.replace(state, params=params), obs.astype("float32"))
 
         return Networks(
