@@ -32,8 +32,11 @@ class Metrics(Mapping[str, Any]):
         """Of one run: scalars [] and spectra [D] by name."""
         scalars = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items() if jnp.ndim(x) == 0}
         spectra = {name: x for name, x in metrics.items() if jnp.ndim(x) == 1}
-        # The barrier: jax 0.10's GPU compiler fails on one kernel that joins these, what they come from, and others.
-        joined = jax.lax.optimization_barrier(jnp.stack(list(scalars.values())))
+        # The barriers: jax 0.10's GPU compiler fails on one kernel that joins these, what they come from, and others.
+        each = list(scalars.values())
+        if jax.default_backend() == "gpu":
+            each = jax.lax.optimization_barrier(each)
+        joined = jax.lax.optimization_barrier(jnp.stack(each))
         return Metrics(names=tuple(scalars), scalars=joined, spectra=spectra)
 
     def __getitem__(self, name: str) -> Any:
