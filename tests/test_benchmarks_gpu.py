@@ -51,6 +51,14 @@ def test_jacobi_is_as_exact_as_numpy_on_ill_conditioned_and_deficient_matrices()
         np.testing.assert_allclose(found, exact, atol=2e-6 * float(exact.max()), rtol=0)
 
 
+def test_products_with_booleans_have_times_and_accuracies(tmp_path: Path) -> None:
+    rows = run("products", tmp_path)
+    assert len({(row["product"], row["route"]) for row in rows}) == len(rows) == 6
+    for row in rows:
+        assert row["ms"] > 0
+        assert row["largest_error"] < 1e-6
+
+
 def test_singular_values_have_times_and_accuracies(tmp_path: Path) -> None:
     rows = run("singular_values", tmp_path)
     accuracies = {(row["route"], row["matrix"]): row for row in rows if "sigma_error" in row}

@@ -22,6 +22,7 @@ from purejaxppo.diagnostics.routes import singular_values_and_r2
 from purejaxppo.diagnostics.spectral import singular_values, spectral_measures
 from purejaxppo.errors import Stopped
 from purejaxppo.evaluate import evaluate
+from purejaxppo.metrics import Metrics
 from purejaxppo.ppo import state as state_module
 from purejaxppo.ppo.start import init_run
 from purejaxppo.ppo.state import make_learner
@@ -198,6 +199,17 @@ def test_what_an_accelerator_began_goes_on_on_a_cpu(
     found = run_sweep(parse_sweep(CONTENT), tmp_path / "out", is_quiet=True)
     assert [x.num_runs for x in store.read_layout(tmp_path / "out") or []] == [16]
     assert_close(found, store.load_results(selected), 1e-4)
+
+
+@pytest.mark.parametrize(("backend", "apart"), [("gpu", [3, 1]), ("cpu", [1])])
+def test_a_gpu_makes_metrics_one_by_one_before_it_joins_them(
+    backend: str, apart: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its compiler fails on a kernel that joins them with the reductions that they come from (jax 0.10.2)."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    found = jax.make_jaxpr(lambda x: Metrics.of({"a": x.sum(), "b": x.max(), "c": x.min()}))(jnp.ones(4))
+    barriers = [equation for equation in found.eqns if equation.primitive.name == "optimization_barrier"]
+    assert [len(equation.outvars) for equation in barriers] == apart
 
 
 def all_branches(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -12,6 +12,7 @@ rates_*          rate, memory and operations for more and more runs: CartPole (4
                  hopper with the paper's settings; rates_hopper_graphs is for XLA_FLAGS that make loops CUDA graphs
 breakout_300     a sweep of 300 Breakout runs of 1M steps, from nothing (but compiled programs) to the result file
 breakout_300_training   the training of those runs alone: with diagnostics, without, and with TF32
+products         milliseconds and accuracy of products with Boolean observations
 singular_values  milliseconds per matrix and accuracy of several routes
 diagnostics      what diagnostics and plasticity measurements add to 64 runs
 deterministic    what deterministic kernels cost, and whether they give equal bits
@@ -31,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gpu_products
 import gpu_programs
 import gpu_spectra
 from gpu_programs import Options
@@ -44,6 +46,7 @@ PIECES: dict[str, Callable[[Options], Iterator[Row]]] = {
     "rates_hopper_graphs": partial(gpu_programs.rates, "hopper"),
     "breakout_300": gpu_programs.breakout_300,
     "breakout_300_training": gpu_programs.breakout_300_training,
+    "products": gpu_products.piece,
     "singular_values": gpu_spectra.piece,
     "diagnostics": gpu_programs.diagnostics,
     "deterministic": gpu_programs.deterministic,

@@ -17,7 +17,7 @@
 set -u
 wheels=${1:-runs/wheels} out=${2:-runs/gpu}
 shift $(($# < 2 ? $# : 2))
-pieces=${*:-breakout_300_training rates_cartpole breakout_300 rates_hopper rates_hopper_graphs profile}
+pieces=${*:-breakout_300_training products rates_cartpole breakout_300 rates_hopper rates_hopper_graphs profile}
 python=${PYTHON:-python3} limit=${LIMIT:-1000000}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
