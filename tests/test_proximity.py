@@ -148,7 +148,7 @@ def test_clipping_by_the_change_of_outputs() -> None:
 @pytest.fixture(scope="module")
 def phases() -> dict[str, RunState]:
     """CHAIN with its automatic coefficients: one phase of two gradient steps, and three epochs that stop after two."""
-    hparams = HyperParams(learning_rate=1e-2, pfo_coef=5.0, critic_pfo_coef=1.0, kl_stop_limit=1e-9)
+    hparams = HyperParams(learning_rate=1e-2, pfo_coef=5.0, critic_pfo_coef=1.0, kl_stop_limit=1e-5)
     learner, state = prepare(**CHAIN, pfo_auto=True, kl_stop=True, diagnostics=False)
     batch = make_batch(learner, state)
     found = {"start": state}
