@@ -48,13 +48,24 @@ def by_platform(cpu: Callable[..., Out], **others: Callable[..., Out]) -> Callab
 
     On a CPU vmap runs it element after element.
     """
-    sequential = jax.custom_batching.sequential_vmap(cpu)
+    routes = {"cpu": cpu, "default": cpu} | others
 
     def on_any_platform(*arguments: Any) -> Out:
         use_one_thread()  # also where a GPU is the default: what is computed on a CPU beside it would hang alike
-        return jax.lax.platform_dependent(*arguments, cpu=sequential, **{"default": cpu} | others)
+        traced = {name: _traced_once(route, is_cpu()) for name, route in routes.items()}
+        traced["cpu"] = jax.custom_batching.sequential_vmap(traced["cpu"])
+        return jax.lax.platform_dependent(*arguments, **traced)
 
     return on_any_platform
+
+
+@cache
+def _traced_once(route: Callable[..., Out], is_on_cpu: bool) -> Callable[..., Out]:
+    """`route` under jit: else each use would trace it for every platform, and again for vmap.
+
+    As routes look up `is_cpu`, so does the key; they are functions of modules, or this would keep them for ever.
+    """
+    return jax.jit(lambda *arguments: route(*arguments))
 
 
 def of_each(function: Callable[[Any], Out], arguments: Sequence[Any]) -> list[Out]:
@@ -71,7 +82,8 @@ def of_each(function: Callable[[Any], Out], arguments: Sequence[Any]) -> list[Ou
 def in_blocks(function: Callable[..., Out], size: int) -> Callable[..., Out]:
     """`function`, which vmap runs for at most `size` elements at a time; one by one on a CPU, as its cache likes."""
     if is_cpu():
-        return one_at_a_time(function)
+        use_one_thread()
+        return jax.custom_batching.sequential_vmap(jax.jit(function))  # traced once, not for vmap again
     mapped = jax.custom_batching.custom_vmap(function)
 
     @mapped.def_vmap

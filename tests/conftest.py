@@ -1,5 +1,6 @@
 """Rules for every test: silent broadcasting is an error, warnings are errors, and two CPU devices are there."""
 
+import gc
 import os
 import warnings
 from importlib.metadata import version
@@ -18,10 +19,14 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# A CPU's rounding, widths and devices are what tests count on, also where there is a GPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import hypothesis
 import jax
 import pytest
 
+gc.set_threshold(200_000, 20, 100)  # traces are many objects: looking through them all takes a tenth of the time
 jax.config.update("jax_numpy_rank_promotion", "raise")  # catches the (N, 1) - (N,) value-loss bug
 jax.config.update("jax_num_cpu_devices", 2)
 

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 import pytest
 import xarray as xr
@@ -48,8 +49,9 @@ def two_cores() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of the processes: a cache of compiled programs of their own."""
-    return os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    """Environment variables of the processes: a cache of compiled programs of their own, and fonts found before."""
+    fonts = matplotlib.get_cachedir()
+    return os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "MPLCONFIGDIR": fonts}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
 ) -> None:
     environment = {name: value for name, value in environment.items() if name != "XLA_FLAGS"}  # computes much
     for name, seeds in (("small", 4), ("large", 8)):
-        text = SWEEP.format(seeds=seeds, steps=300 * 32, logs=300, rate=1e-3, diagnostics="false")
+        text = SWEEP.format(seeds=seeds, steps=600 * 32, logs=600, rate=1e-3, diagnostics="false")
         (tmp_path / f"{name}.toml").write_text(text)
         process = call(["sweep", f"{name}.toml", "--quiet"], tmp_path, environment)
         assert process.returncode == 0, process.stderr
@@ -137,7 +139,7 @@ def test_an_extension_that_is_stopped_exits_with_130_and_resume_ends_it_in_the_b
     command = [sys.executable, "-m", "purejaxppo", "extend", "runs/small", "--seeds", "8"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 600
-        while len(list(out.glob("extension/parts/*/*.npz"))) < 3 and time.monotonic() < deadline:
+        while not [*out.glob("extension/parts/*/*.npz")] and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         running.send_signal(signal.SIGTERM)
         _, stderr = running.communicate(timeout=600)

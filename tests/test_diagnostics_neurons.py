@@ -95,11 +95,11 @@ def test_dormant_means_far_below_the_layer() -> None:
 
 def test_collinearity_at_its_limits() -> None:
     ray = jnp.outer(jnp.arange(1.0, 9), jnp.array([1.0, -2, 0.5]))
-    assert float(collinearity(ray)) == pytest.approx(1, rel=1e-6)
-    assert float(collinearity(ray.at[:4].set(0))) == pytest.approx(1 / 4, rel=1e-6)  # 16 of 64 pairs
-    assert float(collinearity(jnp.eye(5))) == pytest.approx(1 / 5, rel=1e-6)
+    assert float(collinearity(ray)) == pytest.approx(1, rel=1e-5)
+    assert float(collinearity(ray.at[:4].set(0))) == pytest.approx(1 / 4, rel=1e-5)  # 16 of 64 pairs
+    assert float(collinearity(jnp.eye(5))) == pytest.approx(1 / 5, rel=1e-5)
     assert float(collinearity(jnp.concatenate([ray, -ray]))) == pytest.approx(0, abs=1e-12)
-    assert float(collinearity(jnp.ones((7, 1)))) == 1
+    assert float(collinearity(jnp.ones((7, 1)))) == pytest.approx(1, rel=1e-5)
     np.testing.assert_array_equal(collinearity(jnp.zeros((2, 6, 3))), 0)
     assert np.isnan(collinearity(ray.at[2, 1].set(jnp.nan)))
 

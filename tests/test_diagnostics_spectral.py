@@ -57,7 +57,7 @@ def test_measures_agree_with_the_reference_implementation(oracles: Path, shape: 
     for condition, sigma, matrix in zip(measures.condition_number, measures.singular_values, features, strict=True):
         assert_condition_agrees(condition, matrix)
         assert_singular_values_agree(sigma, matrix, method)
-    noise = 1e-6 * np.asarray(measures.sigma_1)  # what float32 can know about a small singular value
+    noise = 2e-6 * np.asarray(measures.sigma_1)  # what float32 can know about a small singular value
     assert np.all(np.abs(measures.sigma_2 - file["expected/lambda_2"]) < noise)
     assert np.all(np.abs(measures.sigma_min - file["expected/lambda_N"]) < noise)
 
@@ -111,6 +111,10 @@ def test_measures_of_any_spectrum(
     features = with_spectrum(seed, 10.0 ** (scale - decades * np.sort(rng.uniform(size=12))), *shape)
     features[:, rng.permutation(shape[1])[:dead]] = 0
     assume(slow.distance_to_a_threshold(features) > 1e-4)
+    if method != "gram":  # in float32, a singular value is known to some eps of the largest
+        sigma = slow.spectrum(features)
+        assume(np.abs(sigma - 0.01 * np.sqrt(len(features))).min() > 2e-6 * sigma[0])
+        assume(np.abs(sigma - max(shape) * slow.EPS_FLOAT32 * sigma[0]).min() > 5e-7 * sigma[0])
     assert_measures_agree(jax.tree.map(lambda x: x[0], MEASURE_RUNS[method](features[None])), features, method)
 
 
@@ -277,7 +281,7 @@ def test_non_finite_matrices_are_nan_and_spoil_nobody_else(
     alone = MEASURE_RUNS[method](healthy[None])
     for name, values in vars(measures).items():
         assert np.isnan(values[jnp.array([0, 2, 3])]).all(), name
-        np.testing.assert_array_equal(values[1], getattr(alone, name)[0], err_msg=name)
+        np.testing.assert_allclose(values[1], getattr(alone, name)[0], rtol=1e-5, err_msg=name)
 
 
 def test_leading_axes_transposition_and_dtype() -> None:

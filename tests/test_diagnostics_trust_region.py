@@ -41,7 +41,7 @@ def test_ratio_statistics_by_hand() -> None:
     expected |= {"ratio_below_mean": 0.5, "ratio_below_min": 0.5, "ratio_below_max": 0.5, "ratio_below_std": np.nan}
     expected |= {"ratio_above_fraction": 0.5, "ratio_below_fraction": 0.25, "excess_ratio": 4.0, "ratio_min": 0.5}
     for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_nothing_outside_is_nan() -> None:
@@ -70,7 +70,7 @@ def test_k3_is_accurate_and_never_negative(log_ratio: float) -> None:
     value = float(kl_k3(jnp.array([log_ratio], jnp.float32)))
     exact = np.expm1(np.longdouble(log_ratio)) - np.longdouble(log_ratio)
     assert value >= 0
-    assert value == pytest.approx(float(exact), rel=1e-4, abs=1e-30)
+    assert value == pytest.approx(float(exact), rel=3e-4, abs=1e-30)
 
 
 @pytest.mark.parametrize("estimator", [kl_k1, kl_k3])

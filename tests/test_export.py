@@ -223,14 +223,21 @@ def test_a_run_is_named_by_what_it_is(swept: dict[str, Any], expected: str) -> N
 
 
 def read_wandb(path: Path) -> list[Any]:
-    """The records of an offline run: 7 bytes, then blocks of 32 KiB of (checksum 4, length 2, kind 1, data)."""
+    """The records of an offline run: 7 bytes, then blocks of 32 KiB of (checksum 4, length 2, kind 1, data).
+
+    Those that are whole, as it may still be written.
+    """
     records = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     content, position, found, pending = path.read_bytes(), 7, [], b""
     while position < len(content):
         if 32768 - position % 32768 < 7:
             position += 32768 - position % 32768
             continue
+        if position + 7 > len(content):
+            break
         length, kind = int.from_bytes(content[position + 4 : position + 6], "little"), content[position + 6]
+        if position + 7 + length > len(content):
+            break
         pending += content[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # whole, or the last piece
@@ -263,16 +270,19 @@ def test_wandb_keeps_history_and_configuration_offline(
     for _ in range(2):  # the second one replaces the first
         folder = export(chosen, tmp_path, "wandb")
     assert folder == tmp_path / "export" / "wandb"
+    deadline = time.monotonic() + 60  # W&B's own process writes the files, and is not always done when we are
+
+    def is_whole(path: Path) -> bool:
+        return any(record.HasField("exit") for record in read_wandb(path))
+
+    while sum(map(is_whole, folder.glob("offline-run-*/*.wandb"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     files = sorted(folder.glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     found = {}
     for path in files:
-        deadline = time.monotonic() + 60  # W&B's own process writes the file, and is not always done when we are
         records = read_wandb(path)
-        while not any(record.HasField("exit") for record in records):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-            records = read_wandb(path)
         run = next(record.run for record in records if record.HasField("run"))
         axes = [
             x.metric for x in records if x.HasField("metric") and (x.metric.step_metric or x.metric.step_metric_index)

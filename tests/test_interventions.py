@@ -1,6 +1,7 @@
 """Interventions: each against its formula, its effect in the whole program, and every combination of one of them."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import hypothesis.extra.numpy as npst
@@ -300,7 +301,7 @@ def test_a_reset_optimizer_starts_every_phase_as_a_fresh_one_does() -> None:
     reset, _ = update(learner, HyperParams(), used, batch)
     by_hand, _ = update(plain, HyperParams(), used.replace(optimizer=state.optimizer), batch)
     for found, expected in ((reset.params, by_hand.params), (reset.optimizer, by_hand.optimizer)):
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, expected)
     assert int(reset.optimizer["policy"].count) == 20 * 2
     assert any(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x != y).any()), reset.params, kept.params)))
 
@@ -383,10 +384,9 @@ def test_the_spectral_penalties_enter_the_loss_with_their_coefficients() -> None
     total, (terms, _) = minibatch_loss(state.params, learner, hparams, state, batch, KEY)
     without, _ = minibatch_loss(state.params, plain, hparams, state, batch, KEY)
     policy, critic = learner.networks.both(state.params, batch.obs)
-    np.testing.assert_allclose(
-        terms["feature_spectral_loss"], penalties.spectral_concentration(policy.features), rtol=1e-6
-    )
-    np.testing.assert_allclose(terms["critic_feature_spectral_loss"], penalties.spectral_concentration(critic.features))
+    for name, features in (("feature", policy.features), ("critic_feature", critic.features)):
+        expected = penalties.spectral_concentration(features)
+        np.testing.assert_allclose(terms[f"{name}_spectral_loss"], expected, rtol=1e-5)
     added = 0.3 * terms["weight_spectral_loss"] + 0.7 * terms["feature_spectral_loss"]
     added += 0.2 * terms["critic_feature_spectral_loss"]
     np.testing.assert_allclose(total - without, added, rtol=1e-3)

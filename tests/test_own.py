@@ -12,6 +12,7 @@ import textwrap
 import time
 import types
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -532,8 +533,10 @@ def test_an_operation_after_a_step_changes_what_the_step_left() -> None:
     plain, shrunk = (
         minibatch_update(x, hparams, jnp.float32(0.1), state, batch, jax.random.key(0))[0] for x in (learner, on)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.75 * b, rtol=1e-6), shrunk.params, plain.params)
-    jax.tree.map(np.testing.assert_array_equal, shrunk.optimizer, plain.optimizer)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, 0.75 * b, rtol=1e-5, atol=1e-7), shrunk.params, plain.params
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-9), shrunk.optimizer, plain.optimizer)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_blocks_are_the_whole(size: int, monkeypatch: pytest.MonkeyPatch) -> Non
         return {"sum": pair["x"] + other.sum(axis=0), "product": other @ pair["x"]}
 
     found = jax.jit(jax.vmap(blas.in_blocks(function, size), ({"x": 0}, None)))({"x": x}, y)
-    chex.assert_trees_all_close(found, jax.vmap(function, ({"x": 0}, None))({"x": x}, y), rtol=1e-5)
+    chex.assert_trees_all_close(found, jax.vmap(function, ({"x": 0}, None))({"x": x}, y), rtol=1e-5, atol=1e-6)
     text = str(jax.make_jaxpr(jax.vmap(blas.in_blocks(function, size), ({"x": 0}, None)))({"x": x}, y))
     assert ("scan" in text) == (size < 7)
 

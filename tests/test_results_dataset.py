@@ -422,6 +422,7 @@ def test_writing_needs_little_memory(tmp_path):
             return np.zeros(self.shape, self.dtype)[key].copy()
 
     one = group(range(64), {}, num_logs=1024)
+    save(to_dataset([group(range(2), {})], {}), tmp_path / "first.nc")  # imports what is imported when it is needed
     tracemalloc.start()
     try:
         dataset = to_dataset([dataclasses.replace(one, metrics={f"m{i}": Zeros() for i in range(100)})], {})

@@ -94,7 +94,7 @@ def test_a_run_among_alternatives_equals_the_run_of_a_program_without_them(run: 
     params, metrics = jax.jit(lambda: two_segments(learner, {}, None))()
     expected = np.asarray(ravel_pytree(params)[0])
     found, found_metrics = together[0][run], {name: x[run] for name, x in together[1].items()}
-    assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
     for name, values in metrics.items():
         np.testing.assert_allclose(found_metrics[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
     of_others = set(found_metrics) - set(metrics)  # of interventions that this run has not got
@@ -141,7 +141,7 @@ def test_masked_epochs_equal_a_loop_of_that_many_with_all_corners() -> None:
         found, found_metrics = jax.tree.map(lambda x, n=num_epochs: x[n], together)
         for a, b in ((found.params, expected.params), (found.optimizer, expected.optimizer)):
             a, b = (ravel_pytree(x)[0] for x in (a, b))
-            assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(b)
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)
         np.testing.assert_allclose(found.kl_control.factor, expected.kl_control.factor, rtol=1e-6)
         for name, value in metrics.items():
             np.testing.assert_allclose(found_metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)

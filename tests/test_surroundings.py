@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from test_plots_figures import made_up
@@ -158,7 +159,9 @@ def test_an_export_says_how_to_upload_it(folder: Path) -> None:
 
 
 def test_the_backend_of_a_notebook_is_not_asked_for(folder: Path) -> None:
-    process = call(["plot", "runs/x", "--out", "a.png"], folder, MPLBACKEND="module://nowhere.backend_inline")
+    fonts = matplotlib.get_configdir()  # or it may say that it looks for fonts
+    backend = "module://nowhere.backend_inline"
+    process = call(["plot", "runs/x", "--out", "a.png"], folder, MPLBACKEND=backend, MPLCONFIGDIR=fonts)
     assert (process.returncode, process.stderr) == (0, "")
 
 

@@ -137,7 +137,7 @@ def test_diagnostics_do_not_change_learning():
     on = train_one(pjp.HyperParams(), jax.random.key(0))
     off = jax.jit(pjp.make_train(dataclasses.replace(SMALL, diagnostics=False)))(pjp.HyperParams(), jax.random.key(0))
     assert_close(on.metrics["return_mean"][:3], off.metrics["return_mean"][:3])
-    assert_close(on.metrics["policy_loss"][1:3], off.metrics["policy_loss"][1:3], rtol=1e-4)
+    assert_close(on.metrics["policy_loss"][1:3], off.metrics["policy_loss"][1:3], rtol=1e-3, atol=1e-5)
 
 
 def test_before_and_after_agree_when_nothing_is_learned():
@@ -202,7 +202,7 @@ def test_the_last_update_is_diagnosed_on_its_own_rollout():
     segment = jax.jit(single.segment)
     _, second = segment(hparams, segment(hparams, start)[0])
     for name in ("kl", "policy_rank", "policy_feature_drift", "value_mean_before", "minibatch_kl_first_epoch_first"):
-        np.testing.assert_allclose(both[name], second[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(both[name], second[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def latent_mode(learner, state, obs):

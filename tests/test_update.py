@@ -348,7 +348,7 @@ def test_a_number_of_epochs_that_comes_as_an_argument_makes_the_steps_of_a_fixed
     for num_epochs, is_same in ((jnp.int32(3), True), (jnp.int32(2), False)):
         found, found_metrics = update(other, HyperParams(), state, batch, num_epochs=num_epochs)
         for a, b in ((found.params, expected.params), (found_metrics.scalars, metrics.scalars)):
-            assert is_same == np.allclose(ravel_pytree(a)[0], ravel_pytree(b)[0], rtol=1e-5, atol=1e-7)
+            assert is_same == np.allclose(ravel_pytree(a)[0], ravel_pytree(b)[0], rtol=1e-5, atol=1e-5)
 
 
 # --- The loss
@@ -388,7 +388,7 @@ def test_the_first_minibatch_of_an_update_is_where_the_rollout_left_the_policy()
     batch = make_batch(learner, state)
     _, metrics = update(learner, HyperParams(learning_rate=1e-2), state, batch)
     for name in ("policy_loss", "clip_fraction", "minibatch_kl", "pfo_loss", "critic_pfo_loss"):
-        np.testing.assert_allclose(metrics[f"{name}_first_epoch_first"], 0.0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(metrics[f"{name}_first_epoch_first"], 0.0, atol=1e-5, err_msg=name)
     for name in ("minibatch_kl", "pfo_loss", "critic_pfo_loss"):
         assert metrics[name] > 1e-4, name
 

@@ -22,10 +22,13 @@ def test_time_aware_appends_the_elapsed_share(name):
     assert (timed.name, timed.action_space, timed.max_episode_steps) == (plain.name, plain.action_space, 12)
     one, two = (jax.jit(lambda key, env=env: play(env, key, num_steps=40))(jax.random.key(5)) for env in (plain, timed))
 
-    # The wrapped environment is untouched
-    np.testing.assert_array_equal(one["first_obs"], two["first_obs"][:, :-1])
-    np.testing.assert_array_equal(one["step"].obs, two["step"].obs[..., :-1])
-    np.testing.assert_array_equal(one["step"].final_obs, two["step"].final_obs[..., :-1])
+    # The wrapped environment is untouched, but for the rounding of two programs
+    for found, expected in (
+        (two["first_obs"], one["first_obs"]),
+        (two["step"].obs, one["step"].obs),
+        (two["step"].final_obs, one["step"].final_obs),
+    ):
+        np.testing.assert_allclose(found[..., :-1], expected, rtol=1e-5, atol=1e-6)
     for field in ("reward", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(one["step"], field), getattr(two["step"], field))
 

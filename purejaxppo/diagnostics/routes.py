@@ -60,21 +60,24 @@ def singular_values_and_r2(features: Array, target: Array) -> tuple[Array, Array
     if features.shape[0] < features.shape[1]:  # the smaller Gram matrix has the singular values, the other the R^2
         return singular_values(features), regression_r2(features, target)
 
-    def shared(tall: Array, target: Array) -> tuple[Array, Array]:
-        with jax.enable_x64(True):
-            gram, mean = _gram_about_mean(tall, target)
-            moments, sums, num_samples = gram[:-2, :-2], gram[-1, :-2], gram[-1, -1]
-            cross = jnp.outer(sums + num_samples / 2 * mean, mean)
-            return _roots(moments + cross + cross.T), _r2_by_cholesky(gram, mean)
+    on_cpu = _both_by_gram if _is_tall(features, _TALL_WITH_R2) else _both_by_qr
+    return blas.by_platform(cpu=on_cpu, default=_both_by_gram, tpu=_both_on_tpu)(features, target)
 
-    def by_qr(tall: Array, target: Array) -> tuple[Array, Array]:
-        return _singular_values_by_qr(tall), _r2_by_gram(tall, target)
 
-    def on_tpu(tall: Array, target: Array) -> tuple[Array, Array]:
-        return _singular_values_by_qr(tall), _r2_by_gram32(tall, target)
+def _both_by_gram(tall: Array, target: Array) -> tuple[Array, Array]:
+    with jax.enable_x64(True):
+        gram, mean = _gram_about_mean(tall, target)
+        moments, sums, num_samples = gram[:-2, :-2], gram[-1, :-2], gram[-1, -1]
+        cross = jnp.outer(sums + num_samples / 2 * mean, mean)
+        return _roots(moments + cross + cross.T), _r2_by_cholesky(gram, mean)
 
-    on_cpu = shared if _is_tall(features, _TALL_WITH_R2) else by_qr
-    return blas.by_platform(cpu=on_cpu, default=shared, tpu=on_tpu)(features, target)
+
+def _both_by_qr(tall: Array, target: Array) -> tuple[Array, Array]:
+    return _singular_values_by_qr(tall), _r2_by_gram(tall, target)
+
+
+def _both_on_tpu(tall: Array, target: Array) -> tuple[Array, Array]:
+    return _singular_values_by_qr(tall), _r2_by_gram32(tall, target)
 
 
 def _is_tall(matrix: Array, rows_a_column: int = _TALL) -> bool:
