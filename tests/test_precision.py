@@ -150,3 +150,35 @@ if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as patch:
         emulate_coarse_products(patch)
         check_that_no_diagnostic_is_made_of_rounding()
+
+
+def test_a_route_that_was_traced_is_not_traced_again_but_for_another_kind_of_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For equal shapes; what it looked up of one machine is not another's."""
+    seen = []
+
+    def route(x: jax.Array) -> jax.Array:
+        seen.append(blas.is_cpu())
+        return x + 1
+
+    for is_cpu in (True, False):
+        monkeypatch.setattr(blas, "is_cpu", lambda is_cpu=is_cpu: is_cpu)
+        for x in (jnp.zeros(3), jnp.ones(3)):
+            before = len(seen)
+            np.testing.assert_array_equal(jax.jit(jax.vmap(lambda one: blas.one_at_a_time(route)(one)))(x), x + 1)
+            assert set(seen[before:]) == ({is_cpu} if x[0] == 0 else set())
+
+
+def test_a_diagnosis_on_a_cpu_is_traced_once_and_made_one_run_after_the_other() -> None:
+    """Not for each platform, nor again for vmap: it is half of what tracing a run takes."""
+    seen = []
+
+    def diagnosis(x: jax.Array) -> jax.Array:
+        seen.append(x.shape)
+        return x.sum()
+
+    text = str(jax.make_jaxpr(jax.vmap(blas.in_blocks(diagnosis, 2)))(jnp.ones((4, 3))))
+    assert seen == [(3,)]
+    assert "scan" in text
+    assert "platform_index" not in text

@@ -279,9 +279,15 @@ TABLE: dict[str, dict[str, tuple[str, str, str]]] = {
         "diverged_is_the_least_of_what_is_to_be_low": ("(dataset, metric, is_lowest)", "(dataset, metric)",
             "statistics_factorial::a_run_that_diverged_counts_as_the_worst"),
     },
-    "blas.py": {"other_platforms_times_3": ('"default": cpu}',
-        '"default": lambda *a: jax.tree.map(lambda x: 3 * x, cpu(*a))}',
-        "program::all_branches_of_what_depends_on_the_platform")},
+    "blas.py": {
+        "other_platforms_times_3": ('"default": cpu}', '"default": lambda *a: jax.tree.map(lambda x: 3 * x, cpu(*a))}',
+            "program::all_branches_of_what_depends_on_the_platform"),
+        "a_trace_of_another_machine": ("_traced_once(route, is_cpu())", "_traced_once(route, True)", "precision"),
+        "routes_traced_for_every_use": ("    return jax.jit(lambda *arguments: route(*arguments))",
+            "    return lambda *arguments: route(*arguments)", "precision"),
+        "diagnoses_for_every_platform": ("        return jax.custom_batching.sequential_vmap(jax.jit(function))",
+            "        return one_at_a_time(function)", "precision"),
+    },
     "sweep/program.py": {
         "absent_where_any_run_lacks_it": ("if all(getattr", "if any(getattr", "glue"),
         "choices_in_sorted_order": ("values.index(getattr", "sorted(values).index(getattr", "program"),
