@@ -12,7 +12,6 @@ import textwrap
 import time
 import types
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -536,7 +535,7 @@ def test_an_operation_after_a_step_changes_what_the_step_left() -> None:
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, 0.75 * b, rtol=1e-5, atol=1e-7), shrunk.params, plain.params
     )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-9), shrunk.optimizer, plain.optimizer)
+    jax.tree.map(np.testing.assert_array_equal, shrunk.optimizer, plain.optimizer)
 
 
 @pytest.mark.parametrize(
